@@ -1,0 +1,28 @@
+//! The character device `/dev/nexus`, by which a guest in a microVM reaches its arena.
+//!
+//! `mmap` at offset 0 gives the arena (shared, the size in the control page); `mmap` of one page at
+//! offset [`DOORBELL_OFFSET`] gives the doorbell: any store to it tells the backend to look at the
+//! submission ring.
+
+/// Path of the device inside a guest.
+pub const PATH: &str = "/dev/nexus";
+/// `mmap` offset of the doorbell page.
+pub const DOORBELL_OFFSET: u64 = 1 << 32;
+
+/// `ioctl(fd, WAIT, timeout_ms)`: block until the backend has made a completion since the last WAIT
+/// returned; a signal ends it with EINTR. Returns 0, or -1 with ETIMEDOUT; a negative time-out waits
+/// without end.
+pub const WAIT: u32 = 0x4e01;
+/// `ioctl(fd, SNAPSHOT, 0)`: take the snapshot here. Returns 0 where none is wanted and 1 in every
+/// instance restored from it; the instance it was taken in ends.
+pub const SNAPSHOT: u32 = 0x4e02;
+/// `ioctl(fd, SIZE, 0)`: size of the arena in bytes.
+pub const SIZE: u32 = 0x4e03;
+/// `ioctl(fd, GENERATION, 0)`: number of restores that lie between this instance and its first
+/// initialisation: 0 before the snapshot, 1 after it.
+pub const GENERATION: u32 = 0x4e04;
+
+/// Descriptors a jailed host process (`isolation=process`) inherits instead of the device; their
+/// numbers are in the environment variable [`PROCESS_ENV`] as `arena,doorbell,completion`.
+/// The doorbell is an eventfd to write to, completion one to read from (semaphore mode off).
+pub const PROCESS_ENV: &str = "NEXUS_DEVICE_FDS";
