@@ -1,0 +1,4 @@
+"""Raises while it is imported."""
+
+message = "no configuration found"
+raise RuntimeError(message)
