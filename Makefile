@@ -1,0 +1,81 @@
+# Everything a developer runs. `make demo` and `make test` work from a fresh clone.
+#
+# Needs: Python 3.11 or later with venv, cargo, make. PYTHON=/path/python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+# Outside the clone, so that a new clone does not build everything again; works cold as well.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/nexus/target
+
+VENV     := .venv
+BIN      := $(VENV)/bin
+BINARIES := nexusd nexus-vmm nexus-store
+
+.DEFAULT_GOAL := help
+.PHONY: help setup binaries demo test test-rust test-python test-hw lint format bench wheel lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.package ## virtual environment, release binaries, the package installed for development
+
+$(VENV)/.tools: requirements/dev.lock requirements/venv.sh
+	@sh requirements/venv.sh "$(PYTHON)" $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@touch $@
+
+# cargo decides what is out of date; binaries that did not change keep their time.
+binaries: $(VENV)/.tools ## build nexusd, nexus-vmm and nexus-store and put them into the package
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or later (package cargo, or rustup)" >&2; exit 1; }
+	@cargo build --quiet --release --locked $(addprefix -p ,$(BINARIES))
+	@mkdir -p python/nexus/_bin
+	@for b in $(BINARIES); do \
+	  cmp -s "$(CARGO_TARGET_DIR)/release/$$b" python/nexus/_bin/$$b || \
+	  install -m 0755 "$(CARGO_TARGET_DIR)/release/$$b" python/nexus/_bin/$$b; done
+
+$(VENV)/.package: pyproject.toml $(VENV)/.tools | binaries
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: setup ## photographs in, thumbnails out: the whole system at work, under a minute
+	@$(BIN)/nexus demo
+
+test: setup test-rust test-python ## all tests but the hardware lane
+
+test-rust: setup
+	cargo test --release --locked --workspace
+
+# The performance of a machine under load says nothing, so these tests run one at a time.
+test-python: setup
+	$(BIN)/python -m pytest
+
+test-hw: setup ## the hypervisor under kvm_amd, in QEMU with emulated SVM
+	$(BIN)/python tools/hwlane
+
+lint: setup ## formatters, linters and type checker, as CI runs them
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## rewrite all sources in the common format
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only --quiet .
+
+bench: setup ## the three published measurements
+	@$(BIN)/nexus bench fabric
+	@$(BIN)/nexus bench cold
+	@$(BIN)/nexus bench memory
+
+wheel: setup ## the wheel to publish, in dist/
+	@rm -rf dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
+	@ls -l dist
+
+lock: setup ## resolve the pinned requirements anew
+	@sh requirements/lock.sh $(BIN)/uv
+
+clean: ## remove what was built here (the shared target folder stays)
+	rm -rf $(VENV) dist python/nexus/_bin .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

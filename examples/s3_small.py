@@ -1,0 +1,22 @@
+"""Reads an object and writes it under another key, some times over: the smallest real S3 work.
+
+Event: ``{"bucket": "bench", "key": "in", "target": "out", "count": 1}``. The benchmarks measure with it.
+With ``"collect": true`` it does one full garbage collection at the end, as a long-lived instance would have done.
+"""
+
+import gc
+
+import boto3
+
+s3 = boto3.client("s3")
+
+
+def handler(event, context):
+    size = 0
+    for _ in range(event.get("count", 1)):
+        body = s3.get_object(Bucket=event["bucket"], Key=event["key"])["Body"].read()
+        s3.put_object(Bucket=event["bucket"], Key=event["target"], Body=body)
+        size = len(body)
+    if event.get("collect"):
+        gc.collect()
+    return {"bytes": size}

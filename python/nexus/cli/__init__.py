@@ -1,0 +1,1 @@
+"""The ``nexus`` command: one file per group of commands."""

@@ -1,0 +1,62 @@
+"""``nexus bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_json_option = click.option(
+    "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows to this file too."
+)
+_isolation_option = click.option(
+    "--isolation", type=click.Choice(("auto", "kvm", "process")), default="auto", show_default=True
+)
+
+
+@click.group()
+def bench() -> None:
+    """Measure. Every figure is a ratio: both sides in one run, on this machine."""
+
+
+@bench.command()
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=7,
+    show_default=True,
+    help="Interleaved rounds of both sides; medians are shown.",
+)
+@click.option("--pairs", type=click.IntRange(1), default=200, show_default=True, help="GET+PUT pairs in a round.")
+@_isolation_option
+@_json_option
+def fabric(*, rounds: int, pairs: int, isolation: str, file: Path | None) -> None:
+    """CPU time of a 64 KiB GET+PUT: offloaded, against real boto3 in a plain process."""
+    from nexus.bench import fabric as measurement
+    from nexus.bench.report import publish
+
+    publish(measurement.measure(isolation, rounds, pairs), file)
+
+
+@bench.command()
+@click.option("--starts", type=click.IntRange(5), default=50, show_default=True)
+@_isolation_option
+@_json_option
+def cold(*, starts: int, isolation: str, file: Path | None) -> None:
+    """Cold start: request to the handler's first line and to the response."""
+    from nexus.bench import cold as measurement
+    from nexus.bench.report import publish
+
+    publish(measurement.measure(isolation, starts), file)
+
+
+@bench.command()
+@click.option("--instances", type=click.IntRange(2), default=30, show_default=True)
+@_isolation_option
+@_json_option
+def memory(*, instances: int, isolation: str, file: Path | None) -> None:
+    """Memory of a warm instance, after one real invocation and one full collection each."""
+    from nexus.bench import memory_bench as measurement
+    from nexus.bench.report import publish
+
+    publish(measurement.measure(isolation, instances), file)

@@ -1,0 +1,28 @@
+"""``nexus doctor``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+_MARKS = {"ok": "ok  ", "note": "note", "warn": "WARN", "fail": "FAIL"}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def doctor(*, as_json: bool) -> int:
+    """Check this machine, and say what to do. Exit status 1: functions cannot run here at all."""
+    from nexus.doctor.checks import examine
+
+    findings = examine()
+    broken = any(finding.level == "fail" for finding in findings)
+    if as_json:
+        document = {"ok": not broken, "checks": [finding.__dict__ for finding in findings]}
+        click.echo(json.dumps(document, indent=2))
+        return int(broken)
+    for finding in findings:
+        click.echo(f"{_MARKS[finding.level]}  {finding.name:<18} {finding.text}")
+        if finding.advice:
+            click.echo(f"{'':<6}{'':<18} -> {finding.advice}")
+    return int(broken)

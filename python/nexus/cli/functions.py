@@ -1,0 +1,186 @@
+"""``nexus deploy``, ``invoke``, ``logs`` and ``delete``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from nexus.cli.options import state_option
+from nexus.errors import FunctionError, NexusError, ServiceError
+
+# Kept in step with nexus.packaging.deployment, whose import these commands do not all need.
+_ISOLATIONS = ("auto", "kvm", "process")
+_OFFLOADS = ("api", "http")
+_POLL_S = 0.3
+_FOLLOW_LINES = 2000
+
+
+@click.command()
+@click.argument("source", metavar="FILE:HANDLER")
+@click.option("--name", help="Name of the function.  [default: the file's]")
+@click.option("--memory", type=click.IntRange(32, 65536), default=256, show_default=True, help="MiB an instance may use.")
+@click.option("--timeout", type=click.FloatRange(0.1, 900), default=30.0, show_default=True, help="Seconds for one invocation.")
+@click.option("--requirements", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Packages to install.")
+@click.option("--env", "environment", multiple=True, metavar="KEY=VALUE", help="Variable for the function; repeatable.")
+@click.option("--max-instances", type=click.IntRange(1, 10_000), default=10, show_default=True)
+@click.option(
+    "--keep-alive", type=click.IntRange(0, 86_400), default=300, show_default=True, help="Seconds that idle instances stay."
+)
+@click.option("--isolation", type=click.Choice(_ISOLATIONS), default="auto", show_default=True)
+@click.option(
+    "--offload", type=click.Choice(_OFFLOADS), default="api", show_default=True, help="Where AWS calls leave the guest."
+)
+@click.option("--prewarm", type=click.IntRange(0, 1000), default=0, show_default=True, help="Instances to keep ready.")
+@click.option(
+    "--python", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Interpreter.  [default: this one]"
+)
+@state_option
+def deploy(
+    *,
+    source: str,
+    name: str | None,
+    memory: int,
+    timeout: float,
+    requirements: Path | None,
+    environment: tuple[str, ...],
+    max_instances: int,
+    keep_alive: int,
+    isolation: str,
+    offload: str,
+    prewarm: int,
+    python: Path | None,
+    state: Path,
+) -> None:
+    """Deploy a Lambda handler: FILE.py:FUNCTION, or DIRECTORY:MODULE.FUNCTION.
+
+    The code is copied; change it and deploy again.
+    """
+    from nexus.sdk.node import Node
+
+    node = Node.connect(state)
+    began = time.monotonic()
+    try:
+        chosen = node.deploy(
+            source,
+            name,
+            memory_mib=memory,
+            timeout_s=timeout,
+            requirements=requirements,
+            environment=dict(_variable(text) for text in environment),
+            max_instances=max_instances,
+            keep_alive_s=keep_alive,
+            isolation=isolation,
+            offload=offload,
+            prewarm=prewarm,
+            python=python,
+        )
+    except ServiceError as error:
+        for part in (error.body.get("log"), _trace(error.body.get("stackTrace"))):
+            if part:
+                click.echo(str(part).rstrip(), err=True)
+        raise
+    click.echo(f"{chosen} deployed in {time.monotonic() - began:.2f} s; try: nexus invoke {chosen} '{{}}'")
+
+
+def _variable(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--env")
+    return key, value
+
+
+def _trace(lines: object) -> str:
+    return "".join(str(line) for line in lines) if isinstance(lines, list) else ""
+
+
+@click.command()
+@click.argument("name")
+@click.argument("event", default="{}", metavar="EVENT|@FILE|-")
+@click.option("--log", is_flag=True, help="Show the invocation's log, on standard error.")
+@state_option
+def invoke(*, name: str, event: str, log: bool, state: Path) -> int:
+    """Invoke a function with a JSON event and print what it returns.
+
+    EVENT is the JSON itself, @FILE, or - for standard input. Exit status 1: the function failed.
+    """
+    from nexus.sdk.node import Node
+
+    payload = _event(event)
+    node = Node.connect(state)
+    try:
+        result = node.call(name, payload, log=log)
+    except FunctionError as error:
+        if error.log:
+            click.echo(error.log.rstrip(), err=True)
+        click.echo(json.dumps(error.payload, ensure_ascii=False), err=True)
+        return 1
+    if result.log:
+        click.echo(result.log.rstrip(), err=True)
+    click.echo(json.dumps(result.payload, ensure_ascii=False))
+    return 0
+
+
+def _event(text: str) -> bytes:
+    if text == "-":
+        content = sys.stdin.buffer.read()
+        source = "standard input"
+    elif text.startswith("@"):
+        source = text[1:]
+        try:
+            content = Path(source).read_bytes()
+        except OSError as error:
+            raise NexusError(f"the event file {source} cannot be read ({error.strerror})") from error
+    else:
+        content, source = text.encode(), "the event"
+    try:
+        json.loads(content)
+    except ValueError as error:
+        raise NexusError(f"{source} is not JSON ({error})", "quote it for the shell: '{\"key\": 1}'") from error
+    return content
+
+
+@click.command()
+@click.argument("name")
+@click.option("-n", "--lines", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines come in, until Ctrl-C.")
+@state_option
+def logs(*, name: str, lines: int, follow: bool, state: Path) -> None:
+    """Show the last lines of a function's log."""
+    from nexus.sdk.node import Node
+
+    node = Node.connect(state)
+    seen = node.logs(name, lines).splitlines()
+    for line in seen:
+        click.echo(line)
+    while follow:
+        time.sleep(_POLL_S)
+        now = node.logs(name, _FOLLOW_LINES).splitlines()
+        for line in fresh(seen, now):
+            click.echo(line)
+        seen = now or seen
+
+
+def fresh(seen: list[str], now: list[str]) -> list[str]:
+    """The lines of ``now`` that come after those of ``seen``; both are ends of one growing log."""
+    if not seen:
+        return now
+    for end in range(len(now), 0, -1):
+        length = min(end, len(seen))
+        if now[end - length : end] == seen[-length:]:
+            return now[end:]
+    return now
+
+
+@click.command()
+@click.argument("name")
+@state_option
+def delete(*, name: str, state: Path) -> None:
+    """Delete a function and end its instances."""
+    from nexus.sdk.node import Node
+
+    Node.connect(state).delete(name)
+    click.echo(f"{name} deleted")

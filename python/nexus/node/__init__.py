@@ -1,0 +1,1 @@
+"""A node's processes on this machine: start, find, end."""

@@ -1,0 +1,1 @@
+"""Makes of a handler on disk what the node runs: immutable, content-addressed directories."""
