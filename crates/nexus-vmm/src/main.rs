@@ -1,1 +1,4 @@
+//! The hypervisor.
+#![allow(dead_code)]
+mod kvm;
 fn main() {}
