@@ -1,0 +1,36 @@
+"""The guest's device: one arena shared with the backend. See docs/abi.md."""
+
+import threading
+
+from .body import ArenaBody
+from .channel import Channel
+from .errors import ArenaFullError, BackendError, DeviceUnavailableError
+from .reply import Reply, call
+from .transport import DeviceTransport, EventfdTransport, Transport, open_transport
+
+__all__ = [
+    "ArenaBody",
+    "ArenaFullError",
+    "BackendError",
+    "Channel",
+    "DeviceTransport",
+    "DeviceUnavailableError",
+    "EventfdTransport",
+    "Reply",
+    "Transport",
+    "call",
+    "open_channel",
+    "open_transport",
+]
+
+_lock = threading.Lock()
+_channel: Channel | None = None
+
+
+def open_channel() -> Channel:
+    """This process's channel, opened at the first call. Raises DeviceUnavailableError outside an instance."""
+    global _channel
+    with _lock:
+        if _channel is None:
+            _channel = Channel(open_transport())
+        return _channel

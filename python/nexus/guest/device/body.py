@@ -1,0 +1,197 @@
+"""A reply's body as a stream: what lies in the room first, then READ by READ.
+
+It holds one part of the heap at a time, and gives that up to whoever needs it (`reclaim`), so unread bodies never
+keep others from working.
+"""
+
+import io
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+
+from .. import abi
+from .channel import Channel
+from .errors import BackendError
+from .heap import aligned
+from .reply import Reply, call
+
+# One READ fetches at most this much (bytes): large enough that its exit does not matter, small enough to stay in cache.
+READ_SIZE = 1 << 20
+_READ_MIN = 1 << 14
+
+
+def pinned(channel: Channel, start: int, held: int, offset: int, length: int) -> memoryview:
+    """A read-only view of the arena that gives `held` bytes at `start` back once no slice of it is left."""
+    import ctypes  # noqa: PLC0415 - needed by few, and large
+
+    array = (ctypes.c_ubyte * length).from_buffer(channel.arena, offset)
+    weakref.finalize(array, channel.discard, start, held, 0)
+    return memoryview(array).cast("B").toreadonly()
+
+
+class ArenaBody(io.RawIOBase):
+    """A readable, unseekable stream. `error` turns a BackendError into what the caller's SDK would raise."""
+
+    def __init__(self, channel: Channel, reply: Reply, error: Callable[[BackendError], BaseException] | None = None):
+        self._channel = channel
+        self._offset = reply.body_offset
+        self._length = reply.body_length
+        self._start = reply.body_offset
+        self._held = aligned(reply.body_length)
+        self._spilled: bytes | None = None
+        self._stream = reply.stream if reply.more else 0
+        self._position = 0
+        self._error = error
+        self._guard = threading.Lock()
+        self.total_length = reply.total_length
+        reply.body_length = 0  # the heap is ours now
+        if self._held:
+            channel.hold(self)
+
+    # -- the part at hand --------------------------------------------------------------------------------------
+
+    def _part(self) -> memoryview:
+        if self._spilled is not None:
+            return memoryview(self._spilled)[self._offset : self._offset + self._length]
+        return self._channel.memory[self._offset : self._offset + self._length]
+
+    def _consume(self, count: int) -> None:
+        self._offset += count
+        self._length -= count
+        self._position += count
+        if not self._length:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Give the part's heap back."""
+        self._spilled = None
+        held, self._held = self._held, 0
+        if held:
+            self._channel.let_go(self)
+            self._channel.release(self._start, held)
+
+    def reclaim(self) -> tuple[int, int] | None:
+        if not self._guard.acquire(blocking=False):
+            return None
+        try:
+            if not self._held:
+                return None
+            self._spilled = bytes(self._part())
+            self._offset = 0
+            place = (self._start, self._held)
+            self._held = 0
+            return place
+        finally:
+            self._guard.release()
+
+    def _fill(self) -> bool:
+        """Fetch the next part if the present one is used up. False at the end."""
+        if self._length:
+            return True
+        if not self._stream:
+            return False
+        room = min(READ_SIZE, self._channel.room_limit)
+        if self.total_length is not None:
+            room = min(room, max(self.total_length - self._position, 1))
+        stream = self._stream
+        try:
+            reply = call(
+                self._channel, abi.READ, room_min=min(room, _READ_MIN) + 64, room_max=room + 64, stream=stream
+            )
+        except BackendError as error:
+            self._stream = 0
+            raise (self._error(error) if self._error else error) from None
+        if not reply.more:
+            self._stream = 0
+        self._offset = self._start = reply.body_offset
+        self._length, reply.body_length = reply.body_length, 0
+        self._held = aligned(self._length)
+        if self._held:
+            self._channel.hold(self)
+        return self._length > 0 or self._fill()
+
+    # -- io.RawIOBase ------------------------------------------------------------------------------------------
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes; all that is left where it is None or negative."""
+        if self.closed:
+            return b""
+        with self._guard:
+            whole = size is None or size < 0
+            wanted = 0 if size is None else size
+            if not whole and not wanted:
+                return b""
+            parts: list[bytes] = []
+            while (whole or wanted) and self._fill():
+                count = self._length if whole else min(wanted, self._length)
+                parts.append(bytes(self._part()[:count]))
+                self._consume(count)
+                wanted -= count
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        """Fill `buffer` as far as the part at hand reaches."""
+        if self.closed:
+            return 0
+        with self._guard, memoryview(buffer).cast("B") as target:
+            if not len(target) or not self._fill():
+                return 0
+            count = min(len(target), self._length)
+            target[:count] = self._part()[:count]
+            self._consume(count)
+            return count
+
+    def getbuffer(self) -> memoryview:
+        """All that is left, read-only, without a copy where it lies in the arena in one piece.
+
+        The view keeps its part of the arena as long as it or a slice of it lives, whatever becomes of the stream.
+        """
+        with self._guard:
+            if self._stream or not self._held:
+                return memoryview(b"".join(self._parts()))
+            view = pinned(self._channel, self._start, self._held, self._offset, self._length)
+            self._channel.let_go(self)
+            self._held = 0
+            self._consume(self._length)
+            return view
+
+    def _parts(self) -> Iterator[bytes]:
+        while self._fill():
+            yield bytes(self._part())
+            self._consume(self._length)
+
+    def stream(self, amt: int = 1 << 16, decode_content: bool | None = None) -> Iterator[bytes]:  # noqa: ARG002, FBT001
+        """The rest, in pieces of up to `amt` bytes: as urllib3's responses give it."""
+        while chunk := self.read(amt):
+            yield chunk
+
+    def release_conn(self) -> None:
+        """Nothing: connections are the host's."""
+
+    def close(self) -> None:
+        """Give up what is unread."""
+        if self.closed:
+            return
+        with self._guard:
+            self._length = 0
+            self._drop()
+            stream, self._stream = self._stream, 0
+        if stream:
+            self._channel.post(abi.CLOSE, stream=stream)
+        super().close()
+
+    def __del__(self) -> None:
+        # Also called by the collector, inside any allocation: no locks here.
+        if getattr(self, "_held", 0) or getattr(self, "_stream", 0):
+            self._channel.discard(self._start, self._held, self._stream)
+            self._held = self._stream = 0
+        self._length = 0

@@ -1,0 +1,340 @@
+"""Operations over the arena: submit, wait, complete; any number of guest threads.
+
+One thread at a time waits in the kernel, as *leader*. It hands completions to their owners and, once it has its
+own, the lead to another. A submission costs one doorbell, a wait that finds its completion costs nothing more.
+"""
+
+import threading
+import weakref
+from collections import deque
+from typing import Protocol
+
+from .. import abi
+from .errors import ArenaFullError, DeviceUnavailableError
+from .heap import Heap, aligned
+from .ring import Completion, Rings
+from .transport import Transport
+
+Buffer = bytes | bytearray | memoryview
+# A thread that waits for heap or for a place in the ring gives up after this long without any progress (seconds).
+STARVATION_LIMIT = 120.0
+# Requests whose body follows in parts hold one place while each part needs another: keep enough of them free.
+MAX_STREAMED = 16
+
+
+class Holder(Protocol):
+    """Something that sits on heap and could move its content elsewhere."""
+
+    def reclaim(self) -> tuple[int, int] | None:
+        """Called when heap is short: the range that the holder needs no more, or None."""
+
+
+class Ticket:
+    """One submission in flight, and then its outcome."""
+
+    __slots__ = ("abandoned", "completion", "fixed", "gate", "offset", "room")
+
+    def __init__(self, offset: int, fixed: int, room: int) -> None:
+        self.offset = offset
+        self.fixed = fixed
+        self.room = room
+        self.completion: Completion | None = None
+        self.gate: threading.Lock | None = None
+        self.abandoned = False
+
+
+class Channel:
+    """The guest's end of one arena."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.arena = transport.arena
+        self._memory = memoryview(transport.arena)
+        self._rings = Rings(transport.arena)
+        self._heap = Heap(abi.HEAP, len(transport.arena))
+        self._lock = threading.Lock()
+        self._tickets: dict[int, Ticket] = {}
+        self._followers: dict[Ticket, None] = {}
+        self._starving: dict[threading.Lock, None] = {}
+        self._holders: dict[int, weakref.ref[Holder]] = {}
+        self._discarded: deque[tuple[int, int, int]] = deque()
+        self._leading = False
+        self._last_id = 0
+        self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
+        # Room that one reply asks for at most, so that a few large ones do not take the whole heap.
+        self.room_limit = max((len(transport.arena) - abi.HEAP) // 4, 1 << 16)
+
+    # -- memory ------------------------------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> memoryview:
+        """The whole arena."""
+        return self._memory
+
+    @property
+    def heap_free(self) -> int:
+        """Bytes of the heap that nothing holds."""
+        return self._heap.free_bytes
+
+    def release(self, offset: int, length: int) -> None:
+        """Give heap back; wakes threads that wait for some."""
+        with self._lock:
+            self._heap.release(offset, length)
+            if self._starving:
+                self._wake_starving()
+
+    def trim(self, room: int, end: int, kept: int, kept_end: int) -> None:
+        """Give back what a reply left of its room: all of `room` to `end` but `kept` to `kept_end`."""
+        with self._lock:
+            self._heap.release(room, kept - room)
+            self._heap.release(kept_end, end - kept_end)
+            if self._starving:
+                self._wake_starving()
+
+    def hold(self, holder: Holder) -> None:
+        """Remember, weakly, that `holder` sits on heap which it could give back."""
+        with self._lock:
+            self._holders[id(holder)] = weakref.ref(holder)
+
+    def let_go(self, holder: Holder) -> None:
+        """Forget what `hold` remembered."""
+        self._holders.pop(id(holder), None)
+
+    def discard(self, offset: int, length: int, stream: int) -> None:
+        """Give heap back and close a stream, later. For finalizers, which may run while this thread holds the lock."""
+        self._discarded.append((offset, length, stream))
+
+    # -- operations --------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        operation: int,
+        head: bytes = b"",
+        body: Buffer = b"",
+        *,
+        room_min: int = 0,
+        room_max: int = 0,
+        flags: int = 0,
+        stream: int = 0,
+        timeout_ms: int = 0,
+    ) -> tuple[int, Ticket]:
+        """Put a request into the heap and the ring; returns its id and ticket.
+
+        `body` must be contiguous bytes. Blocks while 64 are in flight or the heap is full; raises ArenaFullError
+        where neither can change.
+        """
+        if self._discarded:
+            self._clear_discarded()
+        head_length = len(head)
+        body_start = aligned(head_length)
+        body_length = body.nbytes if isinstance(body, memoryview) else len(body)
+        fixed = body_start + aligned(body_length)
+        self._lock.acquire()
+        try:
+            place = None
+            if len(self._tickets) < abi.RING_ENTRIES:
+                place = self._heap.allocate(fixed, room_min, room_max)
+            if place is None:
+                place = self._allocate_slowly(fixed, room_min, room_max)
+            offset, room = place
+            memory = self._memory
+            body_offset = offset + body_start
+            memory[offset : offset + head_length] = head
+            if body_length:
+                memory[body_offset : body_offset + body_length] = body
+            self._last_id = identity = self._last_id + 1
+            ticket = self._tickets[identity] = Ticket(offset, fixed, room)
+            self._rings.submit(
+                identity,
+                operation,
+                flags,
+                offset if head_length else 0,
+                head_length,
+                body_offset if body_length else 0,
+                body_length,
+                offset + fixed if room else 0,
+                room,
+                timeout_ms,
+                stream,
+            )
+        finally:
+            self._lock.release()
+        self._transport.ring()
+        return identity, ticket
+
+    def wait(self, ticket: Ticket) -> Completion:
+        """Block until `ticket` completes. Frees the request; the caller owns the room.
+
+        An exception from a signal handler leaves the submission in flight, and its heap is freed when it completes.
+        """
+        try:
+            self._block(ticket)
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        completion = ticket.completion
+        if completion is None:
+            raise DeviceUnavailableError("a wait for the backend ended without a completion")
+        return completion
+
+    def post(self, operation: int, *, stream: int = 0) -> None:
+        """Submit something whose outcome does not matter."""
+        _, ticket = self.submit(operation, stream=stream)
+        self._abandon(ticket)
+
+    def streaming(self) -> threading.BoundedSemaphore:
+        """To be held around a request whose body is sent in parts."""
+        return self._streamed
+
+    def snapshot(self) -> bool:
+        """Take the snapshot here. True in an instance restored from it, which has a fresh arena in the old one's place.
+
+        Nothing may be in flight and no view of the arena may be held.
+        """
+        if not self._transport.snapshot():
+            return False
+        self._rings.attach()
+        self._heap = Heap(abi.HEAP, len(self._memory))
+        self._tickets.clear()
+        self._holders.clear()
+        self._discarded.clear()
+        return True
+
+    # -- waiting -----------------------------------------------------------------------------------------------
+
+    def _block(self, ticket: Ticket) -> None:
+        lock = self._lock
+        while True:
+            with lock:
+                self._drain()
+                if ticket.completion is not None:
+                    self._followers.pop(ticket, None)
+                    if self._followers and not self._leading:
+                        self._promote()
+                    return
+                lead = not self._leading
+                if lead:
+                    self._leading = True
+                    self._followers.pop(ticket, None)
+                else:
+                    if ticket.gate is None:
+                        ticket.gate = threading.Lock()
+                        ticket.gate.acquire()
+                    self._followers[ticket] = None
+            if lead:
+                try:
+                    self._lead(ticket)
+                finally:
+                    with lock:
+                        self._leading = False
+                        if self._followers:
+                            self._promote()
+            elif ticket.gate is not None:
+                ticket.gate.acquire()
+
+    def _lead(self, ticket: Ticket) -> None:
+        wait = self._transport.wait
+        while ticket.completion is None:
+            wait(-1)
+            with self._lock:
+                self._drain()
+
+    def _promote(self) -> None:
+        """Wake one follower, which finds that nobody leads. Under the lock."""
+        ticket = next(iter(self._followers))
+        del self._followers[ticket]
+        if ticket.gate is not None and ticket.gate.locked():
+            ticket.gate.release()
+
+    def _drain(self) -> None:
+        """Hand every completion in the ring to its ticket. Under the lock."""
+        while (completion := self._rings.take()) is not None:
+            ticket = self._tickets.pop(completion.id, None)
+            if ticket is None:
+                raise DeviceUnavailableError(f"the backend completed {completion.id}, which is not in flight")
+            ticket.completion = completion
+            self._heap.release(ticket.offset, ticket.fixed)
+            if ticket.abandoned:
+                self._heap.release(ticket.offset + ticket.fixed, ticket.room)
+            elif ticket in self._followers:
+                del self._followers[ticket]
+                if ticket.gate is not None:
+                    ticket.gate.release()
+            if self._starving:
+                self._wake_starving()
+
+    def _abandon(self, ticket: Ticket) -> None:
+        with self._lock:
+            ticket.abandoned = True
+            self._followers.pop(ticket, None)
+            if ticket.completion is not None:
+                self._heap.release(ticket.offset + ticket.fixed, ticket.room)
+
+    # -- shortage ----------------------------------------------------------------------------------------------
+
+    def _allocate_slowly(self, fixed: int, room_min: int, room_max: int) -> tuple[int, int]:
+        """Wait until there is a place in the ring and in the heap. Under the lock, which it gives up to wait."""
+        if fixed + aligned(room_min) > self._heap.end - self._heap.start:
+            raise ArenaFullError(f"{fixed} bytes do not fit into an arena of {len(self._memory)} bytes")
+        while True:
+            self._drain()
+            if len(self._tickets) < abi.RING_ENTRIES:
+                place = self._heap.allocate(fixed, room_min, room_max)
+                if place is not None:
+                    return place
+                if self._reclaim():
+                    continue
+                if self._discarded:
+                    offset, length, stream = self._discarded.popleft()
+                    self._heap.release(offset, length)
+                    if stream:  # closed by the next submission
+                        self._discarded.append((0, 0, stream))
+                    if length:
+                        continue
+            gate = threading.Lock()
+            gate.acquire()
+            self._starving[gate] = None
+            lead = not self._leading and bool(self._tickets)
+            self._leading = self._leading or lead
+            self._lock.release()
+            try:
+                progress = self._transport.wait(1000) if lead else gate.acquire(timeout=STARVATION_LIMIT)
+            finally:
+                self._lock.acquire()
+                self._starving.pop(gate, None)
+                if lead:
+                    self._leading = False
+                    self._drain()
+                    if self._followers:
+                        self._promote()
+            if not progress and not lead:
+                raise ArenaFullError(
+                    f"no {fixed + room_min} bytes of arena became free within {STARVATION_LIMIT:.0f} s: close "
+                    "response bodies and release getbuffer() views, or give the function a larger arena"
+                )
+
+    def _reclaim(self) -> bool:
+        for key, reference in list(self._holders.items()):
+            holder = reference()
+            place = holder.reclaim() if holder is not None else None
+            if place is not None:
+                self._holders.pop(key, None)
+                self._heap.release(*place)
+                return True
+        return False
+
+    def _clear_discarded(self) -> None:
+        while self._discarded:
+            try:
+                offset, length, stream = self._discarded.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            self.release(offset, length)
+            if stream:
+                self.post(abi.CLOSE, stream=stream)
+
+    def _wake_starving(self) -> None:
+        for gate in self._starving:
+            if gate.locked():
+                gate.release()
+        self._starving.clear()

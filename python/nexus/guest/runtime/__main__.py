@@ -1,0 +1,65 @@
+"""`python -B -m nexus.guest.runtime`: the program of every instance."""
+
+import json
+import os
+import sys
+
+from .. import abi
+from ..device import BackendError, Channel, call, open_channel
+from . import faults, hooks, logs, loop, prepare, renewal
+from .loader import Handler, load
+
+
+def initialise(tracker: renewal.Tracker) -> tuple[Handler, list[renewal.Hook]]:
+    """Everything up to the snapshot. Raises what the function's own code raises, and Fault."""
+    prepare.task_root()
+    prepare.shims()
+    tracker.start()
+    try:
+        handler = load(os.environ.get("_HANDLER", ""))
+        prepare.rehearse()
+        hooks.before_snapshot()
+    finally:
+        renew = tracker.stop()
+    prepare.settle()
+    return handler, renew
+
+
+def fail(channel: Channel, error: BaseException) -> None:
+    """Report an initialisation that failed."""
+    document = faults.from_exception(error)
+    faults.log(document, sys.stdout.write)
+    logs.flush()
+    body = json.dumps(document).encode()[: channel.heap_free // 2]
+    try:
+        call(channel, abi.INIT_ERROR, b"", body, room_max=1024).release()
+    except BackendError as refused:
+        sys.stderr.write(f"nexus: the error could not be reported: {refused}\n")
+
+
+def main() -> int:
+    """Initialise, take the snapshot, handle events. Returns the exit status where there is no handler."""
+    channel = open_channel()
+    logs.setup()
+    try:
+        handler, renew = initialise(renewal.Tracker())
+    except SystemExit:
+        logs.flush()
+        raise
+    except BaseException as error:  # noqa: BLE001 - the function's code may raise anything
+        fail(channel, error)
+        return 1
+    logs.flush()
+    if channel.snapshot():
+        renewal.run(renew)
+        try:
+            hooks.after_restore()
+        except Exception as error:  # noqa: BLE001 - the function's own hook
+            fail(channel, error)
+            return 1
+    loop.run(channel, handler)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

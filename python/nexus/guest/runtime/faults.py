@@ -1,0 +1,63 @@
+"""Errors in the form in which Lambda reports them."""
+
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+_OWN = __file__.rpartition("/runtime/")[0] + "/"
+_FROZEN_LIMIT = 200
+
+
+class Fault(Exception):
+    """An error of the function's set-up or of its data, named by Lambda: `Runtime.ImportModuleError` and so on."""
+
+    def __init__(self, kind: str, message: str, trace: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.trace = trace or []
+
+
+def describe(message: str, kind: str, trace: list[str], request_id: str = "") -> dict[str, Any]:
+    """The error document: errorMessage, errorType, requestId, stackTrace."""
+    return {"errorMessage": message, "errorType": kind, "requestId": request_id, "stackTrace": trace}
+
+
+def from_exception(error: BaseException, request_id: str = "") -> dict[str, Any]:
+    """The error document of an exception, its trace without the runtime's own frames."""
+    if isinstance(error, Fault):
+        return describe(error.message, error.kind, error.trace, request_id)
+    return describe(_text(error), type(error).__name__, format_trace(error.__traceback__), request_id)
+
+
+def format_trace(trace: TracebackType | None) -> list[str]:
+    """One formatted entry per frame, from the handler's first frame on."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN) and trace.tb_next is not None:
+        trace = trace.tb_next
+    frames = traceback.extract_tb(trace)
+    if len(frames) > 2 * _FROZEN_LIMIT:  # a runaway recursion: its ends tell enough
+        frames = traceback.StackSummary.from_list(frames[:_FROZEN_LIMIT] + frames[-_FROZEN_LIMIT:])
+    return [_plain(frame) for frame in frames]
+
+
+def _plain(frame: traceback.FrameSummary) -> str:
+    """As Lambda formats a frame: file, line, name and source, without position markers."""
+    entry = f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n'
+    return f"{entry}    {frame.line}\n" if frame.line else entry
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - an exception class of the user's
+        return f"<{type(error).__name__}: its text cannot be had: {type(broken).__name__}>"
+
+
+def log(document: dict[str, Any], write: Callable[[str], object]) -> None:
+    """Write the error to the log as Lambda does: `[ERROR] Type: message`, then the traceback."""
+    lines = [f"[ERROR] {document['errorType']}: {document['errorMessage']}"]
+    if document["stackTrace"]:
+        lines.append("Traceback (most recent call last):")
+        lines += [entry.rstrip("\n") for entry in document["stackTrace"]]
+    write("\n".join(lines) + "\n")

@@ -1,0 +1,109 @@
+"""Events from JSON, results to JSON: the same documents as AWS Lambda's Python runtime.
+
+That runtime uses simplejson, whose habits differ from the standard library's: bytes are decoded as UTF-8, named tuples
+become objects, Decimal is written as a number, NaN and infinities are refused.
+"""
+
+import json
+import sys
+from decimal import Decimal
+from typing import Any
+
+from .faults import Fault
+
+# Python 3.12's managed runtime was the first to leave non-ASCII characters as they are.
+_ASCII = sys.version_info < (3, 12)
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_encode = json.JSONEncoder(ensure_ascii=_ASCII, allow_nan=False).encode
+_decode = json.JSONDecoder().decode
+
+
+def load(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """The event. Raises Fault where it is no JSON."""
+    try:
+        return _decode(text)
+    except Exception as error:
+        raise Fault("Runtime.UnmarshalError", f"Unable to unmarshal input: {error}") from error
+
+
+def dump(value: object) -> bytes:
+    """A handler's result; bytes pass as they are. Raises Fault for what JSON cannot carry."""
+    if isinstance(value, bytes):
+        return value
+    try:
+        if not _is_plain(value):
+            return _Unusual().encode(value).encode("utf-8")
+        return _encode(value).encode("utf-8")
+    except Exception as error:
+        raise Fault("Runtime.MarshalError", f"Unable to marshal response: {error}") from error
+
+
+def _is_plain(value: object) -> bool:
+    """Whether the standard encoder alone gives the right document (or the right error)."""
+    if type(value) in _SCALARS:
+        return True
+    seen: set[int] = set()
+    pending: list[Any] = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            if not all(type(key) is str for key in item):
+                return False
+            children: Any = item.values()
+        elif isinstance(item, list) or type(item) is tuple:
+            children = item
+        else:
+            return False
+        if id(item) not in seen:
+            seen.add(id(item))
+            pending.extend(child for child in children if type(child) not in _SCALARS)
+    return True
+
+
+class _Unusual:
+    """Rewrites what the standard encoder does not know into what it does; Decimals through marked strings."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        self._numbers: list[str] = []
+        self._mark = f"\x00{id(self):x}."
+
+    def encode(self, value: object) -> str:
+        text = _encode(self._rewrite(value))
+        if not self._numbers:
+            return text
+        mark = _encode(self._mark)[:-1]
+        first, *rest = text.split(mark)
+        return first + "".join(self._numbers[int(part[:8], 16)] + part[9:] for part in rest)
+
+    def _rewrite(self, value: Any) -> Any:  # noqa: ANN401, PLR0911 - any value at all
+        if value is None or isinstance(value, (str, int, float)):
+            return value
+        if isinstance(value, bytes):
+            return value.decode("utf-8")
+        if isinstance(value, Decimal):
+            return self._number(value)
+        if id(value) in self._open:
+            raise ValueError("Circular reference detected")
+        self._open.add(id(value))
+        try:
+            as_dict = getattr(value, "_asdict", None)
+            if isinstance(value, tuple) and callable(as_dict):
+                value = as_dict()
+            if isinstance(value, dict):
+                return {self._key(key): self._rewrite(item) for key, item in value.items()}
+            if isinstance(value, (list, tuple)):
+                return [self._rewrite(item) for item in value]
+        finally:
+            self._open.discard(id(value))
+        return value  # the encoder raises its TypeError
+
+    def _number(self, value: Decimal) -> Any:  # noqa: ANN401
+        if value.is_nan():
+            return float("nan")
+        self._numbers.append(str(value))
+        return f"{self._mark}{len(self._numbers) - 1:08x}"
+
+    @staticmethod
+    def _key(key: Any) -> Any:  # noqa: ANN401
+        return key.decode("utf-8") if isinstance(key, bytes) else key

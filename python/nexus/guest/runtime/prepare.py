@@ -1,0 +1,66 @@
+"""Getting ready for the snapshot: what the first event would have to load or set up is done before it."""
+
+import encodings.idna  # noqa: F401 - the first host name would import it
+import gc
+import importlib.util
+import json
+import linecache
+import os
+import sys
+import traceback
+from contextlib import suppress
+
+from . import faults, logs, marshal
+from .context import LambdaContext
+
+_REHEARSALS = 12  # CPython specialises a function's bytecode after eight calls
+
+
+def task_root() -> None:
+    """Work in the task root, and import from there first, as on Lambda."""
+    root = os.environ.get("LAMBDA_TASK_ROOT")
+    if not root:
+        return
+    with suppress(OSError):
+        os.chdir(root)
+    if sys.path and sys.path[0] == root:
+        return
+    # `python -m` put the directory it was started in first.
+    if sys.path and sys.path[0] not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        del sys.path[0]
+    if root not in sys.path:
+        sys.path.insert(0, root)
+
+
+def shims() -> None:
+    """Install the SDK shims that `NEXUS_OFFLOAD` asks for; `coupled` asks for none."""
+    level = os.environ.get("NEXUS_OFFLOAD", "api")
+    if level not in {"api", "http", "coupled"}:
+        raise faults.Fault("Runtime.InvalidOffload", f"NEXUS_OFFLOAD is {level!r}: expected api, http or coupled")
+    if level == "coupled" or importlib.util.find_spec("botocore") is None:
+        return
+    from ..shims import boto3_api  # noqa: PLC0415 - imports botocore
+
+    boto3_api.install(level)
+
+
+def rehearse() -> None:
+    """Run an event's path with an event of nobody's, so that its code is loaded, specialised and in the snapshot."""
+    for _ in range(_REHEARSALS):
+        context = LambdaContext({"request_id": "", "deadline_ms": 0, "function_arn": ""})
+        context.get_remaining_time_in_millis()
+        marshal.dump(marshal.load('{"a": [1, 2.5, "b", null, true]}'))
+        try:
+            marshal.dump({1: object()})
+        except faults.Fault as fault:
+            json.dumps(faults.from_exception(fault))
+            faults.format_trace(fault.__traceback__)
+            traceback.format_exception(fault)
+    linecache.clearcache()
+    logs.flush()
+
+
+def settle() -> None:
+    """Leave a heap that a clone's collector has no reason to touch."""
+    gc.collect()
+    gc.freeze()

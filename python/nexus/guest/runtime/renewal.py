@@ -1,0 +1,102 @@
+"""Renewal after a restore: whatever was drawn at random before the snapshot must not repeat in its clones.
+
+Before the snapshot `Tracker` notes which generators were made without a seed; those that the program seeded keep
+their state, since there repeating is what it asked for. Every clone then calls the hooks that `stop` returned.
+"""
+
+import functools
+import os
+import random
+import sys
+import weakref
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from ..imports import when_imported
+from .numpy_renewal import NumpyTracker
+
+Hook = Callable[[], object]
+
+
+class Tracker:
+    """Watches generators being made, from the runtime's start until the snapshot."""
+
+    def __init__(self) -> None:
+        self._unseeded: weakref.WeakSet[random.Random] = weakref.WeakSet()
+        self._at_fork: list[Hook] = []
+        self._original_seed = random.Random.seed
+        self._original_register = os.register_at_fork
+        self._numpy = NumpyTracker()
+
+    def start(self) -> None:
+        """Begin to watch. To be called before the handler is imported."""
+        tracker, original, register = self, self._original_seed, self._original_register
+
+        @functools.wraps(original)
+        def seed(self: random.Random, a: Any = None, version: int = 2) -> None:  # noqa: ANN401
+            original(self, a, version)
+            if a is None:
+                tracker._unseeded.add(self)
+            else:
+                tracker._unseeded.discard(self)
+
+        @functools.wraps(register)
+        def register_at_fork(**hooks: Any) -> None:  # noqa: ANN401
+            register(**hooks)
+            if "after_in_child" in hooks:
+                tracker._at_fork.append(hooks["after_in_child"])
+
+        random.Random.seed = seed  # type: ignore[method-assign, assignment]
+        os.register_at_fork = register_at_fork
+        shared = _shared_random()
+        if shared is not None:
+            self._unseeded.add(shared)
+            random.seed = shared.seed
+        when_imported("numpy.random", self._numpy.attach)
+
+    def stop(self) -> list[Hook]:
+        """End the watch; returns what has to be called in every clone, in that order."""
+        random.Random.seed = self._original_seed  # type: ignore[method-assign]
+        os.register_at_fork = self._original_register
+        shared = _shared_random()
+        if shared is not None and getattr(random.seed, "__self__", None) is shared:
+            random.seed = shared.seed
+        hooks: list[Hook] = [g.seed for g in self._unseeded if type(g).seed is random.Random.seed]
+        hooks += self._numpy.hooks()
+        if (ssl := sys.modules.get("ssl")) is not None:
+            hooks.append(functools.partial(_renew_ssl, ssl))
+        if (tempfile := sys.modules.get("tempfile")) is not None:
+            hooks.append(functools.partial(setattr, tempfile, "_name_sequence", None))
+        if (uuid := sys.modules.get("uuid")) is not None:
+            hooks.append(functools.partial(_renew_uuid, uuid))
+        return hooks + self._at_fork
+
+
+def _shared_random() -> random.Random | None:
+    """The instance behind `random.random()` and its like."""
+    shared = getattr(random.random, "__self__", None)
+    return shared if isinstance(shared, random.Random) else None
+
+
+def _renew_ssl(ssl: ModuleType) -> None:
+    # Reseeds OpenSSL's primary generator; the per-thread ones notice and follow.
+    ssl.RAND_add(os.urandom(48), 48.0)
+
+
+def _renew_uuid(uuid: ModuleType) -> None:
+    # uuid1: a fresh random node (multicast bit set: RFC 4122, 4.5), and no memory of the last time. Without libuuid,
+    # whose clock sequence and last time are in its own memory.
+    uuid._node = int.from_bytes(os.urandom(6), "big") | (1 << 40)  # type: ignore[attr-defined]
+    uuid._last_timestamp = None  # type: ignore[attr-defined]
+    uuid._generate_time_safe = None  # type: ignore[attr-defined]
+
+
+def run(hooks: list[Hook]) -> None:
+    """Call each hook; one that fails is named in the log and keeps no other from running."""
+    for hook in hooks:
+        try:
+            hook()
+        except Exception as error:  # noqa: BLE001 - any library's hook
+            name = getattr(hook, "__qualname__", repr(hook))
+            sys.stderr.write(f"nexus: {name} failed after the restore: {type(error).__name__}: {error}\n")

@@ -1,0 +1,1 @@
+"""Shims: an SDK's own API in the guest, its fabric on the host."""
