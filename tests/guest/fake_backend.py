@@ -282,10 +282,9 @@ class FakeBackend:
             request = botocore.awsrequest.AWSRequest(method=method, url=url, headers=fields, data=b"")
             kind = botocore.auth.S3SigV4Auth if scope[0] == "s3" else botocore.auth.SigV4Auth
             if scope[0] == "s3":
-                request.headers.setdefault("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD")
-                request.context["client_config"] = None
+                digest = fields.get("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD")
                 signer = kind(self.credentials, *scope)
-                signer.payload = lambda _request: "UNSIGNED-PAYLOAD"
+                signer.payload = lambda _request: digest
             else:
                 request.data = body if isinstance(body, bytes) else b""
                 signer = kind(self.credentials, *scope)

@@ -84,8 +84,8 @@ class ArenaBody(io.RawIOBase):
         finally:
             self._guard.release()
 
-    def _fill(self) -> bool:
-        """Fetch the next part if the present one is used up. False at the end."""
+    def _fill(self, *, whole: bool = False) -> bool:
+        """Fetch the next part if the present one is used up. False at the end; `whole`: an early end is an error."""
         if self._length:
             return True
         if not self._stream:
@@ -100,6 +100,8 @@ class ArenaBody(io.RawIOBase):
             )
         except BackendError as error:
             self._stream = 0
+            if error.name == "IncompleteReadError" and not whole:
+                return False  # sized reads see an early end; the length's keeper notices
             raise (self._error(error) if self._error else error) from None
         if not reply.more:
             self._stream = 0
@@ -108,7 +110,7 @@ class ArenaBody(io.RawIOBase):
         self._held = aligned(self._length)
         if self._held:
             self._channel.hold(self)
-        return self._length > 0 or self._fill()
+        return self._length > 0 or self._fill(whole=whole)
 
     # -- io.RawIOBase ------------------------------------------------------------------------------------------
 
@@ -128,7 +130,7 @@ class ArenaBody(io.RawIOBase):
             if not whole and not wanted:
                 return b""
             parts: list[bytes] = []
-            while (whole or wanted) and self._fill():
+            while (whole or wanted) and self._fill(whole=whole):
                 count = self._length if whole else min(wanted, self._length)
                 parts.append(bytes(self._part()[:count]))
                 self._consume(count)

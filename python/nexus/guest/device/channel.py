@@ -177,14 +177,19 @@ class Channel:
             raise DeviceUnavailableError("a wait for the backend ended without a completion")
         return completion
 
-    def post(self, operation: int, *, stream: int = 0) -> None:
+    def post(self, operation: int, *, stream: int = 0, flags: int = 0) -> None:
         """Submit something whose outcome does not matter."""
-        _, ticket = self.submit(operation, stream=stream)
+        _, ticket = self.submit(operation, stream=stream, flags=flags)
         self._abandon(ticket)
 
     def streaming(self) -> threading.BoundedSemaphore:
         """To be held around a request whose body is sent in parts."""
         return self._streamed
+
+    def forget(self, identity: int, ticket: Ticket) -> None:
+        """Give up a submission whose body will not be sent to its end."""
+        self._abandon(ticket)
+        self.post(abi.CLOSE, stream=identity, flags=abi.STREAM_BODY)
 
     def snapshot(self) -> bool:
         """Take the snapshot here. True in an instance restored from it, which has a fresh arena in the old one's place.
