@@ -1,10 +1,12 @@
 """Reads an object and writes it under another key, some times over: the smallest real S3 work.
 
 Event: ``{"bucket": "bench", "key": "in", "target": "out", "count": 1}``. The benchmarks measure with it.
-With ``"collect": true`` it does one full garbage collection at the end, as a long-lived instance would have done.
+With ``"collect": true`` it does one full garbage collection at the end, as a long-lived instance would have done; ``"hold": 2``
+lets it stay for two seconds more, so that many instances are busy at once.
 """
 
 import gc
+import time
 
 import boto3
 
@@ -19,4 +21,5 @@ def handler(event, context):
         size = len(body)
     if event.get("collect"):
         gc.collect()
+    time.sleep(event.get("hold", 0))
     return {"bytes": size}

@@ -32,10 +32,10 @@ def bench() -> None:
 @_json_option
 def fabric(*, rounds: int, pairs: int, isolation: str, file: Path | None) -> None:
     """CPU time of a 64 KiB GET+PUT: offloaded, against real boto3 in a plain process."""
-    from nexus.bench import fabric as measurement
+    from nexus.bench.fabric import measure
     from nexus.bench.report import publish
 
-    publish(measurement.measure(isolation, rounds, pairs), file)
+    publish(measure(isolation, rounds, pairs), file)
 
 
 @bench.command()
@@ -44,10 +44,10 @@ def fabric(*, rounds: int, pairs: int, isolation: str, file: Path | None) -> Non
 @_json_option
 def cold(*, starts: int, isolation: str, file: Path | None) -> None:
     """Cold start: request to the handler's first line and to the response."""
-    from nexus.bench import cold as measurement
+    from nexus.bench.cold import measure
     from nexus.bench.report import publish
 
-    publish(measurement.measure(isolation, starts), file)
+    publish(measure(isolation, starts), file)
 
 
 @bench.command()
@@ -56,7 +56,7 @@ def cold(*, starts: int, isolation: str, file: Path | None) -> None:
 @_json_option
 def memory(*, instances: int, isolation: str, file: Path | None) -> None:
     """Memory of a warm instance, after one real invocation and one full collection each."""
-    from nexus.bench import memory_bench as measurement
+    from nexus.bench.memory_bench import measure
     from nexus.bench.report import publish
 
-    publish(measurement.measure(isolation, instances), file)
+    publish(measure(isolation, instances), file)

@@ -55,7 +55,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; every failure is one sentence and a status other than 0."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="nexus", standalone_mode=False)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.Abort:

@@ -51,7 +51,7 @@ def probe() -> Probe:
         words = (result.stderr or result.stdout).strip()[-300:] or f"the probe ended with status {result.returncode}"
         return Probe(works=False, machine="", reason=words)
     reason = str(fields.get("reason") or fields.get("error") or "")
-    works = result.returncode == 0 and bool(fields.get("kvm", fields.get("works", not reason)))
+    works = result.returncode == 0 and bool(fields.get("usable", not reason))
     if works:
         return Probe(works=True, machine=machine, reason="", fields=fields)
     return Probe(works=False, machine=machine, reason=reason or result.stderr.strip()[-300:] or "unknown", fields=fields)

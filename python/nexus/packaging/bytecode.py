@@ -13,18 +13,14 @@ if TYPE_CHECKING:
 _DEADLINE = 300
 
 
-def compile_tree(python: Path, root: Path, shown_at: str | None = None) -> None:
+def compile_tree(python: Path, root: Path) -> None:
     """Compile every module below ``root`` with the interpreter that will run it.
 
     The bytecode is of the kind "unchecked hash" (PEP 552): the interpreter uses it without looking at the source's
     time, which saves a `stat` per import and survives copies. Files that do not compile are left: importing
     them gives the error where it belongs.
-
-    :param shown_at: directory the modules will be seen at, for tracebacks; by default ``root`` itself.
     """
     command = [str(python), "-I", "-m", "compileall", "-q", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash"]
-    if shown_at is not None:
-        command += ["-s", str(root), "-p", shown_at]
     try:
         subprocess.run(
             [*command, str(root)],

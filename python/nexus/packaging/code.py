@@ -72,8 +72,7 @@ def add_code(depot: Depot, source: Source, python: Path) -> Path:
 
         def fill(directory: Path) -> None:
             shutil.copytree(copy, directory, symlinks=True, dirs_exist_ok=True)
-            # Lambda's place for it, so that tracebacks read as they do there.
-            compile_tree(python, directory, shown_at="/var/task")
+            compile_tree(python, directory)
 
         return depot.add("code", key, fill)
 

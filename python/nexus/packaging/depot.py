@@ -23,10 +23,16 @@ _EXECUTABLE = 0o111
 
 
 class Depot:
-    """Content-addressed directories below ``<state>/packages``."""
+    """Content-addressed directories below ``<state>/packages``.
+
+    ``$NEXUS_PACKAGES`` names another place, which several nodes may share.
+    """
 
     def __init__(self, state: Path) -> None:
-        self.root = state / "packages"
+        chosen = os.environ.get("NEXUS_PACKAGES")
+        self.root = Path(chosen).absolute() if chosen else state / "packages"
+        # What one node does not use, another one may.
+        self.shared = bool(chosen)
 
     def add(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
         """The directory ``kind/key``, made by ``fill`` where it is missing.

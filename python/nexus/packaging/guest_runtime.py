@@ -21,7 +21,7 @@ def add_runtime(depot: Depot, python: Path) -> Path:
 
     def fill(directory: Path) -> None:
         shutil.copytree(guest, directory / "nexus" / "guest", ignore=_IGNORED)
-        compile_tree(python, directory, shown_at="/opt/nexus")
+        compile_tree(python, directory)
 
     return depot.add("runtime", text_digest(tree_digest_of_sources(guest), python_version(python)), fill)
 

@@ -23,6 +23,8 @@ def prune(depot: Depot, functions: Iterable[dict[str, Any]], now: float | None =
 
     :param functions: deployments as the node lists them (``code``, ``layers``, ``runtime``).
     """
+    if depot.shared:
+        return []
     used: set[Path] = set()
     for function in functions:
         deployment = function.get("deployment", function)

@@ -30,7 +30,7 @@ def add_requirements(depot: Depot, file: Path, python: Path) -> Path:
 
     def fill(directory: Path) -> None:
         _install(file, directory, python)
-        compile_tree(python, directory, shown_at="/opt/layers/0")
+        compile_tree(python, directory)
 
     return depot.add("requirements", key, fill)
 

@@ -1,0 +1,1 @@
+"""Measurements. Each is a comparison: both sides in one run, on one machine, interleaved."""

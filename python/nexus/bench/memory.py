@@ -1,0 +1,45 @@
+"""Memory of the system and of processes."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from pathlib import Path
+
+# Memory of ended virtual machines drains late; measured up to 15 s.
+_LONGEST_DRAIN_S = 20.0
+_QUIET_KIB = 1024
+_SAMPLES = 9
+
+
+def available_kib() -> int:
+    """``MemAvailable``, the median of a few readings."""
+    readings = []
+    for _ in range(_SAMPLES):
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+        readings.append(int(match[1]) if match else 0)
+        time.sleep(0.02)
+    return int(statistics.median(readings))
+
+
+def settled_kib() -> int:
+    """``MemAvailable`` once it rises no more: what has ended has given its memory back."""
+    deadline = time.monotonic() + _LONGEST_DRAIN_S
+    before, quiet = available_kib(), 0
+    while time.monotonic() < deadline and quiet < 3:  # noqa: PLR2004
+        time.sleep(0.5)
+        now = available_kib()
+        quiet = quiet + 1 if abs(now - before) < _QUIET_KIB else 0
+        before = now
+    return before
+
+
+def pss_kib(pid: int) -> int:
+    """Proportional set size; 0 where the process has ended or may not be looked at."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    match = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) if match else 0

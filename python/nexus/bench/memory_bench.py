@@ -1,0 +1,93 @@
+"""Memory of warm instances, against as many plain processes that did the same work."""
+
+from __future__ import annotations
+
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from nexus.bench import memory, report
+from nexus.bench.session import BUCKET, Session, session
+from nexus.errors import NexusError
+from nexus.packaging.deployment import Package
+
+NAME = "s3-small"
+_ATTEMPTS = 5
+# How long an invocation stays after its work, so that as many run at once as there shall be instances.
+_HOLD_S = 2.0
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """MiB per instance.
+
+    :param pss: None where the processes may not be looked at.
+    """
+
+    available: float
+    pss: float | None
+
+
+def measure(isolation: str, instances: int) -> report.Report:
+    """MiB per instance after one real invocation (GET+PUT of 64 KiB) and one full garbage collection each."""
+    event = {"bucket": BUCKET, "key": "in", "target": "out", "collect": True}
+    with session(isolation, max_instances=instances + 10) as bench:
+        package = bench.deploy("s3_small.py", NAME, max_instances=instances, keep_alive_s=600, timeout_s=60)
+        own = of_function(bench, NAME, event, instances)
+        bench.node.evict(NAME)
+        other = of_plain(bench, package, event, instances)
+        rows = [report.Row("MemAvailable per instance", own.available, "MiB", other.available)]
+        notes = [
+            f"{instances} instances alive at once, each after one invocation and one full gc; then as many plain processes"
+        ]
+        if own.pss is not None:
+            rows.append(report.Row("PSS per instance", own.pss, "MiB", other.pss))
+        else:
+            notes.append("PSS is not shown: an instance's memory map can be read by root only")
+        return report.Report(
+            f"Memory per warm instance, of {instances}",
+            "plain Python processes with real boto3, same handler, same work",
+            rows,
+            report.machine(bench.isolation, bench.kind),
+            notes,
+        )
+
+
+def of_function(bench: Session, name: str, event: dict[str, object], instances: int) -> Footprint:
+    """Footprint of ``instances`` warm instances of a function; the handler must know ``hold`` where it is short."""
+    bench.node.evict(name)
+    before = memory.settled_kib()
+    held = {**event, "hold": _HOLD_S}
+    with ThreadPoolExecutor(instances) as pool:
+        for _ in range(_ATTEMPTS):
+            list(pool.map(lambda _: bench.node.invoke(name, held), range(instances)))
+            pids = bench.pids(name)
+            if len(pids) >= instances:
+                break
+            bench.node.evict(name)
+            before = memory.settled_kib()
+    if len(pids) < instances:
+        raise NexusError(f"only {len(pids)} of {instances} instances of {name} came up", "look at the node's log")
+    return _footprint(before, pids)
+
+
+def of_plain(bench: Session, package: Package, event: dict[str, object], count: int) -> Footprint:
+    """Footprint of as many plain processes."""
+    before = memory.settled_kib()
+    with ExitStack() as stack:
+        processes = [stack.enter_context(bench.plain(package)) for _ in range(count)]
+        for process in processes:
+            process.send(event)
+        for process in processes:
+            process.receive()
+        return _footprint(before, [process.pid for process in processes])
+
+
+def _footprint(before_kib: int, pids: list[int]) -> Footprint:
+    after = memory.available_kib()
+    pss = [memory.pss_kib(pid) for pid in pids]
+    return Footprint(
+        (before_kib - after) / 1024 / len(pids),
+        statistics.fmean(pss) / 1024 if all(pss) else None,
+    )

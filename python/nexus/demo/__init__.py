@@ -1,0 +1,1 @@
+"""``nexus demo``: the whole system at work on real photographs, checked."""
