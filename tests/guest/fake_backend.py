@@ -24,6 +24,7 @@ import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
 import urllib3
+
 from nexus.guest import abi
 
 SUBMISSION = struct.Struct("<QHHIIIIIIIQ16s")

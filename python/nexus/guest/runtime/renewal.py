@@ -34,7 +34,7 @@ class Tracker:
         tracker, original, register = self, self._original_seed, self._original_register
 
         @functools.wraps(original)
-        def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
+        def seed(self: random.Random, a: Any = None, version: int = 2) -> None:  # noqa: ANN401
             original(self, a, version)
             if a is None:
                 tracker._unseeded.add(self)
@@ -42,7 +42,7 @@ class Tracker:
                 tracker._unseeded.discard(self)
 
         @functools.wraps(register)
-        def register_at_fork(**hooks: Any) -> None:
+        def register_at_fork(**hooks: Any) -> None:  # noqa: ANN401
             register(**hooks)
             if "after_in_child" in hooks:
                 tracker._at_fork.append(hooks["after_in_child"])
@@ -97,6 +97,6 @@ def run(hooks: list[Hook]) -> None:
     for hook in hooks:
         try:
             hook()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - any library's hook
             name = getattr(hook, "__qualname__", repr(hook))
             sys.stderr.write(f"nexus: {name} failed after the restore: {type(error).__name__}: {error}\n")

@@ -10,6 +10,6 @@ def install(level: str) -> None:
     signing.install()
     http.install(channel)
     if level == "api":
-        from . import api
+        from . import api  # noqa: PLC0415
 
         api.install(channel)

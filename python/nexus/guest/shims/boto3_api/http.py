@@ -26,13 +26,13 @@ _decode = json.JSONDecoder().decode
 def install(channel: Channel) -> None:
     """Patch botocore's HTTP session."""
 
-    def send(self: Any, request: Any) -> Any:
+    def send(self: Any, request: Any) -> Any:  # noqa: ANN401 - botocore's own types
         return _send(channel, self, request)
 
     botocore.httpsession.URLLib3Session.send = send
 
 
-def _send(channel: Channel, session: Any, request: Any) -> AWSResponse:
+def _send(channel: Channel, session: Any, request: Any) -> AWSResponse:  # noqa: ANN401
     try:
         reply = _exchange(channel, _head(session, request), request)
         fields = _decode(reply.head)
@@ -60,7 +60,7 @@ def response_of(channel: Channel, reply: Reply, fields: dict[str, Any], method: 
     )
 
 
-def _head(session: Any, request: Any) -> bytes:
+def _head(session: Any, request: Any) -> bytes:  # noqa: ANN401
     sign = None
     headers = []
     for name, raw in request.headers.items():
@@ -84,8 +84,8 @@ def _head(session: Any, request: Any) -> bytes:
     ).encode("utf-8")
 
 
-def _timeouts(session: Any, request: Any) -> tuple[float, float]:
-    timeout = session._timeout
+def _timeouts(session: Any, request: Any) -> tuple[float, float]:  # noqa: ANN401
+    timeout = session._timeout  # noqa: SLF001 - botocore has no accessor
     connect = getattr(timeout, "connect_timeout", timeout)
     read = getattr(timeout, "read_timeout", timeout)
     override = (getattr(request, "context", None) or {}).get("read_timeout")
@@ -96,7 +96,7 @@ def _seconds(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) and value > 0 else 60.0
 
 
-def _exchange(channel: Channel, head: bytes, request: Any) -> Reply:
+def _exchange(channel: Channel, head: bytes, request: Any) -> Reply:  # noqa: ANN401
     room = channel.room_limit if request.stream_output else 1 << 18
     for delay in (*_BUSY_DELAYS_S, None):
         ticket = submit_with_body(channel, abi.HTTP, head, request.body, _HEAD_ROOM, min(room, channel.room_limit))

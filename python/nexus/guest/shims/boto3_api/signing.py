@@ -23,7 +23,7 @@ class PlaceholderAuth(botocore.auth.BaseSigner):
         self._value = f"{_MARK}{region}/{service}/aws4_request"
         self._is_s3 = is_s3
 
-    def add_auth(self, request: Any) -> None:
+    def add_auth(self, request: Any) -> None:  # noqa: ANN401 - botocore's AWSRequest
         headers = request.headers
         if "Authorization" in headers:
             del headers["Authorization"]
@@ -46,8 +46,8 @@ def install() -> None:
     original = RequestSigner.get_auth_instance
 
     def get_auth_instance(
-        self: RequestSigner, signing_name: str, region_name: str, signature_version: Any = None, **kwargs: Any
-    ) -> Any:
+        self: RequestSigner, signing_name: str, region_name: str, signature_version: Any = None, **kwargs: Any  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         auth = original(self, signing_name, region_name, signature_version, **kwargs)
         key_id = getattr(getattr(auth, "credentials", None), "access_key", None)
         if key_id != abi.PLACEHOLDER_KEY_ID:

@@ -10,7 +10,9 @@ from ...device.channel import Ticket
 _PIECE = 1 << 18
 
 
-def submit_with_body(channel: Channel, operation: int, head: bytes, body: Any, room_min: int, room_max: int) -> Ticket:
+def submit_with_body(
+    channel: Channel, operation: int, head: bytes, body: Any, room_min: int, room_max: int  # noqa: ANN401
+) -> Ticket:
     """Submit a request with `body`: None, text, bytes-like, a file or an iterable of bytes."""
     if body is None:
         body = b""
@@ -40,7 +42,7 @@ def _after(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _pieces(body: Any) -> Iterator[bytes]:
+def _pieces(body: Any) -> Iterator[bytes]:  # noqa: ANN401
     read = getattr(body, "read", None)
     source = iter(lambda: read(_PIECE), b"") if read is not None else iter(body)
     for piece in source:
@@ -49,9 +51,13 @@ def _pieces(body: Any) -> Iterator[bytes]:
         yield piece.encode("utf-8") if isinstance(piece, str) else piece
 
 
-def _in_parts(channel: Channel, operation: int, head: bytes, pieces: Iterator[Any], room_min: int, room_max: int) -> Ticket:
+def _in_parts(
+    channel: Channel, operation: int, head: bytes, pieces: Iterator[Any], room_min: int, room_max: int
+) -> Ticket:
     with channel.streaming():
-        identity, ticket = channel.submit(operation, head, room_min=room_min, room_max=room_max, flags=abi.STREAM_BODY)
+        identity, ticket = channel.submit(
+            operation, head, room_min=room_min, room_max=room_max, flags=abi.STREAM_BODY
+        )
         try:
             _send(channel, identity, pieces)
         except BaseException:
