@@ -6,6 +6,7 @@ that a failure instead.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ from framework.node import TestNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# The boto3 layer and requirements are packaged once for all nodes of all runs.
+os.environ.setdefault("NEXUS_PACKAGES", str(Path.home() / ".cache" / "nexus" / "packages"))
 
 
 @pytest.fixture(scope="session")
