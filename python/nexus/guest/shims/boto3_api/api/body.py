@@ -1,0 +1,111 @@
+"""Bodies of the fast path: what PutObject sends, and GetObject's stream."""
+
+import base64
+import io
+import os
+from typing import Any
+
+from botocore.response import StreamingBody
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
+
+from ....device import ArenaBody, BackendError, Channel, Reply
+from ....device.channel import Buffer
+from .. import errors
+
+try:
+    from botocore.httpchecksum import StreamingChecksumBody
+except ImportError:  # botocore before 1.23
+    StreamingChecksumBody = None
+
+_ALGORITHMS = ("crc64nvme", "crc32", "crc32c", "sha1", "sha256")
+
+
+def outgoing(body: Any, limit: int) -> Buffer | None:  # noqa: ANN401, PLR0911 - one return per kind
+    """The bytes that botocore would send for `body`, or None where real botocore should do it.
+
+    Files are read from their position on, as botocore does, and left at their end. Everything over `limit` bytes is
+    real botocore's, which can rewind and send again.
+    """
+    if type(body) is bytes or type(body) is bytearray:
+        return body if len(body) <= limit else None
+    if type(body) is str:
+        try:
+            encoded = body.encode("utf-8")
+        except UnicodeEncodeError:
+            return None
+        return encoded if len(encoded) <= limit else None
+    if type(body) is io.BytesIO:
+        return body.read() if body.getbuffer().nbytes - body.tell() <= limit else None
+    if type(body) is io.BufferedReader and body.seekable():
+        if os.fstat(body.fileno()).st_size - body.tell() > limit:
+            return None
+        return body.read()
+    if type(body).__module__ == "s3transfer.utils" and type(body).__name__ == "ReadFileChunk":
+        return _file_chunk(body, limit)
+    return None
+
+
+def _file_chunk(body: Any, limit: int) -> bytes | None:  # noqa: ANN401
+    """s3transfer's part of a file, whose progress callbacks are on only while it is really being sent."""
+    if len(body) > limit:
+        return None
+    body.signal_transferring()
+    data: bytes = body.read()
+    return data
+
+
+class ArenaStream(ArenaBody):
+    """GetObject's raw stream: errors as urllib3's responses raise them."""
+
+    def __init__(self, channel: Channel, reply: Reply) -> None:
+        super().__init__(channel, reply, _as_urllib3)
+
+
+def _as_urllib3(error: BackendError) -> Exception:
+    streamed = errors.as_streamed(error)
+    if isinstance(streamed, TimeoutError):
+        return ReadTimeoutError(None, "", "Read timed out.")  # type: ignore[arg-type]
+    if isinstance(streamed, BackendError) or type(streamed).__module__ == "http.client":
+        return ProtocolError(f"Connection broken: {streamed!r}", streamed)
+    return streamed
+
+
+class _Verified:
+    """Stands for a checksum that the host verifies while it reads: always as expected."""
+
+    def __init__(self, expected: str) -> None:
+        self._expected = expected
+
+    def update(self, chunk: bytes) -> None:
+        """Nothing: the bytes were counted where they came in."""
+
+    def digest(self) -> bytes:
+        return base64.b64decode(self._expected)
+
+    def b64digest(self) -> str:
+        return self._expected
+
+
+def incoming(
+    channel: Channel, reply: Reply, headers: dict[str, str], *, verify: bool
+) -> tuple[StreamingBody, str | None]:
+    """The stream for a result's Body, of the class that botocore would use, and the checksum's name where one applies."""
+    stream = ArenaStream(channel, reply)
+    length = headers.get("content-length")
+    body: StreamingBody
+    algorithm = None
+    for name in _ALGORITHMS if verify and StreamingChecksumBody is not None else ():
+        expected = headers.get(f"x-amz-checksum-{name}")
+        if expected is not None and "-" not in expected and _available(name):
+            algorithm = name
+            body = StreamingChecksumBody(stream, length, _Verified(expected), expected)
+            break
+    else:
+        body = StreamingBody(stream, length)
+    body.getbuffer = stream.getbuffer  # type: ignore[attr-defined]
+    return body, algorithm
+
+
+def _available(name: str) -> bool:
+    """Whether the guest's botocore would check this algorithm (some need awscrt), and the host does."""
+    return name == "crc32"
