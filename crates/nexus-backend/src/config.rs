@@ -1,0 +1,14 @@
+//! What the backend of a node is told.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Where services are, and whose credentials are used.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub region: String,
+    /// Service name to URL; a service without one is AWS's own.
+    pub endpoints: BTreeMap<String, String>,
+    /// JSON file with the credentials; without one AWS's ordinary chain applies.
+    pub credentials_file: Option<PathBuf>,
+}

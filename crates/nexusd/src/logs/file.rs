@@ -1,0 +1,171 @@
+//! A function's log file. It is written by the node alone: guests write to a pipe that is always drained.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Two files at most: the current one and the one before.
+#[derive(Debug)]
+pub struct FunctionLog {
+    path: PathBuf,
+    limit: u64,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    file: Option<File>,
+    length: u64,
+    /// The last byte written was not the end of a line.
+    open_line: bool,
+}
+
+/// Bytes read back at most for one request.
+const MAX_READ: u64 = 4 << 20;
+
+impl FunctionLog {
+    pub fn new(directory: &Path, name: &str, limit: u64) -> Self {
+        Self {
+            path: directory.join(format!("{name}.log")),
+            limit: limit.max(4096),
+            current: Mutex::default(),
+        }
+    }
+
+    /// Append bytes as they are. A disk error loses them and is logged: no function fails for its log.
+    pub fn append(&self, bytes: &[u8]) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(&mut current, bytes);
+    }
+
+    /// Append a line (or several) of the node's own, at the start of a line.
+    pub fn append_line(&self, text: &str) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = Vec::with_capacity(text.len() + 2);
+        if current.open_line {
+            bytes.push(b'\n');
+        }
+        bytes.extend_from_slice(text.as_bytes());
+        if !text.ends_with('\n') {
+            bytes.push(b'\n');
+        }
+        self.write(&mut current, &bytes);
+    }
+
+    fn write(&self, current: &mut Current, bytes: &[u8]) {
+        let Some(last) = bytes.last() else { return };
+        if let Err(error) = self.try_write(current, bytes) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot write a log");
+            current.file = None;
+        }
+        current.open_line = *last != b'\n';
+    }
+
+    fn try_write(&self, current: &mut Current, bytes: &[u8]) -> io::Result<()> {
+        if current.file.is_some() && current.length + bytes.len() as u64 > self.limit {
+            current.file = None;
+            fs::rename(&self.path, self.older())?;
+        }
+        let file = match &mut current.file {
+            Some(file) => file,
+            empty => {
+                let file = OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(&self.path)?;
+                current.length = file.metadata()?.len();
+                empty.insert(file)
+            }
+        };
+        file.write_all(bytes)?;
+        current.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn older(&self) -> PathBuf {
+        self.path.with_extension("log.1")
+    }
+
+    /// The last `lines` lines, of at most 4 MiB.
+    pub fn last_lines(&self, lines: usize) -> Vec<u8> {
+        // With the lock held no rotation falls between the two reads.
+        let _current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = read_end(&self.path, MAX_READ);
+        if (text.len() as u64) < MAX_READ && count_lines(&text) < lines {
+            let mut older = read_end(&self.older(), MAX_READ - text.len() as u64);
+            older.append(&mut text);
+            text = older;
+        }
+        let skip = count_lines(&text).saturating_sub(lines);
+        let mut start = 0;
+        let mut ends: VecDeque<usize> = text
+            .iter()
+            .enumerate()
+            .filter_map(|(i, b)| (*b == b'\n').then_some(i + 1))
+            .take(skip)
+            .collect();
+        if skip > 0 {
+            start = ends.pop_back().unwrap_or(0);
+        }
+        text.split_off(start)
+    }
+
+    /// Delete the files: the function is gone.
+    pub fn delete(&self) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Current::default();
+        for path in [&self.path, &self.older()] {
+            if let Err(error) = fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot delete a log");
+            }
+        }
+    }
+}
+
+fn count_lines(text: &[u8]) -> usize {
+    let ends = text.iter().filter(|b| **b == b'\n').count();
+    ends + usize::from(text.last().is_some_and(|b| *b != b'\n'))
+}
+
+fn read_end(path: &Path, most: u64) -> Vec<u8> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+        let mut bytes = Vec::new();
+        file.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_rotated_and_bounded() {
+        let directory = std::env::temp_dir().join(format!("nexusd-log-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let log = FunctionLog::new(&directory, "f", 10_000);
+        for n in 0..5000 {
+            log.append(format!("line {n}\n").as_bytes());
+        }
+        let size = |name: &str| fs::metadata(directory.join(name)).unwrap().len();
+        assert!(size("f.log") <= 10_000 && size("f.log.1") <= 10_000);
+        assert_eq!(log.last_lines(2), b"line 4998\nline 4999\n");
+        assert_eq!(count_lines(&log.last_lines(1500)), 1500);
+        log.append(b"half");
+        log.append_line("whole");
+        assert_eq!(log.last_lines(3), b"line 4999\nhalf\nwhole\n");
+        assert!(log.last_lines(0).is_empty());
+        log.delete();
+        assert!(log.last_lines(9).is_empty());
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

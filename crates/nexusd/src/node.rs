@@ -1,0 +1,103 @@
+//! Everything of the node that its parts share.
+
+use crate::config::{Config, Isolation};
+use crate::process::spawner::Spawner;
+use crate::registry::Functions;
+use crate::registry::store::Store;
+use crate::scheduler::Scheduler;
+use metrics_exporter_prometheus::PrometheusHandle;
+use nexus_backend::Backend;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What this machine can do, as `nexus-vmm probe` found it.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// What `auto` means here; `None`: functions must say `process`, or the machine be mended.
+    pub isolation: Option<Isolation>,
+    /// Why.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+pub struct Node {
+    pub config: Config,
+    pub machine: Machine,
+    pub backend: Arc<Backend>,
+    pub spawner: Spawner,
+    pub functions: Functions,
+    pub scheduler: Scheduler,
+    pub store: Store,
+    pub metrics: PrometheusHandle,
+    next: AtomicU64,
+    deploying: Mutex<HashSet<String>>,
+}
+
+impl Node {
+    pub fn new(
+        config: Config,
+        machine: Machine,
+        backend: Arc<Backend>,
+        spawner: Spawner,
+        store: Store,
+        metrics: PrometheusHandle,
+    ) -> Arc<Self> {
+        let scheduler = Scheduler::new(config.max_instances, config.queue_length);
+        Arc::new(Self {
+            config,
+            machine,
+            backend,
+            spawner,
+            functions: Functions::default(),
+            scheduler,
+            store,
+            metrics,
+            next: AtomicU64::new(1),
+            deploying: Mutex::default(),
+        })
+    }
+
+    /// A number never given before.
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn snapshots(&self) -> PathBuf {
+        self.config.state.join("snapshots")
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.config.state.join("logs")
+    }
+
+    /// The right to change function `name`; `None` while somebody else has it.
+    pub fn claim(self: &Arc<Self>, name: &str) -> Option<Claim> {
+        let mut deploying = self
+            .deploying
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        deploying.insert(name.to_owned()).then(|| Claim {
+            node: Arc::clone(self),
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// Held while a function is deployed or deleted.
+#[derive(Debug)]
+pub struct Claim {
+    node: Arc<Node>,
+    name: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.node
+            .deploying
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.name);
+    }
+}

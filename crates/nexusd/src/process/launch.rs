@@ -1,0 +1,309 @@
+//! The configuration a VMM is started with, and the environment of its guest.
+
+use super::numbers;
+use super::spawner::Launch;
+use crate::config::Config;
+use crate::registry::Version;
+use crate::registry::names::LATEST;
+use nexus_abi::operation::{PLACEHOLDER_KEY_ID, PLACEHOLDER_SECRET};
+use nexus_backend::GuestDescriptors;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+const TASK_ROOT: &str = "/var/task";
+const LAYERS: &str = "/opt/layers";
+const RUNTIME: &str = "/opt/nexus";
+
+/// What the VMM is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Initialise,
+    Restore,
+    Process,
+}
+
+#[derive(Serialize)]
+struct VmmConfig<'a> {
+    version: u32,
+    mode: Mode,
+    memory_mib: u64,
+    max_threads: u32,
+    tmp_mib: u64,
+    cpus: u32,
+    hostname: &'a str,
+    roots: Vec<Root<'a>>,
+    program: Program<'a>,
+    device: Device,
+    report: i32,
+    snapshot: Option<&'a Path>,
+    jail: Jail,
+}
+
+#[derive(Serialize)]
+struct Root<'a> {
+    guest: String,
+    host: std::borrow::Cow<'a, Path>,
+    writable: bool,
+}
+
+#[derive(Serialize)]
+struct Program<'a> {
+    path: &'a Path,
+    argv: [&'a str; 4],
+    env: BTreeMap<String, String>,
+    cwd: &'a str,
+}
+
+#[derive(Serialize)]
+struct Device {
+    arena: i32,
+    doorbell: i32,
+    completion: i32,
+}
+
+#[derive(Serialize)]
+struct Jail {
+    uid: Option<u32>,
+    landlock: bool,
+}
+
+/// The document for `nexus-vmm serve`. `snapshot` is where to write or to read one.
+pub fn vmm_config(
+    config: &Config,
+    version: &Version,
+    mode: Mode,
+    snapshot: Option<&Path>,
+) -> Vec<u8> {
+    let d = &version.deployment;
+    let in_vm = mode != Mode::Process;
+    let cwd = if in_vm {
+        TASK_ROOT
+    } else {
+        // The paths were checked to be UTF-8 when they were deployed.
+        d.code.to_str().unwrap_or("/")
+    };
+    let document = VmmConfig {
+        version: 1,
+        mode,
+        memory_mib: d.memory_mib,
+        max_threads: 64,
+        tmp_mib: d.tmp_mib,
+        cpus: 1,
+        hostname: "nexus",
+        roots: if in_vm { roots(version) } else { Vec::new() },
+        program: Program {
+            path: &d.python,
+            argv: ["python3", "-B", "-m", "nexus.guest.runtime"],
+            env: environment(config, version, in_vm),
+            cwd,
+        },
+        device: Device {
+            arena: numbers::ARENA,
+            doorbell: numbers::DOORBELL,
+            completion: numbers::COMPLETION,
+        },
+        report: numbers::REPORT,
+        snapshot,
+        jail: Jail {
+            uid: config
+                .instance_uid()
+                .filter(|_| in_vm || others_may_read(version)),
+            landlock: true,
+        },
+    };
+    // Paths and strings only: serialising cannot fail; an empty document is refused by the VMM.
+    serde_json::to_vec(&document).unwrap_or_default()
+}
+
+/// Whether another user can reach what a process instance runs. A microVM is given open directories
+/// instead, so it always can.
+fn others_may_read(version: &Version) -> bool {
+    let d = &version.deployment;
+    let reach = |path: &Path| {
+        path.canonicalize().is_ok_and(|path| {
+            path.ancestors().all(|part| {
+                std::fs::metadata(part).is_ok_and(|m| m.permissions().mode() & 0o001 != 0)
+            })
+        })
+    };
+    let reachable = [&d.code, &d.runtime, &d.python]
+        .into_iter()
+        .chain(&d.layers)
+        .all(|path| reach(path));
+    if !reachable {
+        tracing::warn!(
+            function = %version.name,
+            "runs as root: its files are not open to other users"
+        );
+    }
+    reachable
+}
+
+fn roots(version: &Version) -> Vec<Root<'_>> {
+    let d = &version.deployment;
+    let root = |guest: String, host: &'_ Path| Root {
+        guest,
+        host: host.to_path_buf().into(),
+        writable: false,
+    };
+    let mut roots = vec![
+        root(TASK_ROOT.to_owned(), &d.code),
+        root(
+            format!("{RUNTIME}/nexus/guest"),
+            &d.runtime.join("nexus/guest"),
+        ),
+    ];
+    for (index, layer) in d.layers.iter().enumerate() {
+        roots.push(root(format!("{LAYERS}/{index}"), layer));
+    }
+    for host in &d.roots {
+        roots.push(root(host.to_string_lossy().into_owned(), host));
+    }
+    roots
+}
+
+/// The environment of a function, as AWS Lambda sets it.
+fn environment(config: &Config, version: &Version, in_vm: bool) -> BTreeMap<String, String> {
+    let d = &version.deployment;
+    let display = |p: &Path| p.to_string_lossy().into_owned();
+    let task_root = if in_vm {
+        TASK_ROOT.to_owned()
+    } else {
+        display(&d.code)
+    };
+    let runtime = if in_vm {
+        RUNTIME.to_owned()
+    } else {
+        display(&d.runtime)
+    };
+    let mut path = vec![task_root.clone()];
+    path.extend(d.layers.iter().enumerate().map(|(index, layer)| {
+        if in_vm {
+            format!("{LAYERS}/{index}")
+        } else {
+            display(layer)
+        }
+    }));
+    path.push(runtime.clone());
+
+    let mut env: BTreeMap<String, String> = [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin:/opt/bin"),
+        ("LANG", "en_US.UTF-8"),
+        ("TZ", ":UTC"),
+        ("HOME", "/tmp"),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect();
+    for (service, url) in &config.endpoints {
+        let service: String = service
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() {
+                    c.to_ascii_uppercase()
+                } else {
+                    '_'
+                }
+            })
+            .collect();
+        env.insert(format!("AWS_ENDPOINT_URL_{service}"), url.clone());
+    }
+    for (name, value) in &d.environment {
+        if name == "PYTHONPATH" {
+            path.insert(0, value.clone());
+        } else {
+            env.insert(name.clone(), value.clone());
+        }
+    }
+    let snap_start = if in_vm { "snap-start" } else { "on-demand" };
+    let ours = [
+        ("PYTHONPATH", path.join(":")),
+        ("AWS_LAMBDA_FUNCTION_NAME", version.name.to_string()),
+        ("AWS_LAMBDA_FUNCTION_VERSION", LATEST.to_owned()),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", d.memory_mib.to_string()),
+        (
+            "AWS_LAMBDA_LOG_GROUP_NAME",
+            format!("/aws/lambda/{}", version.name),
+        ),
+        (
+            "AWS_LAMBDA_LOG_STREAM_NAME",
+            format!("{}[{LATEST}]", version.name),
+        ),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", snap_start.to_owned()),
+        ("AWS_EXECUTION_ENV", "AWS_Lambda_python3".to_owned()),
+        ("AWS_REGION", config.region.clone()),
+        ("AWS_DEFAULT_REGION", config.region.clone()),
+        ("AWS_ACCESS_KEY_ID", PLACEHOLDER_KEY_ID.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", PLACEHOLDER_SECRET.to_owned()),
+        ("LAMBDA_TASK_ROOT", task_root),
+        ("LAMBDA_RUNTIME_DIR", runtime),
+        ("_HANDLER", d.handler.clone()),
+        ("NEXUS_OFFLOAD", d.offload.as_str().to_owned()),
+    ];
+    env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+    env
+}
+
+/// The descriptors of one instance that its VMM inherits.
+pub struct Ends {
+    pub device: GuestDescriptors,
+    /// Write end: standard output and error.
+    pub log: OwnedFd,
+    /// Write end.
+    pub report: OwnedFd,
+}
+
+/// Everything the spawner needs for one VMM.
+///
+/// # Errors
+/// Out of descriptors or memory; a path with a NUL.
+pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch> {
+    let text = |s: String| CString::new(s).map_err(io::Error::from);
+    let log = ends.log.as_fd().try_clone_to_owned()?;
+    let null = std::fs::File::open("/dev/null")?;
+    let program = CString::new(config.vmm.as_os_str().as_encoded_bytes())?;
+    let environment = std::env::vars()
+        .filter(|(name, _)| name.starts_with("NEXUS_VMM_") || name == "RUST_BACKTRACE")
+        .map(|(name, value)| text(format!("{name}={value}")))
+        .collect::<io::Result<Vec<_>>>()?;
+    Ok(Launch {
+        arguments: vec![
+            program.clone(),
+            c"serve".to_owned(),
+            c"--config-fd".to_owned(),
+            text(numbers::CONFIG.to_string())?,
+        ],
+        program,
+        environment,
+        descriptors: vec![
+            (null.into(), 0),
+            (log, 1),
+            (ends.log, 2),
+            (ends.device.arena, numbers::ARENA),
+            (ends.device.doorbell, numbers::DOORBELL),
+            (ends.device.completion, numbers::COMPLETION),
+            (ends.report, numbers::REPORT),
+            (document_fd(document)?, numbers::CONFIG),
+        ],
+    })
+}
+
+/// A memfd that holds `document`, to be read from its start.
+fn document_fd(document: &[u8]) -> io::Result<OwnedFd> {
+    // SAFETY: a NUL-terminated name and no pointers beyond it.
+    let fd = unsafe { libc::memfd_create(c"nexus-vmm-config".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, owned by nobody else.
+    let mut file = unsafe { std::fs::File::from_raw_fd(fd) };
+    file.write_all(document)?;
+    io::Seek::rewind(&mut file)?;
+    Ok(file.into())
+}

@@ -1,0 +1,18 @@
+//! `nexus-vmm` processes: how they are started, told what to do, watched and ended.
+
+pub mod child;
+pub mod launch;
+pub mod pipe;
+pub mod report;
+pub mod spawner;
+
+/// Descriptor numbers in the VMM; the configuration names them.
+pub mod numbers {
+    use std::os::fd::RawFd;
+
+    pub const ARENA: RawFd = 3;
+    pub const DOORBELL: RawFd = 4;
+    pub const COMPLETION: RawFd = 5;
+    pub const REPORT: RawFd = 6;
+    pub const CONFIG: RawFd = 7;
+}

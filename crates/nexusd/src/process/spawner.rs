@@ -1,0 +1,297 @@
+//! Starting processes fast, from one thread that lives as long as the daemon. `unsafe`: clone.
+//!
+//! A plain fork would copy the page tables of a daemon that maps every instance's arena, so the child
+//! shares the memory until it executes (CLONE_VM | CLONE_VFORK), as posix_spawn does; that function
+//! itself is of no use here because it cannot set the parent-death signal. The signal is tied to
+//! the *thread* that starts the child, hence the thread of its own.
+
+use super::child::Child;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::mpsc;
+use tokio::sync::oneshot;
+
+/// A program to start and the descriptors it is to have.
+#[derive(Debug)]
+pub struct Launch {
+    pub program: CString,
+    pub arguments: Vec<CString>,
+    pub environment: Vec<CString>,
+    /// (ours, the number in the child). Every other descriptor is closed there.
+    pub descriptors: Vec<(OwnedFd, RawFd)>,
+}
+
+struct Order {
+    launch: Launch,
+    reply: oneshot::Sender<io::Result<(i32, OwnedFd)>>,
+}
+
+/// Handle to the spawning thread.
+#[derive(Debug)]
+pub struct Spawner {
+    orders: mpsc::Sender<Order>,
+}
+
+/// Descriptors below this may be the number that another one is wanted at, so they are moved up first.
+const LOW: RawFd = 16;
+/// Stack of the child between clone and exec, in bytes.
+const STACK: usize = 64 << 10;
+
+impl Spawner {
+    /// Start the thread.
+    ///
+    /// # Errors
+    /// Out of threads or memory.
+    pub fn start() -> io::Result<Self> {
+        let (orders, queue) = mpsc::channel::<Order>();
+        let mut stack = Stack::new()?;
+        std::thread::Builder::new()
+            .name("spawner".to_owned())
+            .spawn(move || {
+                while let Ok(order) = queue.recv() {
+                    // Nobody waiting any more: the process is ended by dropping its Child.
+                    let started = spawn(&order.launch, &mut stack);
+                    if let Err(Ok((pid, pidfd))) = order.reply.send(started) {
+                        drop(Child::adopt(pid, pidfd));
+                    }
+                }
+            })?;
+        Ok(Self { orders })
+    }
+
+    /// Start a program.
+    ///
+    /// # Errors
+    /// What clone or execve failed with.
+    pub async fn spawn(&self, launch: Launch) -> io::Result<Child> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || io::Error::other("the spawning thread has ended");
+        self.orders
+            .send(Order { launch, reply })
+            .map_err(|_| gone())?;
+        let (pid, pidfd) = answer.await.map_err(|_| gone())??;
+        Child::adopt(pid, pidfd)
+    }
+}
+
+/// Memory for the child's stack, with a guard page below.
+struct Stack {
+    base: *mut c_void,
+}
+
+// SAFETY: the mapping is owned by this value alone and has no thread affinity.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    fn new() -> io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                STACK,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the first page of the mapping just made; nothing uses it.
+        unsafe { libc::mprotect(base, 4096, libc::PROT_NONE) };
+        Ok(Self { base })
+    }
+
+    fn top(&self) -> *mut c_void {
+        // SAFETY: one past the end of the mapping; both it and STACK are multiples of 16.
+        unsafe { self.base.byte_add(STACK) }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and no child runs on it: clone returned after exec.
+        unsafe { libc::munmap(self.base, STACK) };
+    }
+}
+
+/// What the child works on: plain pointers and numbers, all made before clone.
+struct Plan {
+    program: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+    moves: *const (RawFd, RawFd),
+    move_count: usize,
+    close_from: RawFd,
+    parent: libc::pid_t,
+    /// Set by the child where it fails.
+    error: c_int,
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
+}
+
+fn spawn(launch: &Launch, stack: &mut Stack) -> io::Result<(i32, OwnedFd)> {
+    let mut moved = Vec::new();
+    let mut moves = Vec::with_capacity(launch.descriptors.len());
+    for (ours, number) in &launch.descriptors {
+        let mut source = ours.as_raw_fd();
+        if source < LOW {
+            // SAFETY: a valid descriptor of ours; the duplicate is owned at once.
+            let high = unsafe { libc::fcntl(source, libc::F_DUPFD_CLOEXEC, LOW) };
+            if high < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: just made, owned by nobody else.
+            moved.push(unsafe { OwnedFd::from_raw_fd(high) });
+            source = high;
+        }
+        moves.push((source, *number));
+    }
+    let (argv, envp) = (pointers(&launch.arguments), pointers(&launch.environment));
+    let mut plan = Plan {
+        program: launch.program.as_ptr(),
+        argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
+        moves: moves.as_ptr(),
+        move_count: moves.len(),
+        close_from: moves.iter().map(|m| m.1 + 1).max().unwrap_or(3).max(3),
+        // SAFETY: getpid has no preconditions.
+        parent: unsafe { libc::getpid() },
+        error: 0,
+    };
+    let mut pidfd: c_int = -1;
+    // SAFETY: signals are blocked around clone, so no handler of ours runs in the child, which
+    // shares our memory; CLONE_VFORK suspends this thread until the child has executed or ended, so
+    // everything `plan` points to outlives its use, and the stack is used by one child at a time.
+    let pid = unsafe {
+        let (mut all, mut old) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+        let pid = libc::clone(
+            child,
+            stack.top(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+            (&raw mut plan).cast(),
+            &raw mut pidfd,
+        );
+        let error = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
+        if pid < 0 {
+            return Err(error);
+        }
+        pid
+    };
+    // SAFETY: the kernel stored a new descriptor there (CLONE_PIDFD), owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    // SAFETY: `plan` is alive; the child wrote it, if at all, before it ended, which clone waited for.
+    let error = unsafe { std::ptr::read_volatile(&raw const plan.error) };
+    if error != 0 {
+        // SAFETY: the child has exited; this only reaps it.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    Ok((pid, pidfd))
+}
+
+/// Runs in the child on its own stack, in memory shared with the suspended thread: system calls only.
+extern "C" fn child(plan: *mut c_void) -> c_int {
+    let plan: *mut Plan = plan.cast();
+    // SAFETY: `plan` and all it points to stay alive until exec (see `spawn`); nothing here allocates,
+    // locks or unwinds, and every call is a bare system call.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        // The daemon may have died before the line above.
+        if libc::getppid() != (*plan).parent {
+            libc::_exit(127);
+        }
+        // A terminal's interrupt is for the daemon, which then ends its instances in order.
+        libc::setsid();
+        for index in 0..(*plan).move_count {
+            let (source, number) = *(*plan).moves.add(index);
+            if libc::dup2(source, number) < 0 {
+                return fail(plan);
+            }
+        }
+        if libc::syscall(libc::SYS_close_range, (*plan).close_from, c_int::MAX, 0) < 0 {
+            return fail(plan);
+        }
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::execve((*plan).program, (*plan).argv, (*plan).envp);
+        fail(plan)
+    }
+}
+
+/// # Safety
+/// `plan` must be the live plan of this child.
+unsafe fn fail(plan: *mut Plan) -> c_int {
+    // SAFETY: by the contract; errno is this thread's (the child runs on the spawner's TLS).
+    unsafe {
+        std::ptr::write_volatile(&raw mut (*plan).error, *libc::__errno_location());
+        libc::_exit(127)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn shell(script: &str, descriptors: Vec<(OwnedFd, RawFd)>) -> Launch {
+        let text = |s: &str| CString::new(s).unwrap();
+        Launch {
+            program: text("/bin/sh"),
+            arguments: vec![text("sh"), text("-c"), text(script)],
+            environment: vec![text("COLOUR=blue")],
+            descriptors,
+        }
+    }
+
+    #[tokio::test]
+    async fn descriptors_arrive_at_their_numbers_and_no_other() {
+        let (mut out, write) = std::io::pipe().unwrap();
+        let (config, mut feed) = std::io::pipe().unwrap();
+        io::Write::write_all(&mut feed, b"hello").unwrap();
+        drop(feed);
+        let spawner = Spawner::start().unwrap();
+        let script = "cat <&7; echo \" $COLOUR\"; ls /proc/self/fd | wc -l";
+        let launch = shell(script, vec![(write.into(), 1), (config.into(), 7)]);
+        let mut child = spawner.spawn(launch).await.unwrap();
+        assert_eq!(child.wait().await.code(), Some(0));
+        let mut text = String::new();
+        out.read_to_string(&mut text).unwrap();
+        // ls itself opens the directory: 0?, 1, 2, 7 and that one; standard input is the test's own.
+        assert!(text.starts_with("hello blue\n"), "{text}");
+        let count: u32 = text.lines().nth(1).unwrap().trim().parse().unwrap();
+        assert!(count <= 5, "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_exist_is_an_error() {
+        let spawner = Spawner::start().unwrap();
+        let mut launch = shell("", vec![]);
+        launch.program = CString::new("/nonexistent").unwrap();
+        let error = spawner.spawn(launch).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_signal_is_reported_as_such() {
+        let spawner = Spawner::start().unwrap();
+        let mut child = spawner.spawn(shell("kill -SEGV $$", vec![])).await.unwrap();
+        assert_eq!(child.wait().await.signal(), Some(libc::SIGSEGV));
+    }
+}

@@ -1,0 +1,118 @@
+//! Functions: what is deployed, in memory and on disk.
+
+pub mod deployment;
+pub mod names;
+pub mod store;
+
+use crate::config::Isolation;
+use crate::logs::FunctionLog;
+use crate::timings::Timings;
+use deployment::Deployment;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+/// One deployment of a function, ready to be started. A new deployment makes a new one.
+#[derive(Debug)]
+pub struct Version {
+    /// Unique in this process; the scheduler's pools are keyed by it.
+    pub key: u64,
+    pub name: Arc<str>,
+    pub arn: String,
+    pub deployment: Deployment,
+    /// What applies once `auto` is decided.
+    pub isolation: Isolation,
+    pub modified_ms: u64,
+    pub log: Arc<FunctionLog>,
+    pub timings: Arc<Timings>,
+    /// Where to restore from; replaced when a snapshot was refused and taken anew.
+    snapshot: Mutex<Option<PathBuf>>,
+    /// Held while the snapshot is taken anew, so that this happens once.
+    pub renewal: tokio::sync::Mutex<()>,
+}
+
+impl Version {
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        key: u64,
+        name: &str,
+        arn: String,
+        deployment: Deployment,
+        isolation: Isolation,
+        modified_ms: u64,
+        log: Arc<FunctionLog>,
+        timings: Arc<Timings>,
+        snapshot: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            key,
+            name: name.into(),
+            arn,
+            deployment,
+            isolation,
+            modified_ms,
+            log,
+            timings,
+            snapshot: Mutex::new(snapshot),
+            renewal: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub fn snapshot(&self) -> Option<PathBuf> {
+        self.snapshot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn set_snapshot(&self, path: Option<PathBuf>) {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.deployment.timeout_s)
+    }
+
+    pub fn keep_alive(&self) -> Duration {
+        Duration::from_secs(self.deployment.keep_alive_s)
+    }
+}
+
+/// The functions that are deployed, by name.
+#[derive(Debug, Default)]
+pub struct Functions(RwLock<BTreeMap<String, Arc<Version>>>);
+
+impl Functions {
+    pub fn get(&self, name: &str) -> Option<Arc<Version>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
+    }
+
+    /// Make `version` the one that serves; the one before, if any, is returned.
+    pub fn switch(&self, version: Arc<Version>) -> Option<Arc<Version>> {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(version.name.to_string(), version)
+    }
+
+    pub fn remove(&self, name: &str) -> Option<Arc<Version>> {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name)
+    }
+
+    pub fn list(&self) -> Vec<Arc<Version>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+}

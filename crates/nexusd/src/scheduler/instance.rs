@@ -1,0 +1,236 @@
+//! One VMM process with its channel and pipes: started, listened to, ended.
+
+use super::failure::{Ending, StartFailure};
+use crate::clock::monotonic_ns;
+use crate::logs::{FunctionLog, Tail};
+use crate::node::Node;
+use crate::process::child::Child;
+use crate::process::launch::{self, Ends, Mode};
+use crate::process::pipe::PipeReader;
+use crate::process::report::{Event, ReportReader};
+use crate::registry::Version;
+use nexus_backend::{Backend, Channel, FunctionIdentity, RuntimeMessage};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// What an instance did.
+#[derive(Debug)]
+pub enum Turn {
+    Message(RuntimeMessage),
+    /// It ended; [`Instance::ending`] says how.
+    Exited,
+    Deadline,
+}
+
+/// How long a VMM may take to die of SIGKILL before it is left to the kernel.
+const REAP: Duration = Duration::from_secs(10);
+/// Reads of a full pipe at a response: what was written before it is certainly among them.
+const DRAIN_READS: usize = 32;
+
+pub struct Instance {
+    pub channel: Channel,
+    pub child: Child,
+    pub ending: Ending,
+    pub tail: Tail,
+    /// A snapshot was reported taken, of this many bytes.
+    pub snapshot_bytes: Option<u64>,
+    pub spawned_ns: u64,
+    /// The guest asked for its first event.
+    pub ready_ns: u64,
+    function_log: Arc<FunctionLog>,
+    log: PipeReader,
+    log_ended: bool,
+    report: ReportReader,
+    exited: bool,
+    statm: Option<File>,
+}
+
+impl Instance {
+    /// Start a VMM for `version`. Returns once it executes.
+    ///
+    /// # Errors
+    /// [`StartFailure::Node`]: out of memory, descriptors or processes, or no VMM.
+    pub async fn launch(
+        node: &Node,
+        version: &Version,
+        mode: Mode,
+        snapshot: Option<&Path>,
+    ) -> Result<Self, StartFailure> {
+        let fail = |what: &str, error: &dyn std::fmt::Display| {
+            StartFailure::Node(format!(
+                "cannot start an instance of {}: {what}: {error}",
+                version.name
+            ))
+        };
+        let identity = FunctionIdentity {
+            name: version.name.to_string(),
+            region: node.config.region.clone(),
+        };
+        let (channel, device) =
+            Backend::open(&node.backend, identity, nexus_abi::arena::DEFAULT_SIZE)
+                .map_err(|e| fail("no arena", &e))?;
+        let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
+        let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
+        let document = launch::vmm_config(&node.config, version, mode, snapshot);
+        let ends = Ends {
+            device,
+            log: log_end,
+            report: report_end,
+        };
+        let order = launch::launch(&node.config, &document, ends)
+            .map_err(|e| fail("no descriptors", &e))?;
+        let child = node
+            .spawner
+            .spawn(order)
+            .await
+            .map_err(|e| fail(&node.config.vmm.display().to_string(), &e))?;
+        let spawned_ns = monotonic_ns();
+        let statm = File::open(format!("/proc/{}/statm", child.pid())).ok();
+        Ok(Self {
+            channel,
+            child,
+            ending: Ending::default(),
+            tail: Tail::default(),
+            snapshot_bytes: None,
+            spawned_ns,
+            ready_ns: 0,
+            function_log: Arc::clone(&version.log),
+            log,
+            log_ended: false,
+            report: ReportReader::new(report),
+            exited: false,
+            statm,
+        })
+    }
+
+    /// Wait until the guest says something, ends, or `deadline` passes; its output and the VMM's report
+    /// are taken meanwhile. Cancel safe.
+    pub async fn turn(&mut self, deadline: Instant) -> Turn {
+        loop {
+            // Biased: a guest that floods its log cannot hide its deadline or its end.
+            tokio::select! {
+                biased;
+                message = self.channel.receive() => return Turn::Message(message),
+                () = sleep_until(deadline) => return Turn::Deadline,
+                status = self.child.wait() => {
+                    self.exited = true;
+                    for event in self.report.drain() {
+                        self.note(&event);
+                    }
+                    self.ending.note_exit(status);
+                    self.drain_log();
+                    return Turn::Exited;
+                }
+                events = self.report.next() => {
+                    for event in &events {
+                        self.note(event);
+                    }
+                }
+                open = self.log.read(|bytes| {
+                    self.function_log.append(bytes);
+                    self.tail.push(bytes);
+                }), if !self.log_ended => self.log_ended = !open,
+            }
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        self.ending.note(event);
+        match event {
+            Event::Ready {
+                isolation,
+                machine,
+                us,
+            } => tracing::debug!(
+                pid = self.child.pid(),
+                isolation,
+                machine,
+                us,
+                "instance runs"
+            ),
+            Event::Snapshot { bytes, mappings } => {
+                tracing::info!(bytes, mappings, "snapshot taken");
+                self.snapshot_bytes = Some(*bytes);
+            }
+            Event::UnknownSyscall {
+                number,
+                name,
+                count,
+            } => {
+                let name: String = name
+                    .chars()
+                    .filter(char::is_ascii_graphic)
+                    .take(40)
+                    .collect();
+                let line = format!(
+                    "[nexus] system call {number} ({name}) is not implemented; called {count} times"
+                );
+                self.function_log.append_line(&line);
+            }
+            Event::Fault { signal, .. } => {
+                let detail = self.ending.fault.clone().unwrap_or_default();
+                let line = format!("[nexus] fault: {detail}, signal {signal}");
+                self.function_log.append_line(&line);
+            }
+            _ => {}
+        }
+    }
+
+    /// Take what the guest has written until now.
+    pub fn drain_log(&mut self) {
+        if !self.log_ended {
+            let Self {
+                log,
+                tail,
+                function_log,
+                ..
+            } = self;
+            log.drain(DRAIN_READS, |bytes| {
+                function_log.append(bytes);
+                tail.push(bytes);
+            });
+        }
+    }
+
+    /// Resident memory of the VMM, in MiB.
+    pub fn resident_mib(&self) -> u64 {
+        let mut text = [0_u8; 128];
+        self.statm
+            .as_ref()
+            .and_then(|file| file.read_at(&mut text, 0).ok())
+            .and_then(|n| std::str::from_utf8(text.get(..n)?).ok())
+            .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
+            .map_or(0, |pages| (pages * 4096).div_ceil(1 << 20))
+    }
+
+    /// End it, if it has not ended, and reap it.
+    pub async fn end(mut self) -> Ending {
+        if !self.exited {
+            self.child.kill();
+            let deadline = Instant::now() + REAP;
+            loop {
+                // What the guest still says is of no interest.
+                match timeout(REAP, self.child.wait()).await {
+                    Ok(status) => {
+                        for event in self.report.drain() {
+                            self.note(&event);
+                        }
+                        self.ending.note_exit(status);
+                        self.drain_log();
+                        break;
+                    }
+                    Err(_) if Instant::now() >= deadline => {
+                        tracing::error!(pid = self.child.pid(), "a VMM does not die of SIGKILL");
+                        break;
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        self.ending
+    }
+}

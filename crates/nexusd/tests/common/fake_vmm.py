@@ -1,0 +1,147 @@
+"""A nexus-vmm without a VM: speaks the configuration, report and arena protocols (docs/protocols.md, docs/abi.md).
+
+What it does is told by the function's environment (FAKE_INIT) and by each event's "do".
+"""
+
+import json
+import mmap
+import os
+import signal
+import struct
+import sys
+import time
+
+SUBMIT_TAIL, COMPLETE_TAIL, COMPLETE_HEAD = 0x40, 0xC0, 0x100
+SUBMIT_RING, COMPLETE_RING, HEAP = 0x1000, 0x2000, 0x4000
+NEXT, INIT_ERROR = 1, 2
+RESULT, ERROR = 1, 2
+BODY = HEAP + 0x10000
+
+
+class Arena:
+    def __init__(self, device):
+        self.memory = mmap.mmap(device["arena"], 0)
+        self.doorbell, self.completion = device["doorbell"], device["completion"]
+        self.count = 0
+
+    def index(self, offset):
+        return struct.unpack_from("<I", self.memory, offset)[0]
+
+    def submit(self, operation, flags=0, head=b"", body=b""):
+        self.memory[HEAP : HEAP + len(head)] = head
+        self.memory[BODY : BODY + len(body)] = body
+        room = len(self.memory) - BODY
+        entry = struct.pack(
+            "<QHHIIIIIIIQ16x", self.count, operation, flags, HEAP, len(head), BODY, len(body), BODY, room, 0, 0
+        )
+        offset = SUBMIT_RING + self.count % 64 * 64
+        self.memory[offset : offset + 64] = entry
+        self.count += 1
+        struct.pack_into("<I", self.memory, SUBMIT_TAIL, self.count)
+        os.write(self.doorbell, struct.pack("<Q", 1))
+
+    def complete(self):
+        head = self.index(COMPLETE_HEAD)
+        while self.index(COMPLETE_TAIL) == head:
+            os.read(self.completion, 8)
+        fields = struct.unpack_from("<QiIIIIIQQ", self.memory, COMPLETE_RING + head % 64 * 64)
+        _, status, _, head_at, head_length, body_at, body_length, _, _ = fields
+        reply = bytes(self.memory[head_at : head_at + head_length])
+        body = bytes(self.memory[body_at : body_at + body_length])
+        struct.pack_into("<I", self.memory, COMPLETE_HEAD, head + 1)
+        if status:
+            raise SystemExit(f"completion status {status}: {reply!r}")
+        return json.loads(reply), body
+
+
+def report(config, **event):
+    os.write(config["report"], json.dumps(event).encode() + b"\n")
+
+
+def handle(config, context, event):
+    """The handler: the result, or an exception that is Lambda's error object."""
+    what = event.get("do") if isinstance(event, dict) else None
+    if what == "sleep":
+        time.sleep(event["s"])
+    elif what == "exit":
+        os._exit(event["status"])
+    elif what == "signal":
+        os.kill(os.getpid(), getattr(signal, event["name"]))
+    elif what == "memory":
+        report(config, event="memory-limit", limit_mib=config["memory_mib"])
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "print":
+        print(event["text"], flush=True)
+    elif what == "flood":
+        for _ in range(event["mib"]):
+            os.write(1, b"x" * 1023 + b"\n" if event.get("small") else (b"x" * 1023 + b"\n") * 1024)
+    elif what == "big":
+        return "x" * (event["size"] - 2)
+    elif what == "env":
+        return config["program"]["env"]
+    elif what == "context":
+        return context
+    elif what == "raise":
+        raise ValueError("went wrong")
+    elif what == "rubbish":
+        struct.pack_into("<I", arena.memory, SUBMIT_TAIL, arena.count + 1000)
+        os.write(arena.doorbell, struct.pack("<Q", 1))
+        time.sleep(60)
+    return {"pid": os.getpid(), "event": event, "version": config["program"]["env"].get("VERSION")}
+
+
+def serve(config):
+    arena.submit(NEXT)
+    while True:
+        context, body = arena.complete()
+        started = time.monotonic_ns()
+        try:
+            flags, result = RESULT, handle(config, context, json.loads(body))
+        except ValueError as error:
+            flags, result = ERROR, {"errorMessage": str(error), "errorType": "ValueError", "stackTrace": ["here"]}
+        times = json.dumps({"started_ns": started, "ended_ns": time.monotonic_ns()}).encode()
+        arena.submit(NEXT, flags, times, json.dumps(result).encode())
+
+
+def initialise(config):
+    init = config["program"]["env"].get("FAKE_INIT", "")
+    print("initialising", flush=True)
+    if init == "error":
+        error = {"errorMessage": "No module named 'x'", "errorType": "Runtime.ImportModuleError", "stackTrace": []}
+        arena.submit(INIT_ERROR, body=json.dumps(error).encode())
+        time.sleep(0.05)
+        sys.exit(1)
+    if init == "exit":
+        os._exit(3)
+    if init == "slow":
+        time.sleep(1)
+
+
+if sys.argv[1] == "probe":
+    print(json.dumps({"usable": True, "machine": "fake"}))
+    sys.exit(0)
+if sys.argv[1] == "verify":
+    if os.path.exists(sys.argv[2] + "/good"):
+        sys.exit(0)
+    print("the snapshot's checksum is wrong")
+    sys.exit(125)
+
+assert sys.argv[1:] == ["serve", "--config-fd", "7"], sys.argv
+with os.fdopen(7) as file:
+    config = json.load(file)
+arena = Arena(config["device"])
+mode, snapshot = config["mode"], config["snapshot"]
+if mode == "initialise":
+    initialise(config)
+    os.mkdir(snapshot + ".tmp")
+    open(snapshot + ".tmp/good", "w").close()
+    os.rename(snapshot + ".tmp", snapshot)
+    report(config, event="snapshot", bytes=1 << 20, mappings=3)
+    sys.exit(0)
+if mode == "restore" and not os.path.exists(snapshot + "/good"):
+    report(config, event="refused", reason="the snapshot's checksum is wrong")
+    sys.exit(125)
+if mode == "process":
+    initialise(config)
+report(config, event="ready", isolation="kvm", machine="fake", us=100)
+serve(config)

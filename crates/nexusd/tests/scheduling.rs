@@ -1,0 +1,190 @@
+//! Instances come, are shared out, and go.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{TestNode, eventually};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Invoke `count` times at once.
+fn together(node: &TestNode, name: &str, event: &Value, count: usize) -> Vec<common::Reply> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..count)
+            .map(|_| scope.spawn(|| node.invoke(name, event)))
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn an_instance_has_one_event_at_a_time() {
+    let node = TestNode::start("");
+    node.deploy("f", &json!({"max_instances": 3}));
+    let replies = together(&node, "f", &json!({"do": "sleep", "s": 0.3}), 3);
+    let pids: HashSet<_> = replies
+        .iter()
+        .map(|r| r.json()["pid"].as_i64().unwrap())
+        .collect();
+    assert_eq!(pids.len(), 3);
+    // One at a time, the one used last is used again.
+    let first = node.invoke("f", &json!({})).json()["pid"].clone();
+    for _ in 0..5 {
+        assert_eq!(node.invoke("f", &json!({})).json()["pid"], first);
+    }
+}
+
+#[test]
+fn above_the_maximum_events_wait_and_then_are_throttled() {
+    let node = TestNode::start("queue_wait_ms = 500");
+    node.deploy("f", &json!({"max_instances": 1, "timeout_s": 10}));
+    let replies = together(&node, "f", &json!({"do": "sleep", "s": 0.1}), 3);
+    assert!(replies.iter().all(|r| r.status == 200));
+    assert_eq!(node.instances().len(), 1);
+    let replies = together(&node, "f", &json!({"do": "sleep", "s": 2}), 2);
+    let mut statuses: Vec<_> = replies.iter().map(|r| r.status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 429]);
+    let throttled = replies.iter().find(|r| r.status == 429).unwrap();
+    assert_eq!(throttled.error_type(), "TooManyRequestsException");
+    assert_eq!(throttled.json()["message"], "Rate Exceeded.");
+    assert_eq!(
+        throttled.json()["Reason"],
+        "ReservedFunctionConcurrentInvocationLimitExceeded"
+    );
+}
+
+#[test]
+fn a_full_node_makes_room_for_another_function() {
+    let node = TestNode::start("max_instances = 1\nqueue_wait_ms = 5000");
+    node.deploy("a", &json!({}));
+    node.deploy("b", &json!({}));
+    for name in ["a", "b", "a"] {
+        assert_eq!(node.invoke(name, &json!({})).status, 200, "{name}");
+    }
+    // Also when the other one is busy at first.
+    thread::scope(|scope| {
+        let busy = scope.spawn(|| node.invoke("a", &json!({"do": "sleep", "s": 1})));
+        thread::sleep(Duration::from_millis(200));
+        assert_eq!(node.invoke("b", &json!({})).status, 200);
+        assert_eq!(busy.join().unwrap().status, 200);
+    });
+}
+
+#[test]
+fn idle_instances_end_after_their_keep_alive() {
+    let node = TestNode::start("");
+    node.deploy("f", &json!({"keep_alive_s": 1}));
+    node.invoke("f", &json!({}));
+    assert_eq!(node.instances().len(), 1);
+    eventually("it has ended", || node.instances().is_empty());
+    assert_eq!(node.invoke("f", &json!({})).status, 200);
+    let reply = node.send("POST", "/nexus/v1/functions/f/evict", &[], b"");
+    assert_eq!(reply.json(), json!({"ended": 1}));
+    eventually("it was evicted", || node.instances().is_empty());
+}
+
+#[test]
+fn prewarmed_instances_stay() {
+    let node = TestNode::start("");
+    node.deploy("f", &json!({"prewarm": 2, "keep_alive_s": 1}));
+    let idle = || {
+        node.instances()
+            .iter()
+            .filter(|i| i["state"] == "idle")
+            .count()
+    };
+    eventually("two are warm", || idle() == 2);
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(idle(), 2);
+    node.send("POST", "/nexus/v1/functions/f/evict", &[], b"");
+    eventually("they are replaced", || idle() == 2);
+}
+
+#[test]
+fn an_idle_instance_that_dies_is_replaced() {
+    let node = TestNode::start("");
+    node.deploy("f", &json!({}));
+    for _ in 0..5 {
+        let pid = node.invoke("f", &json!({})).json()["pid"].as_i64().unwrap();
+        // SAFETY: a process that this test's node started.
+        unsafe { libc::kill(i32::try_from(pid).unwrap(), libc::SIGKILL) };
+        let reply = node.invoke("f", &json!({}));
+        // Either it was seen dead, or it died with the event: never a hang, never another's error.
+        assert_eq!(reply.status, 200);
+    }
+    let reply = node.invoke("f", &json!({}));
+    assert_eq!(
+        (reply.status, reply.header("x-amz-function-error")),
+        (200, "")
+    );
+    assert_eq!(node.instances().len(), 1);
+}
+
+#[test]
+fn an_update_serves_at_once_and_what_runs_is_finished() {
+    let node = TestNode::start("");
+    let version = |n: u32| json!({"environment": {"VERSION": n.to_string()}, "digest": format!("0000000{n}"), "timeout_s": 20});
+    node.deploy("f", &version(1));
+    thread::scope(|scope| {
+        let running = scope.spawn(|| node.invoke("f", &json!({"do": "sleep", "s": 1.5})));
+        thread::sleep(Duration::from_millis(300));
+        let load: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let end = Instant::now() + Duration::from_millis(1500);
+                    let mut seen = Vec::new();
+                    while Instant::now() < end {
+                        let reply = node.invoke("f", &json!({}));
+                        assert_eq!(
+                            (reply.status, reply.header("x-amz-function-error")),
+                            (200, "")
+                        );
+                        seen.push(reply.json()["version"].as_str().unwrap().to_owned());
+                    }
+                    seen
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(300));
+        node.deploy("f", &version(2));
+        assert_eq!(node.invoke("f", &json!({})).json()["version"], "2");
+        assert_eq!(running.join().unwrap().json()["version"], "1");
+        for seen in load {
+            let seen = seen.join().unwrap();
+            assert!(seen.is_sorted() && seen.last().unwrap() == "2", "{seen:?}");
+        }
+    });
+    eventually("no old instance is left", || {
+        node.instances().iter().all(|i| i["digest"] == "00000002")
+    });
+    assert_eq!(
+        std::fs::read_dir(node.state().join("snapshots"))
+            .unwrap()
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn a_client_that_goes_away_does_not_stop_the_function() {
+    use std::io::Write;
+    let node = TestNode::start("");
+    node.deploy("f", &json!({}));
+    let body = json!({"do": "sleep", "s": 0.5}).to_string();
+    let mut stream = node.connect();
+    write!(
+        stream,
+        "POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    thread::sleep(Duration::from_millis(200));
+    drop(stream);
+    eventually("it has finished", || {
+        node.logs("f").contains("REPORT RequestId")
+    });
+    assert!(!node.logs("f").contains("Status:"));
+}
