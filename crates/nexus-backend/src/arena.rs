@@ -64,10 +64,6 @@ impl Arena {
         Ok((arena, memfd))
     }
 
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
     /// Load an index of the control page.
     pub fn load(&self, offset: usize) -> u32 {
         self.index(offset).load(Ordering::Acquire)

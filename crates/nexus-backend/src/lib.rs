@@ -3,7 +3,56 @@
 //! A [`Channel`] is one instance's arena with its rings; the scheduler hands events to it and takes
 //! results from it, and the backend itself serves every I/O operation the guest submits.
 
+mod arena;
+mod channel;
+mod completer;
+mod config;
+mod error;
+mod operation;
+mod raw;
+mod ring;
+mod stream;
+mod upload;
+
+pub use channel::Channel;
+pub use config::Config;
+pub use error::Error;
+pub use raw::{Part, RawRoom, RawSlice, RequestBody};
+
+use arena::Arena;
+use operation::Engine;
+use serde::Serialize;
+use serde_json::Value;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What all channels of a node share: connections, credentials, policy.
+#[derive(Debug)]
+pub struct Backend {
+    engine: Arc<Engine>,
+}
+
+impl Backend {
+    /// # Errors
+    /// Credentials or endpoints that cannot be used.
+    pub fn new(config: Config) -> Result<Arc<Self>, Error> {
+        let engine = Engine::new(&config)?;
+        Ok(Arc::new(Self { engine }))
+    }
+
+    /// A new instance's channel, and what its guest side is given. To be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// Out of memory or descriptors.
+    pub fn open(
+        self: &Arc<Self>,
+        identity: FunctionIdentity,
+        arena_bytes: usize,
+    ) -> Result<(Channel, GuestDescriptors), Error> {
+        let (arena, memfd) = Arena::new(arena_bytes)?;
+        Channel::open(arena, memfd, Arc::clone(&self.engine), identity)
+    }
+}
 
 /// Who a channel's I/O is done for. Identity comes from here, never from a message.
 #[derive(Clone, Debug)]
@@ -21,6 +70,18 @@ pub struct GuestDescriptors {
     pub doorbell: OwnedFd,
     /// eventfd, backend to guest.
     pub completion: OwnedFd,
+}
+
+/// Head of the reply to NEXT: the invocation (docs/abi.md).
+#[derive(Clone, Debug, Serialize)]
+pub struct EventHead {
+    pub request_id: String,
+    /// Unix milliseconds.
+    pub deadline_ms: u64,
+    pub function_arn: String,
+    pub client_context: Option<Value>,
+    pub identity: Option<Value>,
+    pub trace_id: Option<String>,
 }
 
 /// What the guest runtime tells the scheduler.
@@ -45,11 +106,15 @@ pub struct Finished {
     pub started_ns: u64,
     pub ended_ns: u64,
 }
-// Agreed surface, to be filled in:
-//
-//   Backend::new(Config) -> Result<Arc<Backend>, Error>
-//   Backend::open(&Arc<Self>, FunctionIdentity, arena_bytes) -> Result<(Channel, GuestDescriptors), Error>
-//   Channel::receive(&mut self) -> RuntimeMessage            (async, cancel safe)
-//   Channel::deliver(&mut self, head: &EventHead, body: Bytes) -> Result<(), Error>   (async)
-//   Channel::statistics(&self) -> Statistics                  operations, bytes, retries
-//   drop(Channel): everything in flight of this instance is cancelled
+
+/// What an instance has asked for so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// S3 and HTTP operations begun.
+    pub operations: u64,
+    /// Those that failed without an answer from a server.
+    pub failures: u64,
+    /// Bytes of requests' bodies, and of replies' bodies.
+    pub bytes_out: u64,
+    pub bytes_in: u64,
+}

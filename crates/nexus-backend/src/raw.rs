@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 use tokio::sync::{mpsc, oneshot};
 
 type Owner = Arc<dyn Any + Send + Sync>;
@@ -122,13 +123,14 @@ impl RawRoom {
 
     /// Memory of our own, for tests.
     pub fn test(len: usize) -> Self {
-        let owner: Arc<Vec<std::cell::UnsafeCell<u8>>> =
-            Arc::new((0..len).map(|_| std::cell::UnsafeCell::new(0)).collect());
-        let ptr = owner.as_ptr() as *mut u8;
+        let owner: Vec<AtomicU8> = std::iter::repeat_with(AtomicU8::default)
+            .take(len)
+            .collect();
+        let ptr = owner.as_ptr().cast_mut().cast();
         Self {
             ptr,
             len,
-            owner: Some(Arc::new(Cells(owner))),
+            owner: Some(Arc::new(owner)),
         }
     }
 
@@ -174,12 +176,6 @@ impl RawRoom {
         .to_vec()
     }
 }
-
-struct Cells(#[allow(dead_code)] Arc<Vec<std::cell::UnsafeCell<u8>>>);
-// SAFETY: kept for its drop only.
-unsafe impl Send for Cells {}
-// SAFETY: as above.
-unsafe impl Sync for Cells {}
 
 /// The body of a request that a guest makes.
 #[derive(Debug)]

@@ -53,7 +53,9 @@ impl Submissions {
             return Ok(None);
         }
         if waiting > RING_ENTRIES {
-            return Err(format!("{waiting} submissions wait in a ring of {RING_ENTRIES}"));
+            return Err(format!(
+                "{waiting} submissions wait in a ring of {RING_ENTRIES}"
+            ));
         }
         let entry = arena.entry(slot(SUBMIT_RING, self.taken));
         self.taken = self.taken.wrapping_add(1);
@@ -100,7 +102,9 @@ impl Completions {
     pub fn waiting(&self, arena: &Arena) -> Result<u32, String> {
         let waiting = self.made.wrapping_sub(arena.load(control::COMPLETE_HEAD));
         if waiting > RING_ENTRIES {
-            return Err(format!("{waiting} completions wait in a ring of {RING_ENTRIES}"));
+            return Err(format!(
+                "{waiting} completions wait in a ring of {RING_ENTRIES}"
+            ));
         }
         Ok(waiting)
     }

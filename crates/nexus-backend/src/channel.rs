@@ -1,0 +1,298 @@
+//! One instance's channel: takes submissions in order, and hands each to what serves it.
+
+use crate::arena::Arena;
+use crate::completer::{Answer, Completer};
+use crate::operation::{self, Engine};
+use crate::raw::{RawSlice, RequestBody};
+use crate::ring::{Submission, Submissions};
+use crate::stream::{Source, Streams};
+use crate::upload::{self, Progress, Uploads};
+use crate::{
+    Error, EventHead, Finished, FunctionIdentity, GuestDescriptors, RuntimeMessage, Statistics,
+};
+use bytes::Bytes;
+use nexus_abi::operation as abi;
+use serde::Deserialize;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinSet;
+
+/// Bytes of a head that are looked at; a longer one is INVALID.
+const MAX_HEAD: usize = 256 << 10;
+/// Bytes of an initialisation error that are kept.
+const MAX_INIT_ERROR: usize = 256 << 10;
+
+/// The host's end of one instance's arena. Dropping it cancels everything in flight.
+#[derive(Debug)]
+pub struct Channel {
+    completer: Arc<Completer>,
+    doorbell: AsyncFd<OwnedFd>,
+    submissions: Submissions,
+    streams: Arc<Streams>,
+    uploads: Uploads,
+    engine: Arc<Engine>,
+    identity: Arc<FunctionIdentity>,
+    /// Operations in flight.
+    tasks: JoinSet<()>,
+    /// The NEXT that waits for an event.
+    waiting: Option<Submission>,
+    /// A NEXT whose outcome still comes in parts.
+    collecting: Option<(Submission, bool, Times)>,
+}
+
+/// Head of NEXT.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Times {
+    #[serde(default)]
+    started_ns: u64,
+    #[serde(default)]
+    ended_ns: u64,
+}
+
+impl Channel {
+    pub(crate) fn open(
+        arena: Arc<Arena>,
+        memfd: OwnedFd,
+        engine: Arc<Engine>,
+        identity: FunctionIdentity,
+    ) -> Result<(Self, GuestDescriptors), Error> {
+        let doorbell = eventfd(libc::EFD_NONBLOCK)?;
+        // Blocking: the guest's side waits by reading it. A write never blocks, since sums stay small.
+        let completion = eventfd(0)?;
+        let guest = GuestDescriptors {
+            arena: memfd,
+            doorbell: doorbell.try_clone()?,
+            completion: completion.try_clone()?,
+        };
+        // SAFETY: an OwnedFd names one open descriptor for as long as it lives.
+        let doorbell = unsafe { AsyncFd::register(doorbell) }.map_err(io::Error::from)?;
+        let channel = Self {
+            completer: Arc::new(Completer::new(arena, completion)),
+            doorbell,
+            submissions: Submissions::default(),
+            streams: Arc::default(),
+            uploads: Uploads::default(),
+            engine,
+            identity: Arc::new(identity),
+            tasks: JoinSet::new(),
+            waiting: None,
+            collecting: None,
+        };
+        Ok((channel, guest))
+    }
+
+    /// Serve the guest until its runtime has something to say. Cancel safe. Operations of the guest are
+    /// taken up only while this runs; those under way go on without.
+    pub async fn receive(&mut self) -> RuntimeMessage {
+        loop {
+            match self.take_all() {
+                Ok(None) => {}
+                Ok(Some(message)) => return message,
+                Err(what) => return RuntimeMessage::Broken(what),
+            }
+            while self.tasks.try_join_next().is_some() {}
+            tokio::select! {
+                ready = self.doorbell.readable() => match ready {
+                    Ok(mut guard) => {
+                        let _ = guard.try_io(|bell| clear(bell.get_ref()));
+                    }
+                    Err(error) => return RuntimeMessage::Broken(format!("the doorbell failed: {error}")),
+                },
+                () = self.completer.failed.notified() => {
+                    let what = self.completer.broken().unwrap_or_default();
+                    return RuntimeMessage::Broken(what);
+                }
+            }
+        }
+    }
+
+    /// Answer the waiting NEXT with an event.
+    ///
+    /// # Errors
+    /// [`Error::Broken`]: the guest has not asked for one.
+    pub async fn deliver(&mut self, head: &EventHead, body: Bytes) -> Result<(), Error> {
+        let Some(submission) = self.waiting.take() else {
+            return Err(Error::Broken("it has not asked for an event".to_owned()));
+        };
+        let head = serde_json::to_vec(head).map_err(io::Error::from)?;
+        self.streams
+            .answer(&self.completer, &submission, &head, Source::Memory(body))
+            .await;
+        Ok(())
+    }
+
+    pub fn statistics(&self) -> Statistics {
+        self.completer.statistics()
+    }
+
+    /// Take submissions until one is a message to the scheduler.
+    fn take_all(&mut self) -> Result<Option<RuntimeMessage>, String> {
+        while let Some(submission) = self.submissions.take(&self.completer.arena)? {
+            self.completer.begin(submission.id)?;
+            if let Some(message) = self.serve(&submission)? {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
+    fn serve(&mut self, s: &Submission) -> Result<Option<RuntimeMessage>, String> {
+        let arena = &self.completer.arena;
+        let (head, body, room) = (
+            arena.slice(s.head.0, s.head.1),
+            arena.slice(s.body.0, s.body.1),
+            arena.room(s.room.0, s.room.1),
+        );
+        let (Some(head), Some(body), Some(_)) = (head, body, room) else {
+            // Not even the reply has a place that is certain.
+            let roomless = Submission { room: (0, 0), ..*s };
+            self.completer
+                .invalid(&roomless, "an offset is outside the heap");
+            return Ok(None);
+        };
+        if !s.reserved_is_zero || head.len() > MAX_HEAD {
+            self.completer
+                .invalid(s, "a reserved byte is not zero, or the head is too long");
+            return Ok(None);
+        }
+        match s.operation {
+            abi::NEXT => return self.next(s, &head, &body),
+            abi::INIT_ERROR => {
+                let body = body.slice(0, MAX_INIT_ERROR).to_vec();
+                self.completer.complete(s, &Answer::default());
+                return Ok(Some(RuntimeMessage::InitError(body)));
+            }
+            abi::BODY => return self.body(s, body),
+            abi::READ => {
+                let (streams, completer, s) =
+                    (Arc::clone(&self.streams), Arc::clone(&self.completer), *s);
+                self.tasks
+                    .spawn(async move { streams.read(&completer, &s).await });
+            }
+            abi::CLOSE => {
+                if s.flags & abi::STREAM_BODY == 0 {
+                    self.streams.close(s.stream);
+                } else {
+                    self.uploads.give_up(s.stream);
+                }
+                self.completer.complete(s, &Answer::default());
+            }
+            abi::S3 | abi::HTTP => self.operate(s, &head, body),
+            other => self
+                .completer
+                .invalid(s, &format!("there is no operation {other}")),
+        }
+        Ok(None)
+    }
+
+    fn next(
+        &mut self,
+        s: &Submission,
+        head: &RawSlice,
+        body: &RawSlice,
+    ) -> Result<Option<RuntimeMessage>, String> {
+        if self.waiting.is_some() || self.collecting.is_some() {
+            return Err("it asks for two events at a time".to_owned());
+        }
+        let times = if head.is_empty() {
+            Times::default()
+        } else {
+            serde_json::from_slice(&head.to_vec()).map_err(|e| format!("NEXT's head: {e}"))?
+        };
+        let is_error = match s.flags & (abi::NEXT_RESULT | abi::NEXT_ERROR) {
+            0 => {
+                self.waiting = Some(*s);
+                return Ok(Some(RuntimeMessage::Next(None)));
+            }
+            abi::NEXT_RESULT => false,
+            abi::NEXT_ERROR => true,
+            _ => return Err("an outcome is both a result and an error".to_owned()),
+        };
+        if s.flags & abi::STREAM_BODY != 0 {
+            self.uploads.outcome(s.id);
+            self.collecting = Some((*s, is_error, times));
+            return Ok(None);
+        }
+        self.waiting = Some(*s);
+        Ok(Some(finished(is_error, body.to_vec(), times)))
+    }
+
+    fn body(&mut self, s: &Submission, bytes: RawSlice) -> Result<Option<RuntimeMessage>, String> {
+        match self.uploads.part(&self.completer, s, bytes)? {
+            Progress::Done => Ok(None),
+            Progress::Waiting(sender, part, used) => {
+                let completer = Arc::clone(&self.completer);
+                self.tasks
+                    .spawn(upload::deliver(completer, *s, sender, part, used));
+                Ok(None)
+            }
+            Progress::Outcome(id, body) => match self.collecting.take() {
+                Some((next, is_error, times)) if next.id == id => {
+                    self.waiting = Some(next);
+                    Ok(Some(finished(is_error, body, times)))
+                }
+                _ => Err("an outcome's parts belong to no NEXT".to_owned()),
+            },
+        }
+    }
+
+    fn operate(&mut self, s: &Submission, head: &RawSlice, body: RawSlice) {
+        self.completer.count_operation(body.len());
+        let body = if s.flags & abi::STREAM_BODY == 0 {
+            RequestBody::Whole(body)
+        } else {
+            RequestBody::Parts(self.uploads.request(s.id))
+        };
+        let head = head.to_vec();
+        let (engine, identity) = (Arc::clone(&self.engine), Arc::clone(&self.identity));
+        let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
+        self.tasks.spawn(async move {
+            let reply =
+                operation::execute(&engine, &identity, s.operation, &head, body, s.timeout_ms)
+                    .await;
+            match reply {
+                Ok(reply) => {
+                    let source = match reply.body {
+                        Some(reader) => Source::Http(Box::new(reader)),
+                        None => Source::Memory(Bytes::new()),
+                    };
+                    streams.answer(&completer, &s, &reply.head, source).await;
+                }
+                Err(refusal) => completer.refuse_with(&s, refusal.status, &refusal.head),
+            }
+        });
+    }
+}
+
+fn finished(is_error: bool, body: Vec<u8>, times: Times) -> RuntimeMessage {
+    RuntimeMessage::Next(Some(Finished {
+        is_error,
+        body,
+        started_ns: times.started_ns,
+        ended_ns: times.ended_ns,
+    }))
+}
+
+fn eventfd(flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Set an eventfd back to zero.
+fn clear(bell: &OwnedFd) -> io::Result<()> {
+    let mut count = 0_u64;
+    // SAFETY: eight bytes of ours, from an eventfd of ours.
+    let n = unsafe { libc::read(bell.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+    if n < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

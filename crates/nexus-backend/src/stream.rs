@@ -1,0 +1,190 @@
+//! Bodies that go on: what did not fit into a room waits here for READ.
+
+use crate::completer::{Answer, Completer, body_start};
+use crate::operation::{BodyReader, Refusal};
+use crate::raw::RawRoom;
+use crate::ring::Submission;
+use bytes::Bytes;
+use nexus_abi::arena::UNKNOWN_LENGTH;
+use nexus_abi::operation::status;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Streams one instance may leave open.
+const MAX_STREAMS: usize = 256;
+
+/// Where a reply's body comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// An event.
+    Memory(Bytes),
+    /// A server's answer.
+    Http(Box<BodyReader>),
+}
+
+impl Source {
+    fn total(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Http(reader) => reader.total().unwrap_or(UNKNOWN_LENGTH),
+        }
+    }
+
+    /// Fill `room`; how much was filled, and whether more may follow.
+    async fn fill(&mut self, room: &RawRoom) -> Result<(usize, bool), Refusal> {
+        match self {
+            Self::Memory(bytes) => {
+                let count = room.write(bytes);
+                let _ = bytes.split_to(count);
+                Ok((count, !bytes.is_empty()))
+            }
+            Self::Http(reader) => {
+                let mut filled = 0;
+                loop {
+                    if reader.remaining() == Some(0) {
+                        // The end is read too: it carries the verdict on the checksum.
+                        let rest = reader.read_into(&RawRoom::empty()).await?;
+                        return Ok((filled + rest, false));
+                    }
+                    let rest = room.skip(filled);
+                    if rest.is_empty() {
+                        return Ok((filled, true));
+                    }
+                    match reader.read_into(&rest).await? {
+                        0 => return Ok((filled, false)),
+                        count => filled += count.min(rest.len()),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An open stream; one READ at a time uses it.
+#[derive(Debug)]
+struct Stream {
+    source: tokio::sync::Mutex<Source>,
+    total: u64,
+}
+
+/// The streams of one channel.
+#[derive(Debug, Default)]
+pub struct Streams(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    open: HashMap<u64, Arc<Stream>>,
+    last: u64,
+}
+
+impl Streams {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Complete `submission` with `head` and as much of `source` as its room holds; the rest becomes a stream.
+    pub async fn answer(
+        &self,
+        completer: &Completer,
+        submission: &Submission,
+        head: &[u8],
+        mut source: Source,
+    ) {
+        let Some(room) = completer.body_room(submission, head.len()) else {
+            let message = format!("the reply's head has {} bytes", head.len());
+            completer.refuse(submission, status::NO_ROOM, "NoRoom", &message);
+            return;
+        };
+        let total = source.total();
+        match source.fill(&room).await {
+            Err(refusal) => completer.refuse_with(submission, refusal.status, &refusal.head),
+            Ok((body_length, more)) => {
+                let more = if more {
+                    match self.insert(source, total) {
+                        Some(id) => Some(id),
+                        None => {
+                            completer.refuse(
+                                submission,
+                                status::BUSY,
+                                "TooManyStreams",
+                                "too many bodies are open: read or close some",
+                            );
+                            return;
+                        }
+                    }
+                } else {
+                    None
+                };
+                let answer = Answer {
+                    head,
+                    body_length,
+                    more,
+                    total_length: total,
+                    ..Answer::default()
+                };
+                completer.complete(submission, &answer);
+            }
+        }
+    }
+
+    fn insert(&self, source: Source, total: u64) -> Option<u64> {
+        let mut table = self.lock();
+        if table.open.len() >= MAX_STREAMS {
+            return None;
+        }
+        table.last += 1;
+        let id = table.last;
+        let stream = Stream {
+            source: tokio::sync::Mutex::new(source),
+            total,
+        };
+        table.open.insert(id, Arc::new(stream));
+        Some(id)
+    }
+
+    /// READ.
+    pub async fn read(&self, completer: &Completer, submission: &Submission) {
+        let id = submission.stream;
+        let stream = self.lock().open.get(&id).cloned();
+        let Some(stream) = stream else {
+            no_stream(completer, submission);
+            return;
+        };
+        let Some(room) = completer.body_room(submission, 0).filter(|r| !r.is_empty()) else {
+            completer.refuse(submission, status::NO_ROOM, "NoRoom", "READ needs a room");
+            return;
+        };
+        debug_assert_eq!(body_start(0), 0);
+        let mut source = stream.source.lock().await;
+        match source.fill(&room).await {
+            Err(refusal) => {
+                self.close(id);
+                completer.refuse_with(submission, refusal.status, &refusal.head);
+            }
+            Ok((body_length, more)) => {
+                if !more {
+                    self.close(id);
+                }
+                let answer = Answer {
+                    body_length,
+                    more: more.then_some(id),
+                    total_length: stream.total,
+                    ..Answer::default()
+                };
+                completer.complete(submission, &answer);
+            }
+        }
+    }
+
+    /// Forget a stream, if it is open. Its connection is dropped with it.
+    pub fn close(&self, id: u64) {
+        let stream = self.lock().open.remove(&id);
+        drop(stream);
+    }
+}
+
+/// Complete with NO_STREAM.
+pub fn no_stream(completer: &Completer, submission: &Submission) {
+    let message = format!("there is no stream {}", submission.stream);
+    completer.refuse(submission, status::NO_STREAM, "NoStream", &message);
+}
