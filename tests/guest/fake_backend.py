@@ -301,10 +301,10 @@ class FakeBackend:
                 redirect=False,
                 timeout=urllib3.Timeout(connect=connect, read=read),
             )
-        except urllib3.exceptions.ConnectTimeoutError as error:
-            raise Failure(abi.STATUS_TRANSPORT, "ConnectTimeoutError", str(error), url) from error
         except urllib3.exceptions.NewConnectionError as error:
             raise Failure(abi.STATUS_TRANSPORT, "EndpointConnectionError", str(error), url) from error
+        except urllib3.exceptions.ConnectTimeoutError as error:
+            raise Failure(abi.STATUS_TRANSPORT, "ConnectTimeoutError", str(error), url) from error
         except urllib3.exceptions.ReadTimeoutError as error:
             raise Failure(abi.STATUS_TRANSPORT, "ReadTimeoutError", str(error), url) from error
         except urllib3.exceptions.ProtocolError as error:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from botocore.handlers import handle_copy_source_param
 from botocore.model import OperationModel
 
 # Names that every region accepts. Access points, ARNs, directory buckets and old names in capitals: real botocore.
@@ -50,6 +51,16 @@ def _query_text(value: Any) -> str | None:  # noqa: ANN401
     return value if type(value) is str else None
 
 
+def _copy_source(value: Any) -> str | None:  # noqa: ANN401
+    """Text or {"Bucket", "Key", "VersionId"} as botocore encodes it; raises its ParamValidationError."""
+    if type(value) is not str and type(value) is not dict:
+        return None
+    params = {"CopySource": value}
+    handle_copy_source_param(params)
+    source = params["CopySource"]
+    return None if "arn:" in source else _header_text(source)
+
+
 def _integer(value: Any) -> str | None:  # noqa: ANN401
     return str(value) if type(value) is int else None
 
@@ -77,11 +88,12 @@ class RequestPlan:
             checks: dict[str, Check] = {"integer": _integer, "long": _integer, "boolean": _boolean}
             if name in _LEFT_OUT:
                 continue
-            if location == "header" and member.type_name in {"string", *checks}:
+            if name == "CopySource":
+                self._headers[name] = (wire, _copy_source)
+            elif location == "header" and member.type_name in {"string", *checks}:
                 self._headers[name] = (wire, checks.get(member.type_name, _header_text))
             elif location == "querystring" and member.type_name in {"string", *checks}:
                 self._query[name] = (wire, checks.get(member.type_name, _query_text))
-        self.copies = "CopySource" in self._headers
         self._checksum_mode = "ChecksumMode" in self._headers and bool(
             operation.http_checksum.get("requestValidationModeMember")
         )
