@@ -2,14 +2,18 @@
 
 from ...device import open_channel
 from . import http, signing
+from .prototypes import Prototypes, duplicate
 
 
 def install(level: str) -> None:
-    """Patch botocore. `level` is `api` or `http`."""
+    """Patch botocore and boto3. `level` is `api` or `http`."""
     channel = open_channel()
     signing.install()
     http.install(channel)
+    prototypes = Prototypes()
+    client = prototypes.client(prototypes.session, "s3")
+    prototypes.install()
     if level == "api":
-        from . import api  # noqa: PLC0415
+        from . import api
 
-        api.install(channel)
+        api.install(channel, duplicate(client))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import boto3.session
 from botocore.client import BaseClient
 from botocore.history import get_global_history_recorder
 
@@ -114,7 +113,6 @@ class FastPath:
         fields = _decode(reply.head)
         status: int = fields["status"]
         headers = Headers(fields["headers"])
-        operation = self._models[name]
         plan = self._responses[name]
         if status >= 300:  # noqa: PLR2004
             return self._raise(client, name, reply, status, headers, fields["retries"])
@@ -130,7 +128,6 @@ class FastPath:
         else:
             self._finish(reply)
         result["ResponseMetadata"]["RetryAttempts"] = fields["retries"]
-        del operation
         return result
 
     def _finish(self, reply: Reply) -> bytes:
@@ -192,14 +189,15 @@ class FastPath:
         raise kind(parsed, name)
 
 
-def install(channel: Channel) -> None:
-    """Patch `BaseClient._make_api_call`. Imports boto3, so that it is in the snapshot."""
-    original = BaseClient._make_api_call  # noqa: SLF001
-    client = boto3.session.Session().client("s3", region_name="us-east-1")
-    fast = FastPath(channel, client, original)
-    call = fast.call
+def install(channel: Channel, client: Any) -> None:
+    """Patch `BaseClient._make_api_call`. `client` is an S3 client as it comes, for comparison and rehearsal."""
+    from .rehearsal import rehearse
 
-    def _make_api_call(self: BaseClient, operation_name: str, api_params: Any) -> Any:  # noqa: ANN401
+    original = BaseClient._make_api_call
+    rehearse(client, original)
+    call = FastPath(channel, client, original).call
+
+    def _make_api_call(self: BaseClient, operation_name: str, api_params: Any) -> Any:
         return call(self, operation_name, api_params)
 
-    BaseClient._make_api_call = _make_api_call  # noqa: SLF001
+    BaseClient._make_api_call = _make_api_call
