@@ -138,9 +138,11 @@ fn an_update_serves_at_once_and_what_runs_is_finished() {
                     let mut seen = Vec::new();
                     while Instant::now() < end {
                         let reply = node.invoke("f", &json!({}));
+                        let body = String::from_utf8_lossy(&reply.body);
                         assert_eq!(
                             (reply.status, reply.header("x-amz-function-error")),
-                            (200, "")
+                            (200, ""),
+                            "{body}"
                         );
                         seen.push(reply.json()["version"].as_str().unwrap().to_owned());
                     }
