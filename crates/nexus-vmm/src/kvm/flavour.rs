@@ -1,54 +1,78 @@
-//! What differs between KVM on hardware (VMX, SVM) and PVM. All of it is here.
+//! Everything that differs between PVM (KVM without VMX or SVM) and hardware virtualisation.
+//!
+//! On hardware `syscall` enters the stub at CPL 0, so the stub lies in supervisor memory and SMEP and SMAP are
+//! on. PVM emulates CPL 0 and leaves the code at LSTAR at CPL 3: there the stub is user-accessible, read-only, and the
+//! I/O bitmap opens its one port. The PVM stub on hardware would run guest code at CPL 0, so the choice is checked
+//! at every system call: the code segment must be the one that the flavour implies.
 
-use super::layout::{EXCEPTION_PORT, SYSCALL_PORT, selector};
+use crate::layout::PORT_SYSCALL;
 use serde::{Deserialize, Serialize};
 
-/// How the machine enters the code at `LSTAR`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Flavour {
-    /// VMX or SVM: at CPL 0, in supervisor memory, under SMEP and SMAP.
-    Hardware,
-    /// PVM: CPL 0 is emulated, so the stub runs at CPL 3, in a page that is user-accessible and read-only.
     Pvm,
+    Hardware,
 }
 
+const PORT: u8 = PORT_SYSCALL as u8;
+/// `out %al, $port` is two bytes in both stubs.
+pub const OUT_LENGTH: u64 = 2;
+
 impl Flavour {
-    /// The stub. On hardware `out; sysretq`; on PVM, whose emulator has no `sysretq`, `out; jmp *%rcx`.
+    /// `out; jmp *%rcx` or `out; sysretq`.
     #[must_use]
-    pub fn stub(self) -> Vec<u8> {
-        let mut code = vec![0xe6, SYSCALL_PORT];
-        code.extend_from_slice(match self {
-            Self::Hardware => &[0x48, 0x0f, 0x07],
-            Self::Pvm => &[0xff, 0xe1],
-        });
-        code
+    pub fn stub(self) -> &'static [u8] {
+        match self {
+            Self::Pvm => &[0xe6, PORT, 0xff, 0xe1],
+            Self::Hardware => &[0xe6, PORT, 0x48, 0x0f, 0x07],
+        }
     }
 
-    /// Whether the stub's page may be reached from CPL 3.
+    /// Privilege level of the stub, and so of every system call's exit.
+    #[must_use]
+    pub fn syscall_cpl(self) -> u8 {
+        match self {
+            Self::Pvm => 3,
+            Self::Hardware => 0,
+        }
+    }
+
     #[must_use]
     pub fn stub_is_user(self) -> bool {
         self == Self::Pvm
     }
 
-    /// The code segment at the exit of a system call. Any other one means that the wrong stub runs: a
-    /// CPL 3 stub under hardware KVM would run user code at CPL 0.
+    /// Supervisor-mode protections to ask for. PVM runs no guest code at CPL 0 natively.
     #[must_use]
-    pub fn syscall_cs(self) -> u16 {
-        match self {
-            Self::Hardware => selector::KERNEL_CODE,
-            Self::Pvm => selector::USER_CODE,
-        }
+    pub fn protections(self) -> bool {
+        self == Self::Hardware
     }
 
-    /// Ports that CPL 3 may write. On PVM the stub itself is CPL 3; exception handlers are CPL 0 on both.
+    /// KVM keeps a TSC offset per VM on hardware; PVM shows the host's counter.
     #[must_use]
-    pub fn user_ports(self) -> &'static [u8] {
-        match self {
-            Self::Hardware => &[],
-            Self::Pvm => &[SYSCALL_PORT],
+    pub fn has_tsc_offset(self) -> bool {
+        self == Self::Hardware
+    }
+
+    /// May CPL 3 use the system call port (the I/O bitmap's one opening)?
+    #[must_use]
+    pub fn opens_port(self) -> bool {
+        self == Self::Pvm
+    }
+
+    /// Name as `nexus-vmm probe` gives it: pvm, svm or vmx.
+    #[must_use]
+    pub fn machine(self) -> &'static str {
+        if self == Self::Pvm {
+            return "pvm";
+        }
+        let leaf = core::arch::x86_64::__cpuid(0);
+        // "GenuineIntel" and compatible say VMX; AMD and Hygon say SVM.
+        if leaf.ebx == u32::from_le_bytes(*b"Auth") || leaf.ebx == u32::from_le_bytes(*b"Hygo") {
+            "svm"
+        } else {
+            "vmx"
         }
     }
 }
-
-const _: () = assert!(EXCEPTION_PORT < 0x20 && SYSCALL_PORT < 0x20);

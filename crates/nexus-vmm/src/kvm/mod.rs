@@ -1,32 +1,35 @@
-//! The virtual machine: everything that talks to KVM.
+//! The microVM: memory slots, tables, virtual CPUs, and what differs between PVM and hardware.
 
+pub mod cpuid;
 pub mod flavour;
-pub mod layout;
-pub mod tables;
+pub mod probe;
+pub mod system_chunk;
 pub mod vcpu;
 pub mod vm;
 
-use std::fmt;
+use std::io;
 
-/// A KVM call that failed, with what was being done.
+/// A KVM call that failed, with what it was for.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing}: {source}")]
-pub struct Error {
-    doing: &'static str,
-    source: kvm_ioctls::Error,
+pub enum Error {
+    #[error("{0}: {1}")]
+    Call(&'static str, kvm_ioctls::Error),
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+    /// The machine does not behave as the chosen stub needs; running on would not be safe.
+    #[error("{0}")]
+    Unsafe(String),
+    /// The guest did what no program at CPL 3 can do by mistake of ours or KVM gave up on it.
+    #[error("the virtual machine stopped: {0}")]
+    Stopped(String),
 }
 
-/// Say what was being done when an ioctl failed.
-pub fn doing(doing: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
-    move |source| Error { doing, source }
-}
-
-/// Why a guest cannot go on: it did what no guest of this hypervisor may, or KVM could not carry it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation(pub String);
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Call(_, errno) => Self::from_raw_os_error(errno.errno()),
+            Error::Io(_, error) => error,
+            other => Self::other(other.to_string()),
+        }
     }
 }

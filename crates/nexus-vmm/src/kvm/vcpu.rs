@@ -1,436 +1,466 @@
-//! A virtual CPU: from a thread's canonical state into the guest, and back at each exit.
+//! One virtual CPU: entering the guest at CPL 3 and telling what it left for.
+//!
+//! Registers travel in the `kvm_run` page (KVM_CAP_SYNC_REGS), so a system call costs no further ioctl. Whatever the
+//! machine shows at an exit, [`Vcpu::regs`] is canonical: the CPL 3 state after the call.
 
-use super::layout::{BLOCK, EXCEPTION_PORT, PAGE, SYSCALL_PORT, SYSTEM, block, selector, system};
-use super::tables::TSS_LIMIT;
-use super::vm::Vm;
-use super::{Error, Violation, doing};
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcrs, kvm_xsave};
+use super::Error;
+use super::cpuid::Template;
+use super::flavour::{Flavour, OUT_LENGTH};
+use super::system_chunk::{SystemChunk, TSS_LIMIT};
+use crate::layout::{
+    HANDLER_STRIDE, PAGE, PORT_EXCEPTION, PORT_SYSCALL, SYSTEM_BASE, VECTORS, selector, system,
+};
+use kvm_bindings::{
+    KVM_EXIT_MEMORY_FAULT, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr,
+    kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs, kvm_xsave,
+};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
-use nexus_personality::machine::{Cpu, Exception, UserRegs};
+use nexus_personality::machine::{Exception, UserRegs};
 use std::io;
+use std::os::fd::AsRawFd;
 
-const MSR_EFER: u32 = 0xc000_0080;
+/// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`; kvm-ioctls has it for devices only.
+const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
 const MSR_FMASK: u32 = 0xc000_0084;
-const EFER: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11; // SCE, LME, LMA, NXE
-const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31; // PE MP ET NE WP PG
-const CR4_BASE: u64 = 1 << 5 | 1 << 9 | 1 << 10; // PAE OSFXSR OSXMMEXCPT
-const CR4_UMIP: u64 = 1 << 11;
-const CR4_OSXSAVE: u64 = 1 << 18;
-const CR4_SMEP: u64 = 1 << 20;
-const CR4_SMAP: u64 = 1 << 21;
-/// Flags that CPL 3 may hold: CF PF AF ZF SF TF DF OF, RF, AC, ID; and bit 1 is always set, IF too.
-const USER_FLAGS: u64 = 0x0025_0dd5;
+/// As Linux masks: every flag that could matter at CPL 0.
+const FMASK: u64 = 0x0025_7fd5;
+
+/// CF PF AF ZF SF TF DF OF AC ID: what a program may set itself.
+const USER_FLAGS: u64 = 0x0024_0dd5;
 const FIXED_FLAGS: u64 = 0x202;
-/// Cleared by SYSCALL: TF, IF, DF, IOPL, NT, AC. The canonical state restores them from R11.
-const FMASK: u64 = 0x0004_7700;
-/// Most bits of state a guest may use: x87, SSE, AVX, and AVX-512 where the host has it.
-const XCR0_TEMPLATE: u64 = 0xe7;
 
-/// Why a vCPU left the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+const STUB: u64 = SYSTEM_BASE + system::STUB;
+const HANDLERS: u64 = SYSTEM_BASE + system::HANDLERS;
+
+/// Why the guest was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// A system call; number and arguments are in the registers.
+    /// Number in RAX, arguments in RDI, RSI, RDX, R10, R8, R9.
     Syscall,
-    /// An exception at CPL 3.
     Exception(Exception),
-    /// The host mapping forbids an access of the instruction at RIP. Which one, KVM does not say.
-    HostFault,
-    /// A kick, or nothing at all.
+    /// The host's mapping forbids an access of the instruction at RIP; `page` is its page where KVM tells.
+    HostFault {
+        page: Option<u64>,
+        write: bool,
+    },
+    /// An access to the doorbell's page that the ioeventfd did not take.
+    Doorbell {
+        write: bool,
+    },
+    /// A signal or `immediate_exit`.
     Interrupted,
-    /// What no guest may do. It must be ended.
-    Violation(Violation),
 }
 
-/// A vCPU and the canonical state of the thread it carries.
-pub struct Vcpu<'vm> {
-    vm: &'vm Vm,
+/// An exit as KVM gives it, free of borrows.
+enum Raw {
+    Out(u16, usize),
+    Mmio(bool),
+    Fault(Option<u64>, bool),
+    Interrupted,
+    Stopped(String),
+}
+
+pub struct Vcpu {
     fd: VcpuFd,
-    index: u64,
+    flavour: Flavour,
+    task: u64,
+    user: kvm_sregs,
     regs: UserRegs,
-    /// Segment bases as last loaded.
-    loaded: (u64, u64),
-    /// Where the guest stands: ready to go on behind a system call, or its whole state must be loaded.
-    behind_syscall: Option<u64>,
-    template: kvm_sregs,
-    verified: bool,
+    /// The stub's RIP and RFLAGS, and the registers at its exit: `sysretq` can return if they stay.
+    in_stub: Option<(u64, u64)>,
+    /// FS and GS base as the vCPU holds them, once its segments are a user's.
+    bases: Option<(u64, u64)>,
+    xcr0: u64,
+    xsave_size: usize,
 }
 
-impl<'vm> Vcpu<'vm> {
-    pub(super) fn new(vm: &'vm Vm, mut fd: VcpuFd, index: u64) -> Result<Self, Error> {
-        fd.set_cpuid2(vm.cpuid())
-            .map_err(doing("setting the CPUID leaves"))?;
-        let features = Features::of(vm);
-        let mut template = fd
-            .get_sregs()
-            .map_err(doing("reading the system registers"))?;
-        fill_template(&mut template, index, &features);
-        fd.set_sregs(&template)
-            .map_err(doing("setting the system registers"))?;
-        let mut xcrs = kvm_xcrs {
-            nr_xcrs: 1,
-            ..Default::default()
-        };
-        if let Some(x) = xcrs.xcrs.first_mut() {
-            x.value = features.xcr0;
+impl Vcpu {
+    pub(super) fn new(
+        fd: VcpuFd,
+        task: u64,
+        flavour: Flavour,
+        template: &Template,
+    ) -> Result<Self, Error> {
+        fd.set_cpuid2(&template.leaves)
+            .map_err(|e| Error::Call("KVM_SET_CPUID2", e))?;
+        let user = user_sregs(&fd, task, flavour, template)?;
+        fd.set_sregs(&user)
+            .map_err(|e| Error::Call("KVM_SET_SREGS", e))?;
+        if template.has.xsave {
+            set_xcr0(&fd, template.xcr0)?;
         }
-        fd.set_xcrs(&xcrs).map_err(doing("setting XCR0"))?;
-        let entry = |index, data| kvm_msr_entry {
-            index,
-            data,
-            ..Default::default()
-        };
-        let star =
-            u64::from(selector::KERNEL_CODE) << 32 | u64::from((selector::USER_DATA - 8) | 3) << 48;
-        let entries = [
-            entry(MSR_EFER, EFER),
-            entry(MSR_STAR, star),
-            entry(MSR_LSTAR, SYSTEM + system::STUB),
-            entry(MSR_FMASK, FMASK),
-        ];
-        let msrs = Msrs::from_entries(&entries).map_err(|_| Error {
-            doing: "building the list of MSRs",
-            source: kvm_ioctls::Error::new(libc::ENOMEM),
-        })?;
-        fd.set_msrs(&msrs)
-            .map_err(doing("setting the SYSCALL registers"))?;
-        fd.set_sync_valid_reg(SyncReg::Register);
-        Ok(Self {
-            vm,
+        set_msrs(&fd)?;
+        if flavour.has_tsc_offset() {
+            set_tsc_offset(&fd)?;
+        }
+        let mut vcpu = Self {
             fd,
-            index,
+            flavour,
+            task,
+            user,
             regs: UserRegs::default(),
-            loaded: (0, 0),
-            behind_syscall: None,
-            template,
-            verified: false,
-        })
+            in_stub: None,
+            bases: None,
+            xcr0: template.xcr0,
+            xsave_size: template.xsave_size,
+        };
+        vcpu.fd.set_sync_valid_reg(SyncReg::Register);
+        vcpu.fd.set_sync_valid_reg(SyncReg::SystemRegister);
+        Ok(vcpu)
     }
 
-    /// Let the next run return at once (a kick does this from a signal handler).
+    #[must_use]
+    pub fn regs(&self) -> &UserRegs {
+        &self.regs
+    }
+
+    pub fn regs_mut(&mut self) -> &mut UserRegs {
+        &mut self.regs
+    }
+
+    /// Address of `kvm_run.immediate_exit`, valid as long as the vCPU lives.
     pub fn immediate_exit(&mut self) -> *mut u8 {
         &raw mut self.fd.get_kvm_run().immediate_exit
     }
 
-    /// Run the guest until it leaves.
-    pub fn run(&mut self) -> Exit {
-        if let Err(e) = self.load() {
-            return Exit::Violation(Violation(format!("loading the thread's state: {e}")));
-        }
-        let left = match self.fd.run() {
-            Ok(VcpuExit::IoOut(port, data))
-                if data.len() == 1 && port == u16::from(SYSCALL_PORT) =>
-            {
-                Left::Syscall
+    /// Enter the guest and stay until something needs service.
+    ///
+    /// # Errors
+    /// The VM stopped for good, or the machine is not what the stub needs. Neither can be resumed.
+    pub fn run(&mut self, chunk: &SystemChunk) -> Result<Exit, Error> {
+        self.load();
+        let raw = match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, data)) => Raw::Out(port, data.len()),
+            Ok(VcpuExit::MmioRead(_, data)) => {
+                data.fill(0);
+                Raw::Mmio(false)
             }
-            Ok(VcpuExit::IoOut(port, data))
-                if data.len() == 1 && port == u16::from(EXCEPTION_PORT) =>
-            {
-                Left::Exception
-            }
-            Ok(VcpuExit::MmioRead(address, _) | VcpuExit::MmioWrite(address, _)) => {
-                Left::Nowhere(address)
-            }
-            Ok(VcpuExit::Intr) => Left::Interrupted,
-            Ok(other) => Left::Strange(format!("{other:?}")),
-            Err(e) => match e.errno() {
-                libc::EINTR | libc::EAGAIN => Left::Interrupted,
-                libc::EFAULT => Left::HostFault,
-                _ => Left::Strange(format!("KVM_RUN: {e}")),
-            },
+            Ok(VcpuExit::MmioWrite(..)) => Raw::Mmio(true),
+            Ok(VcpuExit::Intr) => Raw::Interrupted,
+            Ok(other) => Raw::Stopped(format!("{other:?}")),
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => Raw::Interrupted,
+            Err(e) if e.errno() == libc::EFAULT => self.host_fault(),
+            Err(e) => return Err(Error::Call("KVM_RUN", e)),
         };
-        let raw = self.fd.sync_regs().regs;
-        self.behind_syscall = None;
-        match left {
-            Left::Syscall => self.at_syscall(&raw),
-            Left::Exception => self.at_exception(&raw),
-            Left::Nowhere(address) => {
-                self.take(&raw);
-                Exit::Exception(Exception {
-                    vector: 14,
-                    error_code: 4,
-                    address,
-                })
-            }
-            Left::Interrupted | Left::HostFault if self.in_stub(raw.rip) => {
-                // Between SYSCALL and its exit there is nothing canonical to show yet: let it get there.
-                self.behind_syscall = Some(raw.rip);
-                self.take(&raw);
-                Exit::Interrupted
-            }
-            Left::Interrupted => {
-                self.take(&raw);
-                Exit::Interrupted
-            }
-            Left::HostFault => {
-                self.take(&raw);
-                Exit::HostFault
-            }
-            Left::Strange(what) => {
-                Exit::Violation(Violation(format!("{what} at rip {:#x}", raw.rip)))
-            }
-        }
+        self.store();
+        self.interpret(raw, chunk)
     }
 
-    fn in_stub(&self, rip: u64) -> bool {
-        (SYSTEM + system::STUB..SYSTEM + system::STUB + PAGE).contains(&rip)
+    fn host_fault(&mut self) -> Raw {
+        let run = self.fd.get_kvm_run();
+        if run.exit_reason != KVM_EXIT_MEMORY_FAULT {
+            return Raw::Fault(None, false);
+        }
+        // SAFETY: the exit reason says which member of the union is valid; any bit pattern is.
+        let fault = unsafe { run.__bindgen_anon_1.memory_fault };
+        Raw::Fault(Some(fault.gpa), false)
     }
 
-    fn at_syscall(&mut self, raw: &kvm_regs) -> Exit {
-        let stub = SYSTEM + system::STUB;
-        if raw.rip != stub && raw.rip != stub + 2 {
-            return Exit::Violation(Violation(format!(
-                "an I/O instruction at {:#x}, outside of the stub",
-                raw.rip
-            )));
+    /// Hand the canonical registers to KVM: through the stub's `sysretq` where nothing but what it restores has
+    /// changed, else the whole CPL 3 state.
+    fn load(&mut self) {
+        let regs = self.regs;
+        let bases = (regs.fs_base, regs.gs_base);
+        let through_stub = self.in_stub.filter(|_| {
+            regs.rip == regs.rcx && regs.rflags == regs.r11 && self.bases == Some(bases)
+        });
+        let (rip, rflags) =
+            through_stub.unwrap_or((regs.rip, (regs.rflags & USER_FLAGS) | FIXED_FLAGS));
+        let full = through_stub.is_none() && (self.in_stub.is_some() || self.bases != Some(bases));
+        let sync = self.fd.sync_regs_mut();
+        sync.regs = to_kvm(&regs, rip, rflags);
+        if full {
+            sync.sregs = self.user;
+            sync.sregs.fs.base = regs.fs_base;
+            sync.sregs.gs.base = regs.gs_base;
+            self.fd.set_sync_dirty_reg(SyncReg::SystemRegister);
         }
-        if !self.verified {
-            let cs = match self.fd.get_sregs() {
-                Ok(sregs) => sregs.cs.selector,
-                Err(e) => {
-                    return Exit::Violation(Violation(format!("reading the code segment: {e}")));
-                }
-            };
-            if cs != self.vm.flavour().syscall_cs() {
-                return Exit::Violation(Violation(format!(
-                    "the stub runs with code segment {cs:#x}: this machine is no {:?}",
-                    self.vm.flavour()
-                )));
-            }
-            self.verified = true;
-        }
-        self.take(raw);
-        self.regs.rip = raw.rcx;
-        self.regs.rflags = raw.r11 & USER_FLAGS | FIXED_FLAGS;
-        self.behind_syscall = Some(raw.rip);
-        Exit::Syscall
-    }
-
-    fn at_exception(&mut self, raw: &kvm_regs) -> Exit {
-        let base = system::BLOCKS + self.index * BLOCK;
-        let stack = SYSTEM + base + block::STACK_END..SYSTEM + base + block::STACK;
-        let handlers = SYSTEM + system::HANDLERS..SYSTEM + system::HANDLERS + PAGE;
-        if !stack.contains(&raw.rsp) || !handlers.contains(&raw.rip) {
-            return Exit::Violation(Violation(format!(
-                "an exception exit at {:#x} that is none",
-                raw.rip
-            )));
-        }
-        let word = |n: u64| self.vm.system_word(raw.rsp - SYSTEM + 8 * n);
-        let (vector, error_code, rip, cs, rflags, rsp) =
-            (word(0), word(1), word(2), word(3), word(4), word(5));
-        if cs != u64::from(selector::USER_CODE) {
-            return Exit::Violation(Violation(format!(
-                "exception {vector} at CPL 0, rip {rip:#x}, code segment {cs:#x}"
-            )));
-        }
-        let address = match self.fd.get_sregs() {
-            Ok(sregs) if vector == 14 => sregs.cr2,
-            Ok(_) => 0,
-            Err(e) => return Exit::Violation(Violation(format!("reading CR2: {e}"))),
-        };
-        self.take(raw);
-        self.regs.rip = rip;
-        self.regs.rsp = rsp;
-        self.regs.rflags = rflags & USER_FLAGS | FIXED_FLAGS;
-        Exit::Exception(Exception {
-            vector: (vector & 0xff) as u8,
-            error_code,
-            address,
-        })
-    }
-
-    /// Copy the general registers into the canonical state.
-    fn take(&mut self, raw: &kvm_regs) {
-        let (fs_base, gs_base) = (self.regs.fs_base, self.regs.gs_base);
-        self.regs = UserRegs {
-            rax: raw.rax,
-            rbx: raw.rbx,
-            rcx: raw.rcx,
-            rdx: raw.rdx,
-            rsi: raw.rsi,
-            rdi: raw.rdi,
-            rbp: raw.rbp,
-            rsp: raw.rsp,
-            r8: raw.r8,
-            r9: raw.r9,
-            r10: raw.r10,
-            r11: raw.r11,
-            r12: raw.r12,
-            r13: raw.r13,
-            r14: raw.r14,
-            r15: raw.r15,
-            rip: raw.rip,
-            rflags: raw.rflags & USER_FLAGS | FIXED_FLAGS,
-            fs_base,
-            gs_base,
-        };
-    }
-
-    /// Bring the canonical state into the vCPU, by the cheapest way that is exact.
-    fn load(&mut self) -> Result<(), Error> {
-        let r = &self.regs;
-        let mut raw = kvm_regs {
-            rax: r.rax,
-            rbx: r.rbx,
-            rcx: r.rcx,
-            rdx: r.rdx,
-            rsi: r.rsi,
-            rdi: r.rdi,
-            rsp: r.rsp,
-            rbp: r.rbp,
-            r8: r.r8,
-            r9: r.r9,
-            r10: r.r10,
-            r11: r.r11,
-            r12: r.r12,
-            r13: r.r13,
-            r14: r.r14,
-            r15: r.r15,
-            rip: r.rip,
-            rflags: r.rflags & USER_FLAGS | FIXED_FLAGS,
-        };
-        let bases = (r.fs_base, r.gs_base);
-        let returns = r.rcx == r.rip && r.r11 & USER_FLAGS | FIXED_FLAGS == raw.rflags;
-        match self.behind_syscall {
-            // The stub's own way back loads RIP from RCX; flags need SYSRET, or that none differ.
-            Some(rip) if returns && bases == self.loaded => raw.rip = rip,
-            _ => {
-                let mut sregs = self.template;
-                sregs.fs.base = bases.0;
-                sregs.gs.base = bases.1;
-                self.fd
-                    .set_sregs(&sregs)
-                    .map_err(doing("setting the system registers"))?;
-                self.loaded = bases;
-            }
-        }
-        self.fd.sync_regs_mut().regs = raw;
         self.fd.set_sync_dirty_reg(SyncReg::Register);
+    }
+
+    fn store(&mut self) {
+        let sync = self.fd.sync_regs_mut();
+        let sregs = &sync.sregs;
+        self.regs = from_kvm(&sync.regs, sregs);
+        self.bases = Some((sregs.fs.base, sregs.gs.base));
+        self.in_stub = None;
+    }
+
+    fn cpl(&mut self) -> u8 {
+        (self.fd.sync_regs_mut().sregs.cs.selector & 3) as u8
+    }
+
+    fn interpret(&mut self, raw: Raw, chunk: &SystemChunk) -> Result<Exit, Error> {
+        let cpl = self.cpl();
+        let rip = self.regs.rip;
+        match raw {
+            Raw::Out(PORT_SYSCALL, 1) if rip == STUB || rip == STUB + OUT_LENGTH => {
+                self.syscall_exit(cpl, true)?;
+                Ok(Exit::Syscall)
+            }
+            Raw::Out(PORT_EXCEPTION, 1) if cpl == 0 => self.exception_exit(chunk),
+            Raw::Out(port, bytes) => Err(Error::Stopped(format!(
+                "write of {bytes} bytes to port {port:#x} at {rip:#x}, CPL {cpl}"
+            ))),
+            Raw::Interrupted if rip == STUB => {
+                // About to leave for a system call: this is that call.
+                self.syscall_exit(cpl, false)?;
+                Ok(Exit::Syscall)
+            }
+            Raw::Interrupted if rip == STUB + OUT_LENGTH => {
+                self.syscall_exit(cpl, false)?;
+                Ok(Exit::Interrupted)
+            }
+            Raw::Interrupted if cpl == 0 => self.exception_exit(chunk),
+            Raw::Interrupted => Ok(Exit::Interrupted),
+            Raw::Fault(page, write) if cpl == 3 => Ok(Exit::HostFault { page, write }),
+            Raw::Fault(..) => Err(Error::Stopped(format!("host fault at CPL 0, RIP {rip:#x}"))),
+            Raw::Mmio(write) if cpl == 3 => Ok(Exit::Doorbell { write }),
+            Raw::Mmio(_) => Err(Error::Stopped(format!(
+                "device access at CPL 0, RIP {rip:#x}"
+            ))),
+            Raw::Stopped(reason) => Err(Error::Stopped(format!("{reason} at {rip:#x}, CPL {cpl}"))),
+        }
+    }
+
+    /// Make the state canonical after a system call, and check that the stub is right for this machine.
+    fn syscall_exit(&mut self, cpl: u8, may_return: bool) -> Result<(), Error> {
+        if cpl != self.flavour.syscall_cpl() {
+            return Err(Error::Unsafe(format!(
+                "a system call arrived at CPL {cpl}, but the {:?} stub implies CPL {}: refusing to run",
+                self.flavour,
+                self.flavour.syscall_cpl()
+            )));
+        }
+        if cpl == 0 {
+            self.in_stub = if may_return {
+                Some((self.regs.rip, self.regs.rflags))
+            } else {
+                // The vCPU's segments are the kernel's: load everything.
+                self.bases = None;
+                None
+            };
+        }
+        self.regs.rip = self.regs.rcx;
+        self.regs.rflags = self.regs.r11;
         Ok(())
     }
-}
 
-/// Why `KVM_RUN` came back, before anything of it is believed.
-enum Left {
-    Syscall,
-    Exception,
-    Nowhere(u64),
-    Interrupted,
-    HostFault,
-    Strange(String),
-}
-
-impl Cpu for Vcpu<'_> {
-    fn regs(&self) -> &UserRegs {
-        &self.regs
+    /// Read the frame that the exception pushed. All of it may be a hostile guest's.
+    fn exception_exit(&mut self, chunk: &SystemChunk) -> Result<Exit, Error> {
+        let vector = self.regs.rip.wrapping_sub(HANDLERS) / HANDLER_STRIDE;
+        let stack = self.task + PAGE;
+        if vector >= VECTORS || !(self.task..stack).contains(&self.regs.rsp) {
+            return Err(Error::Stopped(format!(
+                "exception report from {:#x}, stack {:#x}",
+                self.regs.rip, self.regs.rsp
+            )));
+        }
+        let has_code = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
+        let word = |index: u64| chunk.read_u64(self.regs.rsp + index * 8);
+        let first = u64::from(has_code);
+        let (Some(rip), Some(rflags), Some(rsp)) = (word(first), word(first + 2), word(first + 3))
+        else {
+            return Err(Error::Stopped("exception frame outside its stack".into()));
+        };
+        let error_code = if has_code { word(0).unwrap_or(0) } else { 0 };
+        let address = if vector == 14 {
+            self.fd.sync_regs_mut().sregs.cr2
+        } else {
+            0
+        };
+        self.regs.rip = rip;
+        self.regs.rflags = rflags;
+        self.regs.rsp = rsp;
+        self.bases = None;
+        Ok(Exit::Exception(Exception {
+            vector: vector as u8,
+            error_code,
+            address,
+        }))
     }
 
-    fn regs_mut(&mut self) -> &mut UserRegs {
-        &mut self.regs
-    }
-
-    fn xsave(&mut self) -> io::Result<Vec<u8>> {
+    /// The extended state, standard format.
+    ///
+    /// # Errors
+    /// What `KVM_GET_XSAVE` failed with.
+    pub fn xsave(&self) -> io::Result<Vec<u8>> {
         let area = self
             .fd
             .get_xsave()
             .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
-        Ok(area
+        let mut bytes: Vec<u8> = area
             .region
             .iter()
             .flat_map(|word| word.to_le_bytes())
-            .collect())
+            .collect();
+        bytes.truncate(self.xsave_size);
+        Ok(bytes)
     }
 
-    fn set_xsave(&mut self, area: &[u8]) -> io::Result<()> {
-        let mut words = kvm_xsave::default();
-        for (word, bytes) in words.region.iter_mut().zip(area.chunks_exact(4)) {
-            *word = u32::from_le_bytes(bytes.try_into().unwrap_or_default());
+    /// Load an extended state that may be hostile; empty: the initial one.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what no XSAVE could have written.
+    pub fn set_xsave(&mut self, area: &[u8]) -> io::Result<()> {
+        let area = super::super::xsave::checked(area, self.xcr0)?;
+        let mut native = kvm_xsave::default();
+        for (word, bytes) in native.region.iter_mut().zip(area.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
         }
-        // SAFETY: the structure is 4 KiB, and no feature beyond the template's 0xe7 is enabled, so KVM reads no more.
-        unsafe { self.fd.set_xsave(&words) }
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+        // SAFETY: no dynamic XSAVE feature is enabled, so the 4 KiB structure is all that KVM reads.
+        unsafe { self.fd.set_xsave(&native) }.map_err(|e| io::Error::from_raw_os_error(e.errno()))
     }
 }
 
-/// What the guest's CPU has, as the CPUID leaves say.
-struct Features {
-    smep: bool,
-    smap: bool,
-    umip: bool,
-    xcr0: u64,
-}
-
-impl Features {
-    fn of(vm: &Vm) -> Self {
-        let leaf = |function, index| {
-            vm.cpuid()
-                .as_slice()
-                .iter()
-                .find(|e| e.function == function && e.index == index)
-                .copied()
-                .unwrap_or_default()
-        };
-        let seven = leaf(7, 0);
-        let xstate = leaf(0xd, 0);
-        let host = u64::from(xstate.eax) | u64::from(xstate.edx) << 32;
-        let xcr0 = match host & XCR0_TEMPLATE {
-            x if x & 0xe0 == 0xe0 => x,
-            x => x & 7,
-        };
-        Self {
-            smep: seven.ebx >> 7 & 1 == 1,
-            smap: seven.ebx >> 20 & 1 == 1,
-            umip: seven.ecx >> 2 & 1 == 1,
-            xcr0: xcr0 | 1,
-        }
+fn to_kvm(r: &UserRegs, rip: u64, rflags: u64) -> kvm_regs {
+    kvm_regs {
+        rax: r.rax,
+        rbx: r.rbx,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        rsp: r.rsp,
+        rbp: r.rbp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rip,
+        rflags,
     }
 }
 
-fn segment(selector: u16, type_: u8, dpl: u8, long: u8) -> kvm_segment {
-    kvm_segment {
+fn from_kvm(r: &kvm_regs, s: &kvm_sregs) -> UserRegs {
+    UserRegs {
+        rax: r.rax,
+        rbx: r.rbx,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        rbp: r.rbp,
+        rsp: r.rsp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rip: r.rip,
+        rflags: r.rflags,
+        fs_base: s.fs.base,
+        gs_base: s.gs.base,
+    }
+}
+
+fn user_sregs(
+    fd: &VcpuFd,
+    task: u64,
+    flavour: Flavour,
+    template: &Template,
+) -> Result<kvm_sregs, Error> {
+    let mut sregs = fd
+        .get_sregs()
+        .map_err(|e| Error::Call("KVM_GET_SREGS", e))?;
+    let segment = |sel: u16, kind: u8, long: u8| kvm_segment {
         base: 0,
         limit: 0xffff_ffff,
-        selector,
-        type_,
+        selector: sel,
+        type_: kind,
         present: 1,
-        dpl,
+        dpl: 3,
         db: 1 - long,
         s: 1,
         l: long,
         g: 1,
         ..Default::default()
-    }
-}
-
-fn fill_template(sregs: &mut kvm_sregs, index: u64, features: &Features) {
-    let base = SYSTEM + system::BLOCKS + index * BLOCK;
-    let data = segment(selector::USER_DATA, 3, 3, 0);
-    sregs.cs = segment(selector::USER_CODE, 11, 3, 1);
-    (sregs.ss, sregs.ds, sregs.es, sregs.fs, sregs.gs) = (data, data, data, data, data);
+    };
+    sregs.cs = segment(selector::USER_CODE, 0xb, 1);
+    sregs.ss = segment(selector::USER_DATA, 0x3, 0);
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs) = (sregs.ss, sregs.ss, sregs.ss, sregs.ss);
     sregs.tr = kvm_segment {
-        base: base + block::TSS,
+        base: task,
         limit: TSS_LIMIT,
-        selector: selector::TSS,
-        type_: 11,
+        selector: selector::TASK,
+        type_: 0xb,
         present: 1,
         ..Default::default()
     };
-    sregs.ldt = kvm_segment {
-        unusable: 1,
+    sregs.gdt.base = SYSTEM_BASE + system::GDT;
+    sregs.gdt.limit = 0x3f;
+    sregs.idt.base = SYSTEM_BASE + system::IDT;
+    sregs.idt.limit = (VECTORS * 16 - 1) as u16;
+    sregs.cr0 = 0x8005_0033; // PG AM WP NE ET MP PE
+    sregs.cr3 = SYSTEM_BASE + system::PML4;
+    sregs.cr4 = (1 << 5) | (1 << 9) | (1 << 10) | (u64::from(template.has.xsave) << 18); // PAE OSFXSR OSXMMEXCPT OSXSAVE
+    if flavour.protections() {
+        sregs.cr4 |= (u64::from(template.has.umip) << 11)
+            | (u64::from(template.has.smep) << 20)
+            | (u64::from(template.has.smap) << 21);
+    }
+    sregs.efer = 0xd01; // NXE LMA LME SCE
+    Ok(sregs)
+}
+
+fn set_xcr0(fd: &VcpuFd, value: u64) -> Result<(), Error> {
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: 1,
         ..Default::default()
     };
-    sregs.gdt.base = base + block::GDT;
-    sregs.gdt.limit = selector::TSS + 15;
-    sregs.idt.base = SYSTEM + system::IDT;
-    sregs.idt.limit = 32 * 16 - 1;
-    sregs.cr0 = CR0;
-    sregs.cr3 = SYSTEM + system::PML4;
-    sregs.cr4 = CR4_BASE
-        | if features.xcr0 > 1 { CR4_OSXSAVE } else { 0 }
-        | if features.smep { CR4_SMEP } else { 0 }
-        | if features.smap { CR4_SMAP } else { 0 }
-        | if features.umip { CR4_UMIP } else { 0 };
-    sregs.efer = EFER;
+    xcrs.xcrs[0] = kvm_xcr {
+        xcr: 0,
+        value,
+        ..Default::default()
+    };
+    fd.set_xcrs(&xcrs)
+        .map_err(|e| Error::Call("KVM_SET_XCRS", e))
+}
+
+fn set_msrs(fd: &VcpuFd) -> Result<(), Error> {
+    let star = (u64::from(selector::USER_CODE32) << 48) | (u64::from(selector::KERNEL_CODE) << 32);
+    let entry = |index: u32, data: u64| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
+    let entries = [
+        entry(MSR_STAR, star),
+        entry(MSR_LSTAR, STUB),
+        entry(MSR_FMASK, FMASK),
+    ];
+    let msrs =
+        Msrs::from_entries(&entries).map_err(|e| Error::Stopped(format!("MSR list: {e:?}")))?;
+    match fd.set_msrs(&msrs) {
+        Ok(count) if count == entries.len() => Ok(()),
+        Ok(count) => Err(Error::Stopped(format!("KVM refused MSR number {count}"))),
+        Err(e) => Err(Error::Call("KVM_SET_MSRS", e)),
+    }
+}
+
+/// The guest's time stamp counter is the host's, or the vDSO's clock would be wrong.
+fn set_tsc_offset(fd: &VcpuFd) -> Result<(), Error> {
+    let offset = 0_u64;
+    let attr = kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: (&raw const offset) as u64,
+        ..Default::default()
+    };
+    // SAFETY: the attribute's address is `offset`, which outlives the call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attr) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Error::Io("set the TSC offset", io::Error::last_os_error()))
+    }
 }

@@ -1,260 +1,318 @@
-//! A virtual machine: memslots over the window, the system chunk, and its vCPUs.
+//! One VM: its memory slots and directory entries. (unsafe: handing host memory to KVM.)
 
+use super::Error;
+use super::cpuid::Template;
 use super::flavour::Flavour;
-use super::layout::{CHUNK, PAGE, SYSTEM};
-use super::tables::SystemChunk;
+use super::system_chunk::SystemChunk;
 use super::vcpu::Vcpu;
-use super::{Error, doing};
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
-use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VmFd};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::layout::{
+    CHUNK, CHUNKS, HOLE_END, HOLE_START, SYSTEM_BASE, USER_END, USER_START, is_user_range, system,
+};
+use kvm_bindings::{KVM_CAP_DISABLE_QUIRKS2, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_ioctls::{
+    Cap, IoEventAddress, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags,
+    NoDatamatch, VmFd,
+};
 use std::io;
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Largest growth of a memslot beyond what was asked for. Under shadow paging a slot costs memory by its
-/// size (64 MiB: 0.35 MiB), on any machine by its number.
-const MAX_GROWTH: u64 = 32 << 20;
-/// No slot here: KVM and the APIC have pages of their own below 4 GiB.
-const RESERVED: std::ops::Range<u64> = 0xc000_0000..0x1_0000_0000;
+/// A slot grows its neighbour's size twofold, up to this many chunks: one slot costs 78 us under shadow paging,
+/// a needlessly large one 16 KiB per chunk.
+const GROWTH_LIMIT: usize = 16;
 
-/// One microVM.
-pub struct Vm {
-    fd: VmFd,
-    flavour: Flavour,
-    cpuid: CpuId,
-    window: u64,
-    end: u64,
-    memory: Mutex<Memory>,
+/// Chunk states. A covered chunk lies in a slot and is present.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    Absent,
+    Covered { slot_size: u16, executable: bool },
+    Doorbell,
 }
 
-struct Memory {
-    chunk: SystemChunk,
-    /// Start and end of each memslot.
-    slots: BTreeMap<u64, u64>,
-    /// Chunks that are present in the guest's tables, and whether they are executable.
-    present: BTreeMap<u64, bool>,
-    vcpus: u64,
-    doorbell: Option<u64>,
-    numbers: u32,
+struct Slots {
+    chunks: Vec<Chunk>,
+    next: u32,
+}
+
+pub struct Vm {
+    // Declared first so that it is dropped before the memory it refers to.
+    fd: VmFd,
+    window: u64,
+    system: SystemChunk,
+    flavour: Flavour,
+    template: Template,
+    slots: Mutex<Slots>,
+    vcpus: Mutex<u64>,
+    slot_limit: u32,
 }
 
 impl Vm {
-    /// Create a machine whose user space `[4 MiB, end)` is at host address `window` + guest address.
+    /// A VM whose user memory is the window at host address `window` (0: none, for the probe).
     ///
     /// # Errors
-    /// KVM refuses.
-    pub fn new(kvm: &Kvm, flavour: Flavour, window: u64, end: u64) -> Result<Self, Error> {
+    /// KVM refuses a call; the reason names it.
+    pub fn new(
+        kvm: &Kvm,
+        template: Template,
+        flavour: Flavour,
+        window: u64,
+    ) -> Result<Self, Error> {
         let fd = kvm
             .create_vm()
-            .map_err(doing("creating the virtual machine"))?;
-        // Needed on Intel hardware before the first vCPU runs; the pages lie in the reserved GiB.
-        let _ = fd.set_tss_address(0xfffb_d000);
-        let cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(doing("reading the supported CPUID leaves"))?;
-        let chunk = SystemChunk::new(flavour).map_err(|e| Error {
-            doing: "allocating the guest's tables",
-            source: kvm_ioctls::Error::new(e.raw_os_error().unwrap_or(libc::ENOMEM)),
-        })?;
+            .map_err(|e| Error::Call("KVM_CREATE_VM", e))?;
+        restrict(kvm, &fd)?;
+        let system =
+            SystemChunk::new(flavour).map_err(|e| Error::Io("allocate the system chunk", e))?;
         let vm = Self {
             fd,
-            flavour,
-            cpuid,
             window,
-            end,
-            memory: Mutex::new(Memory {
-                chunk,
-                slots: BTreeMap::new(),
-                present: BTreeMap::new(),
-                vcpus: 0,
-                doorbell: None,
-                numbers: 0,
+            system,
+            flavour,
+            template,
+            slots: Mutex::new(Slots {
+                chunks: vec![Chunk::Absent; CHUNKS],
+                next: 1,
             }),
+            vcpus: Mutex::new(0),
+            slot_limit: u32::try_from(kvm.get_nr_memslots()).unwrap_or(509),
         };
-        let mut memory = vm.memory();
-        let host = memory.chunk.host_address();
-        vm.add_slot(&mut memory, SYSTEM, SYSTEM + CHUNK, host)
-            .map_err(doing("mapping the system chunk"))?;
-        drop(memory);
+        vm.set_slot(0, SYSTEM_BASE, CHUNK, vm.system.host_address())?;
         Ok(vm)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How this machine enters its stub.
     #[must_use]
     pub fn flavour(&self) -> Flavour {
         self.flavour
     }
 
-    /// CPUID leaves for the vCPUs.
     #[must_use]
-    pub fn cpuid(&self) -> &CpuId {
-        &self.cpuid
+    pub fn system(&self) -> &SystemChunk {
+        &self.system
     }
 
-    /// Read eight bytes of the system chunk, at an offset in it.
     #[must_use]
-    pub fn system_word(&self, offset: u64) -> u64 {
-        self.memory().chunk.get(offset)
+    pub fn window(&self) -> u64 {
+        self.window
     }
 
-    /// Create a vCPU. They are never freed before the machine is: pool them.
+    #[must_use]
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// Switch stubs. Only before the first vCPU has run with a guest's code.
+    pub fn set_flavour(&mut self, flavour: Flavour) {
+        self.flavour = flavour;
+        self.system.set_flavour(flavour);
+    }
+
+    /// A fresh vCPU, at CPL 3 with nothing in its registers.
     ///
     /// # Errors
-    /// The limit of vCPUs, or KVM's.
-    pub fn create_vcpu(&self) -> io::Result<Vcpu<'_>> {
-        let index = {
-            let mut memory = self.memory();
-            let index = memory.vcpus;
-            memory.chunk.write_block(index, self.flavour)?;
-            memory.vcpus += 1;
-            index
-        };
+    /// The limit of vCPUs is reached, or KVM refuses a call.
+    pub fn create_vcpu(&self) -> Result<Vcpu, Error> {
+        let mut count = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        if *count >= system::VCPU_COUNT {
+            return Err(Error::Io("create a vCPU", io::ErrorKind::WouldBlock.into()));
+        }
+        let index = *count;
+        *count += 1;
+        drop(count);
         let fd = self
             .fd
             .create_vcpu(index)
-            .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
-        Vcpu::new(self, fd, index).map_err(io::Error::other)
+            .map_err(|e| Error::Call("KVM_CREATE_VCPU", e))?;
+        let task = self.system.prepare_vcpu(index, self.flavour);
+        Vcpu::new(fd, task, self.flavour, &self.template)
     }
 
-    fn add_slot(
-        &self,
-        memory: &mut Memory,
-        start: u64,
-        end: u64,
-        host: u64,
-    ) -> Result<(), kvm_ioctls::Error> {
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_slot(&self, slot: u32, guest: u64, size: u64, host: u64) -> Result<(), Error> {
         let region = kvm_userspace_memory_region {
-            slot: memory.numbers,
+            slot,
             flags: 0,
-            guest_phys_addr: start,
-            memory_size: end - start,
+            guest_phys_addr: guest,
+            memory_size: size,
             userspace_addr: host,
         };
-        // SAFETY: the host range is the system chunk or a part of the window; both outlive the machine, are
-        // reserved for the guest, and no Rust reference ever points into them.
-        unsafe { self.fd.set_user_memory_region(region)? };
-        memory.numbers += 1;
-        memory.slots.insert(start, end);
-        Ok(())
+        // SAFETY: the range is the system chunk's mapping or lies in the window, both of which outlive the VM and
+        // never have a hole that something else could fill.
+        unsafe { self.fd.set_user_memory_region(region) }
+            .map_err(|e| Error::Call("KVM_SET_USER_MEMORY_REGION", e))
     }
 
-    /// Cover `[start, end)` with slots; grow beyond it, geometrically, in the direction away from a neighbour.
-    fn cover(&self, memory: &mut Memory, start: u64, end: u64) -> Result<(), kvm_ioctls::Error> {
-        let mut at = start;
-        while at < end {
-            let below = memory.slots.range(..=at).next_back().map(|(s, e)| (*s, *e));
-            if let Some((_, covered)) = below.filter(|(_, e)| *e > at) {
-                at = covered;
-                continue;
-            }
-            let next = memory.slots.range(at..).next().map(|(s, e)| (*s, *e));
-            let ceiling = next.map_or(self.end, |(s, _)| s);
-            let mut low = at;
-            let mut high = end.min(ceiling);
-            if let Some((s, e)) = below.filter(|(_, e)| *e == at && at != SYSTEM + CHUNK) {
-                high = high.max(at + (e - s).min(MAX_GROWTH)).min(ceiling);
-            } else if let Some((s, e)) = next.filter(|(s, _)| *s == high) {
-                let floor = below.map_or(SYSTEM + CHUNK, |(_, e)| e);
-                low = low
-                    .min(at.saturating_sub((e - s).min(MAX_GROWTH)))
-                    .max(floor);
-            }
-            if low < RESERVED.end && high > RESERVED.start {
-                (low, high) = (at, end.min(ceiling));
-            }
-            self.add_slot(memory, low, high, self.window + low)?;
-            at = high;
-        }
-        Ok(())
-    }
-
-    /// As `Machine::back`.
+    /// Cover the chunks that `[start, end)` touches with slots and make them present.
     ///
     /// # Errors
-    /// Beyond the window, in the reserved GiB, or KVM has no slot left.
-    pub fn back(&self, start: u64, end: u64) -> io::Result<()> {
-        let (start, end) = (start & !(CHUNK - 1), end.next_multiple_of(CHUNK));
-        if start < SYSTEM + CHUNK
-            || end > self.end
-            || (start < RESERVED.end && end > RESERVED.start)
-        {
-            return Err(io::Error::other("address outside of what a guest may map"));
-        }
-        let mut memory = self.memory();
-        self.cover(&mut memory, start, end)
-            .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
-        for address in (start..end).step_by(CHUNK as usize) {
-            if !memory.present.contains_key(&address) {
-                memory.chunk.map_chunk(address, false)?;
-                memory.present.insert(address, false);
+    /// `InvalidInput` outside user space; `OutOfMemory` when slots run out; what the ioctl failed with.
+    pub fn back(&self, start: u64, end: u64, grow: bool) -> io::Result<()> {
+        check(start, end)?;
+        let (first, last) = chunk_range(start, end);
+        let mut slots = self.slots();
+        let mut at = first;
+        while at < last {
+            if slots.chunks[at] != Chunk::Absent {
+                at += 1;
+                continue;
             }
+            let mut run_end = at + 1;
+            while run_end < last && slots.chunks[run_end] == Chunk::Absent {
+                run_end += 1;
+            }
+            let (low, high) = if grow {
+                grown(&slots.chunks, at, run_end)
+            } else {
+                (at, run_end)
+            };
+            self.cover(&mut slots, low, high)?;
+            at = run_end;
         }
         Ok(())
     }
 
-    /// As `Machine::set_executable`.
+    fn cover(&self, slots: &mut Slots, low: usize, high: usize) -> io::Result<()> {
+        if slots.next >= self.slot_limit {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let (guest, size) = (low as u64 * CHUNK, (high - low) as u64 * CHUNK);
+        self.set_slot(slots.next, guest, size, self.window + guest)?;
+        slots.next += 1;
+        let slot_size = u16::try_from(high - low).unwrap_or(u16::MAX);
+        for (index, chunk) in slots.chunks[low..high].iter_mut().enumerate() {
+            *chunk = Chunk::Covered {
+                slot_size,
+                executable: false,
+            };
+            self.system.set_chunk((low + index) as u64, Some(false));
+        }
+        Ok(())
+    }
+
+    /// Allow or forbid execution in the chunks that `[start, end)` touches. A permission taken away holds for a page
+    /// from its next change in the host's mapping on, which is what takes it away.
     ///
     /// # Errors
     /// As [`Vm::back`].
-    pub fn set_executable(&self, start: u64, end: u64, executable: bool) -> io::Result<()> {
-        let mut memory = self.memory();
-        let range = start & !(CHUNK - 1)..end.next_multiple_of(CHUNK);
-        let stale: BTreeSet<u64> = memory
-            .present
-            .range(range)
-            .filter(|(_, x)| **x != executable)
-            .map(|(a, _)| *a)
-            .collect();
-        for address in stale {
-            memory.chunk.map_chunk(address, executable)?;
-            memory.present.insert(address, executable);
+    pub fn set_executable(&self, start: u64, end: u64, allow: bool) -> io::Result<()> {
+        check(start, end)?;
+        let (first, last) = chunk_range(start, end);
+        let mut slots = self.slots();
+        for index in first..last {
+            if let Chunk::Covered { executable, .. } = &mut slots.chunks[index]
+                && *executable != allow
+            {
+                *executable = allow;
+                self.system.set_chunk(index as u64, Some(allow));
+            }
         }
         Ok(())
     }
 
-    /// Whether the chunk of `address` is present and executable in the guest's tables.
     #[must_use]
-    pub fn executable(&self, address: u64) -> bool {
-        self.memory()
-            .present
-            .get(&(address & !(CHUNK - 1)))
-            .copied()
-            .unwrap_or(false)
+    pub fn is_executable(&self, address: u64) -> bool {
+        let index = (address / CHUNK) as usize;
+        matches!(
+            self.slots().chunks.get(index),
+            Some(Chunk::Covered {
+                executable: true,
+                ..
+            })
+        )
     }
 
-    /// As `Machine::map_doorbell`: the page must lie in a chunk that has no slot.
+    /// Make a store to the page at `address` signal `event`, without an exit to this process.
     ///
     /// # Errors
-    /// The chunk is in use, there is a doorbell already, or KVM refuses.
+    /// `AlreadyExists` for a second doorbell or a chunk in use, else what the ioctl failed with.
     pub fn map_doorbell(&self, address: u64, event: RawFd) -> io::Result<()> {
-        let mut memory = self.memory();
-        let chunk = address & !(CHUNK - 1);
-        let covered = memory
-            .slots
-            .range(..=chunk)
-            .next_back()
-            .is_some_and(|(_, e)| *e > chunk);
-        if covered || memory.doorbell.is_some() || address >= self.end || address % PAGE != 0 {
-            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        check(address, address + 1)?;
+        if !address.is_multiple_of(crate::layout::PAGE) {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
-        // SAFETY: the duplicate is a new descriptor that nobody else owns.
-        let duplicate = unsafe { libc::fcntl(event, libc::F_DUPFD_CLOEXEC, 0) };
-        if duplicate < 0 {
-            return Err(io::Error::last_os_error());
+        let index = (address / CHUNK) as usize;
+        let mut slots = self.slots();
+        if slots.chunks[index] != Chunk::Absent {
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
-        // SAFETY: as above; it is closed when `event` drops, KVM keeps a reference of its own.
-        let event = unsafe { EventFd::from_raw_fd(duplicate) };
+        // SAFETY: the descriptor is borrowed for the duration of the call only; KVM takes its own reference.
+        let event = unsafe { BorrowedFd::borrow_raw(event) };
+        let event = event.try_clone_to_owned()?;
+        // SAFETY: ownership of the duplicate passes on.
+        let event = unsafe { EventFd::from_raw_fd(event.into_raw_fd()) };
+        // Length 0: a store of any size at the page's first byte.
         self.fd
             .register_ioevent(&event, &IoEventAddress::Mmio(address), NoDatamatch)
             .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
-        memory.chunk.map_chunk(chunk, false)?;
-        memory.doorbell = Some(address);
+        self.system.map_doorbell(address)?;
+        slots.chunks[index] = Chunk::Doorbell;
         Ok(())
     }
+}
+
+fn check(start: u64, end: u64) -> io::Result<()> {
+    if is_user_range(start, end) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
+}
+
+fn chunk_range(start: u64, end: u64) -> (usize, usize) {
+    ((start / CHUNK) as usize, end.div_ceil(CHUNK) as usize)
+}
+
+/// Extend the absent run `[low, high)` away from a covered neighbour, by twice that neighbour's slot.
+fn grown(chunks: &[Chunk], low: usize, high: usize) -> (usize, usize) {
+    let size_of = |index: usize| match chunks.get(index) {
+        Some(Chunk::Covered { slot_size, .. }) => Some(usize::from(*slot_size)),
+        _ => None,
+    };
+    let wanted = |size: usize| (size * 2).min(GROWTH_LIMIT);
+    let free = |index: usize| {
+        let address = index as u64 * CHUNK;
+        (USER_START..USER_END).contains(&address)
+            && !(HOLE_START..HOLE_END).contains(&address)
+            && chunks[index] == Chunk::Absent
+    };
+    let (mut start, mut end) = (low, high);
+    if let Some(size) = low.checked_sub(1).and_then(size_of) {
+        while end - start < wanted(size) && end < chunks.len() && free(end) {
+            end += 1;
+        }
+    } else if let Some(size) = size_of(high) {
+        while end - start < wanted(size) && start > 0 && free(start - 1) {
+            start -= 1;
+        }
+    }
+    (start, end)
+}
+
+/// No MSR is the guest's business, and of KVM's quirks none is needed.
+fn restrict(kvm: &Kvm, fd: &VmFd) -> Result<(), Error> {
+    if kvm.check_extension(Cap::X86MsrFilter) {
+        let bitmap = [0_u8; 1];
+        let range = MsrFilterRange {
+            flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+            base: 0,
+            msr_count: 8,
+            bitmap: &bitmap,
+        };
+        fd.set_msr_filter(MsrFilterDefaultAction::DENY, &[range])
+            .map_err(|e| Error::Call("KVM_X86_SET_MSR_FILTER", e))?;
+    }
+    let quirks = kvm.check_extension_raw(u64::from(KVM_CAP_DISABLE_QUIRKS2));
+    if quirks > 0 {
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_DISABLE_QUIRKS2,
+            ..Default::default()
+        };
+        cap.args[0] = quirks.unsigned_abs().into();
+        fd.enable_cap(&cap)
+            .map_err(|e| Error::Call("KVM_CAP_DISABLE_QUIRKS2", e))?;
+    }
+    Ok(())
 }
