@@ -24,7 +24,6 @@ import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
 import urllib3
-
 from nexus.guest import abi
 
 SUBMISSION = struct.Struct("<QHHIIIIIIIQ16s")

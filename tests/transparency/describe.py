@@ -1,6 +1,6 @@
 """Any result or exception as plain data, the same from run to run: what two runs of one program are compared by."""
 
-import datetime
+import datetime as dt
 import re
 from typing import Any
 
@@ -20,7 +20,7 @@ def describe(value: Any, bucket: str) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)):
         data = bytes(value)
         return {"bytes": kind, "length": len(data), "start": data[:40].hex(), "sum": sum(data)}
-    if isinstance(value, datetime.datetime):
+    if isinstance(value, dt.datetime):
         return {"date": kind, "zone": repr(value.tzinfo), "year": value.year}
     if isinstance(value, BaseException):
         return exception(value, bucket)

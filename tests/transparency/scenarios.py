@@ -9,12 +9,9 @@ import tempfile
 import threading
 
 import boto3
-import botocore
-import botocore.exceptions
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.stub import Stubber
-
 from describe import describe
 
 client = boto3.client("s3")
@@ -213,7 +210,10 @@ def resources(step, b):
     bucket = s3.Bucket(b)
     bucket.put_object(Key="r/2", Body=b"two")
     step("filter", lambda: [item.key for item in bucket.objects.filter(Prefix="r/")])
-    step("copy from", lambda: s3.Object(b, "r/3").copy_from(CopySource={"Bucket": b, "Key": "r/1"})["CopyObjectResult"].keys() and 1)
+    step(
+        "copy from",
+        lambda: s3.Object(b, "r/3").copy_from(CopySource={"Bucket": b, "Key": "r/1"})["CopyObjectResult"].keys() and 1,
+    )
     step("load missing", s3.Object(b, "none").load)
     step("delete", lambda: len(bucket.objects.filter(Prefix="r/").delete()))
     step("exception", s3.meta.client.get_object, Bucket=b, Key="none")

@@ -22,7 +22,7 @@ _READ_MIN = 1 << 14
 
 def pinned(channel: Channel, start: int, held: int, offset: int, length: int) -> memoryview:
     """A read-only view of the arena that gives `held` bytes at `start` back once no slice of it is left."""
-    import ctypes  # noqa: PLC0415 - needed by few, and large
+    import ctypes
 
     array = (ctypes.c_ubyte * length).from_buffer(channel.arena, offset)
     weakref.finalize(array, channel.discard, start, held, 0)
@@ -95,9 +95,7 @@ class ArenaBody(io.RawIOBase):
             room = min(room, max(self.total_length - self._position, 1))
         stream = self._stream
         try:
-            reply = call(
-                self._channel, abi.READ, room_min=min(room, _READ_MIN) + 64, room_max=room + 64, stream=stream
-            )
+            reply = call(self._channel, abi.READ, room_min=min(room, _READ_MIN) + 64, room_max=room + 64, stream=stream)
         except BackendError as error:
             self._stream = 0
             if error.name == "IncompleteReadError" and not whole:
@@ -171,7 +169,7 @@ class ArenaBody(io.RawIOBase):
             yield bytes(self._part())
             self._consume(self._length)
 
-    def stream(self, amt: int = 1 << 16, decode_content: bool | None = None) -> Iterator[bytes]:  # noqa: ARG002, FBT001
+    def stream(self, amt: int = 1 << 16, decode_content: bool | None = None) -> Iterator[bytes]:
         """The rest, in pieces of up to `amt` bytes: as urllib3's responses give it."""
         while chunk := self.read(amt):
             yield chunk

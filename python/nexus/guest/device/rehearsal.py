@@ -47,7 +47,7 @@ class RehearsalTransport:
             self._taken = (self._taken + 1) & 0xFFFFFFFF
             self._control[abi.CONTROL_COMPLETE_TAIL // 4] = self._taken
 
-    def wait(self, timeout_ms: int) -> bool:  # noqa: ARG002 - nothing ever waits
+    def wait(self, timeout_ms: int) -> bool:
         return True
 
     def snapshot(self) -> int:

@@ -46,7 +46,7 @@ def main() -> int:
     except SystemExit:
         logs.flush()
         raise
-    except BaseException as error:  # noqa: BLE001 - the function's code may raise anything
+    except BaseException as error:
         fail(channel, error)
         return 1
     logs.flush()
@@ -54,7 +54,7 @@ def main() -> int:
         renewal.run(renew)
         try:
             hooks.after_restore()
-        except Exception as error:  # noqa: BLE001 - the function's own hook
+        except Exception as error:
             fail(channel, error)
             return 1
     loop.run(channel, handler)

@@ -50,7 +50,7 @@ def _plain(frame: traceback.FrameSummary) -> str:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:  # noqa: BLE001 - an exception class of the user's
+    except Exception as broken:
         return f"<{type(error).__name__}: its text cannot be had: {type(broken).__name__}>"
 
 

@@ -18,9 +18,7 @@ def load(name: str) -> Handler:
     """
     module_name, dot, attribute = name.rpartition(".")
     if not dot:
-        raise Fault(
-            "Runtime.MalformedHandlerName", f"Bad handler '{name}': not enough values to unpack (expected 2, got 1)"
-        )
+        raise Fault("Runtime.MalformedHandlerName", f"Bad handler '{name}': not enough values to unpack (expected 2, got 1)")
     if module_name.split(".")[0] in sys.builtin_module_names:
         raise Fault("Runtime.BuiltInModuleConflict", f"Cannot use built-in module {module_name} as a handler module")
     try:
@@ -29,12 +27,8 @@ def load(name: str) -> Handler:
         raise Fault("Runtime.ImportModuleError", f"Unable to import module '{module_name}': {error}") from error
     except SyntaxError as error:
         trace = [f'  File "{error.filename}" Line {error.lineno}\n    {error.text}']
-        raise Fault(
-            "Runtime.UserCodeSyntaxError", f"Syntax error in module '{module_name}': {error}", trace
-        ) from error
+        raise Fault("Runtime.UserCodeSyntaxError", f"Syntax error in module '{module_name}': {error}", trace) from error
     try:
         return cast(Handler, getattr(module, attribute))
     except AttributeError as error:
-        raise Fault(
-            "Runtime.HandlerNotFound", f"Handler '{attribute}' missing on module '{module_name}'"
-        ) from error
+        raise Fault("Runtime.HandlerNotFound", f"Handler '{attribute}' missing on module '{module_name}'") from error

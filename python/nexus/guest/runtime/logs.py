@@ -19,7 +19,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             sys.stdout.write(self.format(record))
-        except Exception:  # noqa: BLE001 - as every logging handler
+        except Exception:
             self.handleError(record)
 
 
@@ -66,9 +66,7 @@ def setup() -> None:
     handler.addFilter(_Filter())
     root = logging.getLogger()
     root.addHandler(handler)
-    level = {"TRACE": "DEBUG", "FATAL": "CRITICAL"}.get(
-        name := os.environ.get("AWS_LAMBDA_LOG_LEVEL", ""), name
-    )
+    level = {"TRACE": "DEBUG", "FATAL": "CRITICAL"}.get(name := os.environ.get("AWS_LAMBDA_LOG_LEVEL", ""), name)
     if level in logging.getLevelNamesMapping():
         root.setLevel(level)
 

@@ -51,7 +51,7 @@ def handle(handler: Handler, invocation: dict[str, Any], event: str) -> tuple[Ou
                 f"Response payload size exceeded maximum allowed payload size ({RESULT_LIMIT} bytes).",
             )
         outcome = (abi.NEXT_RESULT, body)
-    except Exception as error:  # noqa: BLE001 - this is where the function's errors end
+    except Exception as error:
         outcome = (abi.NEXT_ERROR, _failed(error, request_id))
     logs.flush()
     return outcome, b'{"started_ns":%d,"ended_ns":%d}' % (started, ended)
@@ -95,9 +95,7 @@ def exchange(channel: Channel, outcome: Outcome | None, head: bytes) -> tuple[di
 
 def _exchange_in_parts(channel: Channel, flags: int, body: bytes, head: bytes, room: int) -> Reply:
     """As `exchange`, for an outcome that does not fit into what is free of the heap."""
-    identity, ticket = channel.submit(
-        abi.NEXT, head, room_min=1 << 14, room_max=room, flags=flags | abi.STREAM_BODY
-    )
+    identity, ticket = channel.submit(abi.NEXT, head, room_min=1 << 14, room_max=room, flags=flags | abi.STREAM_BODY)
     send_parts(channel, identity, memoryview(body))
     return Reply(channel, ticket)
 

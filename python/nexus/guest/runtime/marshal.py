@@ -18,7 +18,7 @@ _encode = json.JSONEncoder(ensure_ascii=_ASCII, allow_nan=False).encode
 _decode = json.JSONDecoder().decode
 
 
-def load(text: str) -> Any:  # noqa: ANN401 - any JSON value
+def load(text: str) -> Any:
     """The event. Raises Fault where it is no JSON."""
     try:
         return _decode(text)
@@ -76,7 +76,7 @@ class _Unusual:
         first, *rest = text.split(mark)
         return first + "".join(self._numbers[int(part[:8], 16)] + part[9:] for part in rest)
 
-    def _rewrite(self, value: Any) -> Any:  # noqa: ANN401, PLR0911 - any value at all
+    def _rewrite(self, value: Any) -> Any:
         if value is None or isinstance(value, (str, int, float)):
             return value
         if isinstance(value, bytes):
@@ -98,12 +98,12 @@ class _Unusual:
             self._open.discard(id(value))
         return value  # the encoder raises its TypeError
 
-    def _number(self, value: Decimal) -> Any:  # noqa: ANN401
+    def _number(self, value: Decimal) -> Any:
         if value.is_nan():
             return float("nan")
         self._numbers.append(str(value))
         return f"{self._mark}{len(self._numbers) - 1:08x}"
 
     @staticmethod
-    def _key(key: Any) -> Any:  # noqa: ANN401
+    def _key(key: Any) -> Any:
         return key.decode("utf-8") if isinstance(key, bytes) else key

@@ -32,14 +32,14 @@ class NumpyTracker:
         self._originals = {"default_rng": default_rng, "seed": seed}
 
         @functools.wraps(default_rng)
-        def watched_default_rng(seed: Any = None) -> Any:  # noqa: ANN401
+        def watched_default_rng(seed: Any = None) -> Any:
             generator = default_rng(seed)
             if seed is not None:
                 self._seeded.append(generator.bit_generator)
             return generator
 
         @functools.wraps(seed)
-        def watched_seed(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        def watched_seed(*args: Any, **kwargs: Any) -> None:
             seed(*args, **kwargs)
             self._global_unseeded = not any(value is not None for value in (*args, *kwargs.values()))
 
@@ -68,7 +68,7 @@ class NumpyTracker:
         return hooks
 
 
-def _bit_generators(module: ModuleType, shared: Any) -> list[Any]:  # noqa: ANN401
+def _bit_generators(module: ModuleType, shared: Any) -> list[Any]:
     """Every living bit generator, `shared` included."""
     base = module.BitGenerator
     found = {} if shared is None else {id(shared): shared}
@@ -77,21 +77,21 @@ def _bit_generators(module: ModuleType, shared: Any) -> list[Any]:  # noqa: ANN4
         if kind is module.Generator:
             candidate = candidate.bit_generator  # noqa: PLW2901
         elif kind is module.RandomState:
-            candidate = candidate._bit_generator  # noqa: PLW2901, SLF001
+            candidate = candidate._bit_generator  # noqa: PLW2901
         if issubclass(type(candidate), base):
             found[id(candidate)] = candidate
     return list(found.values())
 
 
-def _drew_its_own_entropy(generator: Any) -> bool:  # noqa: ANN401
+def _drew_its_own_entropy(generator: Any) -> bool:
     entropy = getattr(generator.seed_seq, "entropy", None)
     return isinstance(entropy, int) and entropy.bit_length() > _GIVEN_BITS
 
 
-def _renew(generator: Any) -> None:  # noqa: ANN401
+def _renew(generator: Any) -> None:
     generator.state = type(generator)().state
 
 
-def _renew_legacy(shared: Any) -> None:  # noqa: ANN401
+def _renew_legacy(shared: Any) -> None:
     # 256 bits at a tenth of the cost of a new state.
     shared.seed(list(memoryview(os.urandom(32)).cast("I")))

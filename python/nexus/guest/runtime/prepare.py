@@ -39,7 +39,7 @@ def shims() -> None:
         raise faults.Fault("Runtime.InvalidOffload", f"NEXUS_OFFLOAD is {level!r}: expected api, http or coupled")
     if level == "coupled" or importlib.util.find_spec("botocore") is None:
         return
-    from ..shims import boto3_api  # noqa: PLC0415 - imports botocore
+    from ..shims import boto3_api
 
     boto3_api.install(level)
 

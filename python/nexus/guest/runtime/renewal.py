@@ -34,7 +34,7 @@ class Tracker:
         tracker, original, register = self, self._original_seed, self._original_register
 
         @functools.wraps(original)
-        def seed(self: random.Random, a: Any = None, version: int = 2) -> None:  # noqa: ANN401
+        def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
             original(self, a, version)
             if a is None:
                 tracker._unseeded.add(self)
@@ -42,12 +42,12 @@ class Tracker:
                 tracker._unseeded.discard(self)
 
         @functools.wraps(register)
-        def register_at_fork(**hooks: Any) -> None:  # noqa: ANN401
+        def register_at_fork(**hooks: Any) -> None:
             register(**hooks)
             if "after_in_child" in hooks:
                 tracker._at_fork.append(hooks["after_in_child"])
 
-        random.Random.seed = seed  # type: ignore[method-assign, assignment]
+        random.Random.seed = seed  # type: ignore[method-assign]
         os.register_at_fork = register_at_fork
         shared = _shared_random()
         if shared is not None:
@@ -60,9 +60,9 @@ class Tracker:
         random.Random.seed = self._original_seed  # type: ignore[method-assign]
         os.register_at_fork = self._original_register
         shared = _shared_random()
-        if shared is not None and getattr(random.seed, "__self__", None) is shared:
+        if shared is not None:
             random.seed = shared.seed
-        hooks: list[Hook] = [g.seed for g in self._unseeded if type(g).seed is random.Random.seed]
+        hooks: list[Hook] = [generator.seed for generator in self._unseeded if type(generator).seed is random.Random.seed]
         hooks += self._numpy.hooks()
         if (ssl := sys.modules.get("ssl")) is not None:
             hooks.append(functools.partial(_renew_ssl, ssl))
@@ -97,6 +97,6 @@ def run(hooks: list[Hook]) -> None:
     for hook in hooks:
         try:
             hook()
-        except Exception as error:  # noqa: BLE001 - any library's hook
+        except Exception as error:
             name = getattr(hook, "__qualname__", repr(hook))
             sys.stderr.write(f"nexus: {name} failed after the restore: {type(error).__name__}: {error}\n")

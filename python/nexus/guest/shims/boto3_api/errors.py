@@ -1,6 +1,7 @@
 """The backend's errors as the exceptions that botocore itself would raise."""
 
 import http.client
+from typing import Any
 
 from botocore import exceptions
 
@@ -8,28 +9,30 @@ from ... import abi
 from ...device import BackendError
 
 
-def as_sent(error: BackendError, url: str, request: object = None) -> Exception:
+def as_sent(error: BackendError, url: str, request: object = None) -> BaseException:
     """For a request that got no answer."""
+    raised: BaseException = exceptions.HTTPClientError(error=error)
     url = url or error.endpoint
     if error.status == abi.STATUS_TIMEOUT:
-        return exceptions.ReadTimeoutError(endpoint_url=url, error=error)
-    if error.status == abi.STATUS_TRANSPORT:
+        raised = exceptions.ReadTimeoutError(endpoint_url=url, error=error)
+    elif error.status == abi.STATUS_TRANSPORT:
         if error.name == "ConnectionClosedError":
-            return exceptions.ConnectionClosedError(error=error, request=request, endpoint_url=url)
-        if error.name in {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "SSLError"}:
-            kind: type[Exception] = getattr(exceptions, error.name)
-            return kind(endpoint_url=url, error=error)
-        if error.name == "FlexibleChecksumError":
-            return exceptions.FlexibleChecksumError(error_msg=error.message)
-    return exceptions.HTTPClientError(error=error)
+            raised = exceptions.ConnectionClosedError(error=error, request=request, endpoint_url=url)
+        elif error.name in {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "SSLError"}:
+            kind: Any = getattr(exceptions, error.name)
+            raised = kind(endpoint_url=url, error=error)
+        elif error.name == "FlexibleChecksumError":
+            raised = exceptions.FlexibleChecksumError(error_msg=error.message)
+    return raised
 
 
-def as_streamed(error: BackendError) -> Exception:
+def as_streamed(error: BackendError) -> BaseException:
     """For a body that broke midway: what the HTTP library under urllib3 would raise."""
     if error.status == abi.STATUS_TIMEOUT or error.name == "ReadTimeoutError":
         return TimeoutError(error.message)
     if error.name == "IncompleteReadError":
         return http.client.IncompleteRead(b"")
     if error.name == "FlexibleChecksumError":
-        return exceptions.FlexibleChecksumError(error_msg=error.message)
+        broken: BaseException = exceptions.FlexibleChecksumError(error_msg=error.message)
+        return broken
     return error

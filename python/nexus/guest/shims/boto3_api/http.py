@@ -10,6 +10,7 @@ from typing import Any
 
 import botocore.httpsession
 from botocore.awsrequest import AWSResponse
+from urllib3 import HTTPHeaderDict
 from urllib3.response import HTTPResponse
 
 from ... import abi
@@ -26,13 +27,13 @@ _decode = json.JSONDecoder().decode
 def install(channel: Channel) -> None:
     """Patch botocore's HTTP session."""
 
-    def send(self: Any, request: Any) -> Any:  # noqa: ANN401 - botocore's own types
+    def send(self: Any, request: Any) -> Any:
         return _send(channel, self, request)
 
     botocore.httpsession.URLLib3Session.send = send
 
 
-def _send(channel: Channel, session: Any, request: Any) -> AWSResponse:  # noqa: ANN401
+def _send(channel: Channel, session: Any, request: Any) -> AWSResponse:
     try:
         reply = _exchange(channel, _head(session, request), request)
         fields = _decode(reply.head)
@@ -48,9 +49,12 @@ def _send(channel: Channel, session: Any, request: Any) -> AWSResponse:  # noqa:
 def response_of(channel: Channel, reply: Reply, fields: dict[str, Any], method: str) -> HTTPResponse:
     """A urllib3 response over what is left of a reply."""
     body = ArenaBody(channel, reply, errors.as_streamed)
+    headers = HTTPHeaderDict()
+    for name, value in fields["headers"]:
+        headers.add(name, value)
     return HTTPResponse(
         body,
-        headers=[(name, value) for name, value in fields["headers"]],
+        headers=headers,
         status=fields["status"],
         version=11,
         preload_content=False,
@@ -60,7 +64,7 @@ def response_of(channel: Channel, reply: Reply, fields: dict[str, Any], method: 
     )
 
 
-def _head(session: Any, request: Any) -> bytes:  # noqa: ANN401
+def _head(session: Any, request: Any) -> bytes:
     sign = None
     headers = []
     for name, raw in request.headers.items():
@@ -84,8 +88,8 @@ def _head(session: Any, request: Any) -> bytes:  # noqa: ANN401
     ).encode("utf-8")
 
 
-def _timeouts(session: Any, request: Any) -> tuple[float, float]:  # noqa: ANN401
-    timeout = session._timeout  # noqa: SLF001 - botocore has no accessor
+def _timeouts(session: Any, request: Any) -> tuple[float, float]:
+    timeout = session._timeout
     connect = getattr(timeout, "connect_timeout", timeout)
     read = getattr(timeout, "read_timeout", timeout)
     override = (getattr(request, "context", None) or {}).get("read_timeout")
@@ -96,7 +100,7 @@ def _seconds(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) and value > 0 else 60.0
 
 
-def _exchange(channel: Channel, head: bytes, request: Any) -> Reply:  # noqa: ANN401
+def _exchange(channel: Channel, head: bytes, request: Any) -> Reply:
     room = channel.room_limit if request.stream_output else 1 << 18
     for delay in (*_BUSY_DELAYS_S, None):
         ticket = submit_with_body(channel, abi.HTTP, head, request.body, _HEAD_ROOM, min(room, channel.room_limit))

@@ -62,9 +62,7 @@ class Prototypes:
         client = self._original(session, *args, **kwargs)
         if known is None and isinstance(service, str):
             # The caller may change what it gets, so the prototype is a copy of its own.
-            self._known[key] = _Prototype(
-                duplicate(client), weakref.ref(session), _lookup_cache(session), _environment()
-            )
+            self._known[key] = _Prototype(duplicate(client), weakref.ref(session), _lookup_cache(session), _environment())
         return client
 
     def setup_default_session(self, **kwargs: Any) -> None:

@@ -16,14 +16,14 @@ class UnsupportedByPlaceholder(NotImplementedError):
     """Something that needs the secret key itself, which stays on the host."""
 
 
-class PlaceholderAuth(botocore.auth.BaseSigner):
+class PlaceholderAuth(botocore.auth.BaseSigner):  # type: ignore[misc]
     """Takes the place of a SigV4 signer: names the scope in the Authorization header, computes nothing."""
 
     def __init__(self, service: str, region: str, *, is_s3: bool) -> None:
         self._value = f"{_MARK}{region}/{service}/aws4_request"
         self._is_s3 = is_s3
 
-    def add_auth(self, request: Any) -> None:  # noqa: ANN401 - botocore's AWSRequest
+    def add_auth(self, request: Any) -> None:
         headers = request.headers
         if "Authorization" in headers:
             del headers["Authorization"]
@@ -46,8 +46,12 @@ def install() -> None:
     original = RequestSigner.get_auth_instance
 
     def get_auth_instance(
-        self: RequestSigner, signing_name: str, region_name: str, signature_version: Any = None, **kwargs: Any  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        self: RequestSigner,
+        signing_name: str,
+        region_name: str,
+        signature_version: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         auth = original(self, signing_name, region_name, signature_version, **kwargs)
         key_id = getattr(getattr(auth, "credentials", None), "access_key", None)
         if key_id != abi.PLACEHOLDER_KEY_ID:

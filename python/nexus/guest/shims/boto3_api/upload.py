@@ -11,7 +11,12 @@ _PIECE = 1 << 18
 
 
 def submit_with_body(
-    channel: Channel, operation: int, head: bytes, body: Any, room_min: int, room_max: int  # noqa: ANN401
+    channel: Channel,
+    operation: int,
+    head: bytes,
+    body: Any,
+    room_min: int,
+    room_max: int,
 ) -> Ticket:
     """Submit a request with `body`: None, text, bytes-like, a file or an iterable of bytes."""
     if body is None:
@@ -42,7 +47,7 @@ def _after(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _pieces(body: Any) -> Iterator[bytes]:  # noqa: ANN401
+def _pieces(body: Any) -> Iterator[bytes]:
     read = getattr(body, "read", None)
     source = iter(lambda: read(_PIECE), b"") if read is not None else iter(body)
     for piece in source:
@@ -51,13 +56,9 @@ def _pieces(body: Any) -> Iterator[bytes]:  # noqa: ANN401
         yield piece.encode("utf-8") if isinstance(piece, str) else piece
 
 
-def _in_parts(
-    channel: Channel, operation: int, head: bytes, pieces: Iterator[Any], room_min: int, room_max: int
-) -> Ticket:
+def _in_parts(channel: Channel, operation: int, head: bytes, pieces: Iterator[Any], room_min: int, room_max: int) -> Ticket:
     with channel.streaming():
-        identity, ticket = channel.submit(
-            operation, head, room_min=room_min, room_max=room_max, flags=abi.STREAM_BODY
-        )
+        identity, ticket = channel.submit(operation, head, room_min=room_min, room_max=room_max, flags=abi.STREAM_BODY)
         try:
             _send(channel, identity, pieces)
         except BaseException:

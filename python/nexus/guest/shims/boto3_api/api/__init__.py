@@ -44,7 +44,7 @@ _decode = json.JSONDecoder().decode
 class FastPath:
     """S3's hot operations over one channel."""
 
-    def __init__(self, channel: Channel, client: Any, original: Callable[..., Any]) -> None:  # noqa: ANN401
+    def __init__(self, channel: Channel, client: Any, original: Callable[..., Any]) -> None:
         self._channel = channel
         self._original = original
         self._reference = Reference(client)
@@ -54,7 +54,7 @@ class FastPath:
         self._requests = {name: RequestPlan(operation) for name, operation in self._models.items()}
         self._responses = {name: ResponsePlan(operation) for name, operation in self._models.items()}
 
-    def call(self, client: Any, name: str, params: dict[str, Any]) -> Any:  # noqa: ANN401
+    def call(self, client: Any, name: str, params: dict[str, Any]) -> Any:
         """What `_make_api_call` does."""
         plan = self._requests.get(name)
         if plan is None or not isinstance(params, dict):
@@ -62,7 +62,7 @@ class FastPath:
         verdict: Verdict | None = client.__dict__.get(_VERDICT)
         if verdict is None or not still_holds(verdict, client):
             verdict = self._judge(client)
-        if not verdict.eligible or self._history._enabled:  # noqa: SLF001
+        if not verdict.eligible or self._history._enabled:
             return self._original(client, name, params)
         head = plan.build(params, verdict.region, verdict.endpoint, validates=verdict.validates)
         if head is None:
@@ -81,12 +81,12 @@ class FastPath:
         result = self._result(client, name, reply, verdict, params)
         return self._original(client, name, params) if result is None else result
 
-    def _judge(self, client: Any) -> Verdict:  # noqa: ANN401
+    def _judge(self, client: Any) -> Verdict:
         verdict = self._reference.judge(client)
         client.__dict__[_VERDICT] = verdict
         return verdict
 
-    def _exchange(self, name: str, head: bytes, content: Any) -> Reply | None:  # noqa: ANN401
+    def _exchange(self, name: str, head: bytes, content: Any) -> Reply | None:
         """Have the host do it. None where real botocore should try; raises what botocore raises without an answer."""
         room = _GET_ROOM if name == "GetObject" else 1 << 17 if name.startswith("List") else _HEAD_ROOM * 2
         room = min(room, self._channel.room_limit)
@@ -104,7 +104,7 @@ class FastPath:
 
     def _result(
         self,
-        client: Any,  # noqa: ANN401
+        client: Any,
         name: str,
         reply: Reply,
         verdict: Verdict,
@@ -114,8 +114,9 @@ class FastPath:
         status: int = fields["status"]
         headers = Headers(fields["headers"])
         plan = self._responses[name]
-        if status >= 300:  # noqa: PLR2004
-            return self._raise(client, name, reply, status, headers, fields["retries"])
+        if status >= 300:
+            self._raise(client, name, reply, status, headers, fields["retries"])
+            return None
         if not plan.complete or "expires" in headers.lowered:
             return self._parsed(client, name, reply, status, headers, fields["retries"], verdict, params)
         result: dict[str, Any] = {"ResponseMetadata": metadata(status, headers)}
@@ -141,7 +142,7 @@ class FastPath:
 
     def _parsed(
         self,
-        client: Any,  # noqa: ANN401
+        client: Any,
         name: str,
         reply: Reply,
         status: int,
@@ -167,7 +168,7 @@ class FastPath:
 
     def _raise(
         self,
-        client: Any,  # noqa: ANN401
+        client: Any,
         name: str,
         reply: Reply,
         status: int,
@@ -176,13 +177,13 @@ class FastPath:
     ) -> None:
         """Raise the exception for an answer of 300 and over; returns where real botocore should see it for itself."""
         content = self._finish(reply)
-        if status in _REDIRECTS or any(code in content for code in _REGIONAL) or (status == 400 and not content):  # noqa: PLR2004
+        if status in _REDIRECTS or any(code in content for code in _REGIONAL) or (status == 400 and not content):
             return
         parsed = parse(client, self._models[name], status, headers, content, {})
         if parsed is None:
             return
         details = parsed.get("ResponseMetadata", {})
-        if retries and (status >= 500 or status == 429):  # noqa: PLR2004
+        if retries and (status >= 500 or status == 429):
             details["MaxAttemptsReached"] = True
         details["RetryAttempts"] = retries
         kind = client.exceptions.from_code(parsed.get("Error", {}).get("Code"))

@@ -20,7 +20,7 @@ except ImportError:  # botocore before 1.23
 _ALGORITHMS = ("crc64nvme", "crc32", "crc32c", "sha1", "sha256")
 
 
-def outgoing(body: Any, limit: int) -> Buffer | None:  # noqa: ANN401, PLR0911 - one return per kind
+def outgoing(body: Any, limit: int) -> Buffer | None:
     """The bytes that botocore would send for `body`, or None where real botocore should do it.
 
     Files are read from their position on, as botocore does, and left at their end. Everything over `limit` bytes is
@@ -45,7 +45,7 @@ def outgoing(body: Any, limit: int) -> Buffer | None:  # noqa: ANN401, PLR0911 -
     return None
 
 
-def _file_chunk(body: Any, limit: int) -> bytes | None:  # noqa: ANN401
+def _file_chunk(body: Any, limit: int) -> bytes | None:
     """s3transfer's part of a file, whose progress callbacks are on only while it is really being sent."""
     if len(body) > limit:
         return None
@@ -61,7 +61,7 @@ class ArenaStream(ArenaBody):
         super().__init__(channel, reply, _as_urllib3)
 
 
-def _as_urllib3(error: BackendError) -> Exception:
+def _as_urllib3(error: BackendError) -> BaseException:
     streamed = errors.as_streamed(error)
     if isinstance(streamed, TimeoutError):
         return ReadTimeoutError(None, "", "Read timed out.")  # type: ignore[arg-type]
@@ -86,9 +86,7 @@ class _Verified:
         return self._expected
 
 
-def incoming(
-    channel: Channel, reply: Reply, headers: dict[str, str], *, verify: bool
-) -> tuple[StreamingBody, str | None]:
+def incoming(channel: Channel, reply: Reply, headers: dict[str, str], *, verify: bool) -> tuple[StreamingBody, str | None]:
     """The stream for a result's Body, of the class that botocore would use, and the checksum's name where one applies."""
     stream = ArenaStream(channel, reply)
     length = headers.get("content-length")
@@ -102,7 +100,7 @@ def incoming(
             break
     else:
         body = StreamingBody(stream, length)
-    body.getbuffer = stream.getbuffer  # type: ignore[attr-defined]
+    body.getbuffer = stream.getbuffer
     return body, algorithm
 
 

@@ -52,15 +52,15 @@ class Verdict(NamedTuple):
 class Reference:
     """An untouched S3 client, for comparison."""
 
-    def __init__(self, client: Any) -> None:  # noqa: ANN401 - botocore's BaseClient
+    def __init__(self, client: Any) -> None:
         self.handlers = fingerprint(client)
         self.config = _config(client)
         self.usable = _is_plain(client)
 
-    def judge(self, client: Any) -> Verdict:  # noqa: ANN401
+    def judge(self, client: Any) -> Verdict:
         """Look at a client as a whole."""
-        emitter = client.meta.events._emitter  # noqa: SLF001
-        credentials = client._request_signer._credentials  # noqa: SLF001
+        emitter = client.meta.events._emitter
+        credentials = client._request_signer._credentials
         eligible = (
             self.usable
             and getattr(credentials, "access_key", None) == abi.PLACEHOLDER_KEY_ID
@@ -70,7 +70,7 @@ class Reference:
         )
         region = client.meta.region_name or "us-east-1"
         return Verdict(
-            emitter._lookup_cache,  # noqa: SLF001
+            emitter._lookup_cache,
             credentials,
             eligible,
             "us-east-1" if region == "aws-global" else region,
@@ -79,20 +79,20 @@ class Reference:
         )
 
 
-def still_holds(verdict: Verdict, client: Any) -> bool:  # noqa: ANN401
+def still_holds(verdict: Verdict, client: Any) -> bool:
     """Whether neither handlers nor credentials changed since.
 
     botocore's emitter makes itself a new lookup cache at every (un)registration; copies share it until then.
     """
     return (
-        client.meta.events._emitter._lookup_cache is verdict.lookup_cache  # noqa: SLF001
-        and client._request_signer._credentials is verdict.credentials  # noqa: SLF001
+        client.meta.events._emitter._lookup_cache is verdict.lookup_cache
+        and client._request_signer._credentials is verdict.credentials
     )
 
 
-def fingerprint(client: Any) -> Fingerprint:  # noqa: ANN401
+def fingerprint(client: Any) -> Fingerprint:
     """Every event handler of a client: (event, module, qualified name), without those known to be harmless."""
-    root = client.meta.events._emitter._handlers._root  # noqa: SLF001
+    root = client.meta.events._emitter._handlers._root
     return frozenset(entry for entry in _walk(root, "") if entry[1:] not in _HARMLESS)
 
 
@@ -108,11 +108,11 @@ def _walk(node: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
         yield from _walk(child, f"{path}.{chunk}")
 
 
-def _config(client: Any) -> dict[str, Any]:  # noqa: ANN401
+def _config(client: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(client.meta.config).items() if name not in _FREE}
 
 
-def _is_plain(client: Any) -> bool:  # noqa: ANN401
+def _is_plain(client: Any) -> bool:
     """Whether the environment configures nothing that the host would have to know."""
     config = client.meta.config
     s3 = config.s3 or {}

@@ -26,7 +26,7 @@ _LIST = (
 _ERROR = b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code><Message>none</Message><Key>k</Key></Error>"
 
 
-def _answer(operation: int, head: bytes) -> tuple[int, bytes, bytes]:  # noqa: ARG001
+def _answer(operation: int, head: bytes) -> tuple[int, bytes, bytes]:
     request = json.loads(head)
     status, body = 200, b""
     if request["op"] == "GetObject":

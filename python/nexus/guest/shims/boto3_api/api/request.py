@@ -13,7 +13,9 @@ from botocore.handlers import handle_copy_source_param
 from botocore.model import OperationModel
 
 # Names that every region accepts. Access points, ARNs, directory buckets and old names in capitals: real botocore.
-_BUCKET = re.compile(r"(?!.*(?:--[a-z0-9]+-s3|-s3alias|--ol-s3|--table-s3)\Z)(?!\d+\.\d+\.\d+\.\d+\Z)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_BUCKET = re.compile(
+    r"(?!.*(?:--[a-z0-9]+-s3|-s3alias|--ol-s3|--table-s3)\Z)(?!\d+\.\d+\.\d+\.\d+\Z)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"
+)
 _ODD_SEGMENT = re.compile(r"(?:\A|/)\.{1,2}(?:/|\Z)")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # Members whose handling in botocore is more than copying; and those that would change who computes checksums.
@@ -41,17 +43,17 @@ Check = Callable[[Any], str | None]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def _header_text(value: Any) -> str | None:  # noqa: ANN401
+def _header_text(value: Any) -> str | None:
     if type(value) is str and value and value.isascii() and value.isprintable() and value.strip() == value:
         return value
     return None
 
 
-def _query_text(value: Any) -> str | None:  # noqa: ANN401
+def _query_text(value: Any) -> str | None:
     return value if type(value) is str else None
 
 
-def _copy_source(value: Any) -> str | None:  # noqa: ANN401
+def _copy_source(value: Any) -> str | None:
     """Text or {"Bucket", "Key", "VersionId"} as botocore encodes it; raises its ParamValidationError."""
     if type(value) is not str and type(value) is not dict:
         return None
@@ -61,11 +63,11 @@ def _copy_source(value: Any) -> str | None:  # noqa: ANN401
     return None if "arn:" in source else _header_text(source)
 
 
-def _integer(value: Any) -> str | None:  # noqa: ANN401
+def _integer(value: Any) -> str | None:
     return str(value) if type(value) is int else None
 
 
-def _boolean(value: Any) -> str | None:  # noqa: ANN401
+def _boolean(value: Any) -> str | None:
     return ("true" if value else "false") if type(value) is bool else None
 
 
@@ -149,7 +151,7 @@ class RequestPlan:
             return None
 
 
-def _metadata(value: Any, headers: Pairs) -> bool:  # noqa: ANN401
+def _metadata(value: Any, headers: Pairs) -> bool:
     if type(value) is not dict:
         return False
     for name, item in value.items():

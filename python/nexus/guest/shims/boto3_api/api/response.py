@@ -14,7 +14,9 @@ from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.utils import parse_timestamp
 
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT")
-_MONTHS = {name: at for at, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+_MONTHS = {
+    name: at for at, name in enumerate(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1)
+}
 _UTC: tzinfo | None = parse_timestamp("Thu, 01 Jan 1970 00:00:00 GMT").tzinfo
 Convert = Callable[[str], Any]
 
@@ -23,7 +25,8 @@ def timestamp(text: str) -> datetime:
     """A header's date. The usual form is read here, at a fortieth of the cost; any other by botocore."""
     match = _HTTP_DATE.fullmatch(text)
     if match is None or match[2] not in _MONTHS:
-        return parse_timestamp(text)
+        parsed: datetime = parse_timestamp(text)
+        return parsed
     return datetime(int(match[3]), _MONTHS[match[2]], int(match[1]), int(match[4]), int(match[5]), int(match[6]), 0, _UTC)
 
 
@@ -120,7 +123,7 @@ def metadata(status: int, headers: Headers) -> dict[str, Any]:
 
 
 def parse(
-    client: Any,  # noqa: ANN401 - botocore's BaseClient
+    client: Any,
     operation: model.OperationModel,
     status: int,
     headers: Headers,
@@ -128,7 +131,7 @@ def parse(
     context: dict[str, Any],
 ) -> dict[str, Any] | None:
     """The result by botocore's own parsers and handlers. None for an error in disguise: a 200 that bears one."""
-    endpoint = client._endpoint  # noqa: SLF001
+    endpoint = client._endpoint
     fields = HeadersDict()
     for wire, value in headers.lowered.items():
         fields[headers.as_sent[wire]] = value
@@ -143,11 +146,11 @@ def parse(
     )
     if response["status_code"] != status:
         return None
-    parser = endpoint._response_parser_factory.create_parser(operation.service_model.resolved_protocol)  # noqa: SLF001
+    parser = endpoint._response_parser_factory.create_parser(operation.service_model.resolved_protocol)
     parsed: dict[str, Any] = parser.parse(response, operation.output_shape)
     parsed.update(customized)
-    if status >= 300:  # noqa: PLR2004 - botocore's own bound
-        endpoint._add_modeled_error_fields(response, parsed, operation, parser)  # noqa: SLF001
+    if status >= 300:
+        endpoint._add_modeled_error_fields(response, parsed, operation, parser)
     client.meta.events.emit(
         f"after-call.{service}.{operation.name}",
         http_response=AWSResponse("", status, fields, None),

@@ -1,0 +1,227 @@
+"""Channel and streams against the stand-in backend, in this process."""
+
+import gc
+import json
+import os
+import threading
+import time
+
+import pytest
+from fake_backend import FakeBackend, Stream, _Bytes
+from nexus.guest import abi
+from nexus.guest.device import ArenaBody, BackendError, Channel, EventfdTransport, call
+from nexus.guest.device.rehearsal import RehearsalTransport
+
+ECHO = 99
+
+
+class EchoBackend(FakeBackend):
+    """Operation 99: the reply's body is `{"size": N}` bytes of a pattern, after `{"delay": S}`."""
+
+    def _dispatch(self, entry, operation, flags, head, body, stream):
+        if operation == ECHO:
+            time.sleep(head.get("delay", 0))
+            if head.get("breaks"):
+                self._answer(entry, {"n": 1}, Stream(Breaking(head["size"]), head["size"] * 2))
+                return
+            data = pattern(head["size"])
+            self._answer(entry, {"n": head["size"]}, Stream(_Bytes(data), len(data)))
+        else:
+            super()._dispatch(entry, operation, flags, head, body, stream)
+
+
+class Breaking:
+    def __init__(self, size):
+        self.left = size
+
+    def read(self, count):
+        if not self.left:
+            from fake_backend import Failure
+
+            raise Failure(abi.STATUS_TRANSPORT, "IncompleteReadError", "broke")
+        count = min(count, self.left)
+        self.left -= count
+        return bytes(count)
+
+
+def pattern(size):
+    return (b"0123456789abcdef" * (size // 16 + 1))[:size]
+
+
+@pytest.fixture
+def channel():
+    backend = EchoBackend("http://127.0.0.1:1", ("a", "b"), abi.MIN_SIZE)
+    channel = Channel(EventfdTransport(os.dup(backend.arena_fd), os.dup(backend.doorbell), os.dup(backend.completion)))
+    channel.backend = backend
+    yield channel
+    backend.close()
+
+
+def ask(channel, size, room=1 << 16, **head):
+    reply = call(channel, ECHO, json.dumps({"size": size, **head}).encode(), room_min=1 << 12, room_max=room)
+    return ArenaBody(channel, reply)
+
+
+def whole(channel):
+    channel.submit(ECHO, b'{"size": 0}', room_max=64)
+    gc.collect()
+    return channel.heap_free
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 5000, 65_000, 3_000_000])
+def test_body_of_any_size_arrives(channel, size):
+    free = channel.heap_free
+    body = ask(channel, size)
+    assert body.total_length == size
+    assert body.read() == pattern(size)
+    assert body.read() == b""
+    assert body.tell() == size
+    assert channel.heap_free == free
+
+
+def test_reads_of_every_shape(channel):
+    expected = pattern(300_000)
+    body = ask(channel, len(expected), room=20_000)
+    got = body.read(10) + body.read(0) + body.read(100_000)
+    buffer = bytearray(50_000)
+    count = body.readinto(buffer)
+    assert 0 < count <= 50_000
+    got += bytes(buffer[:count]) + b"".join(body.stream(7_000))
+    assert got == expected
+
+
+def test_closing_midway_gives_heap_and_stream_back(channel):
+    free = channel.heap_free
+    body = ask(channel, 1_000_000, room=20_000)
+    body.read(100)
+    body.close()
+    assert body.read() == b""
+    call(channel, ECHO, b'{"size": 0}', room_max=64)
+    assert channel.heap_free == free
+    assert not channel.backend.streams
+
+
+def test_a_dropped_body_is_given_back(channel):
+    free = channel.heap_free
+    body = ask(channel, 1_000_000, room=20_000)
+    del body
+    gc.collect()
+    call(channel, ECHO, b'{"size": 0}', room_max=64)
+    call(channel, ECHO, b'{"size": 0}', room_max=64)
+    assert channel.heap_free == free
+    assert not channel.backend.streams
+
+
+def test_getbuffer_is_a_view_that_outlives_its_stream(channel):
+    free = channel.heap_free
+    view = ask(channel, 40_000).getbuffer()
+    assert view.readonly
+    for _ in range(5):
+        ask(channel, 60_000).read()
+    assert bytes(view) == pattern(40_000)
+    part = view[100:200]
+    del view
+    gc.collect()
+    assert bytes(part) == pattern(200)[100:]
+    del part
+    gc.collect()
+    call(channel, ECHO, b'{"size": 0}', room_max=64)
+    call(channel, ECHO, b'{"size": 0}', room_max=64)
+    assert channel.heap_free == free
+
+
+def test_unread_bodies_never_starve_others(channel):
+    bodies = [ask(channel, 400_000, room=1 << 19) for _ in range(20)]  # 8 MB through a heap of 2 MiB
+    assert all(body.read() == pattern(400_000) for body in bodies)
+
+
+def test_error_carries_status_name_and_message(channel):
+    with pytest.raises(BackendError, match="operation 77") as caught:
+        call(channel, 77, b"{}", room_max=4096)
+    assert (caught.value.status, caught.value.name) == (abi.STATUS_INVALID, "InvalidSubmission")
+
+
+def test_body_that_breaks_midway(channel):
+    body = ask(channel, 100_000, room=20_000, breaks=True)
+    with pytest.raises(BackendError) as caught:
+        body.read()
+    assert caught.value.name == "IncompleteReadError"
+
+
+def test_fifty_threads_share_the_wait(channel):
+    failures = []
+
+    def work(number):
+        try:
+            for turn in range(6):
+                size = (number * 7919 + turn * 104729) % 150_000
+                assert ask(channel, size, delay=0.001 * (number % 3)).read() == pattern(size)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    assert not any(thread.is_alive() for thread in threads)
+    assert channel.backend.most_in_flight <= abi.RING_ENTRIES
+    call(channel, ECHO, b'{"size": 0}', room_max=64)
+    assert channel.heap_free == abi.MIN_SIZE - abi.HEAP
+
+
+def test_a_hundred_threads_stay_below_the_ring(channel):
+    results = []
+
+    def work():
+        results.append(ask(channel, 10, delay=0.3).read())
+
+    threads = [threading.Thread(target=work) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == [pattern(10)] * 100
+    assert channel.backend.most_in_flight <= abi.RING_ENTRIES
+
+
+def test_one_doorbell_per_submission_and_no_wait_for_what_is_there():
+    rings, waits = [], []
+
+    class Counting(RehearsalTransport):
+        def ring(self):
+            rings.append(1)
+            super().ring()
+
+        def wait(self, timeout_ms):
+            waits.append(1)
+            return True
+
+    channel = Channel(Counting(lambda operation, head: (0, b"{}", b"body")))
+    for _ in range(10):
+        reply = call(channel, ECHO, b"{}", room_max=4096)
+        assert bytes(reply.body) == b"body"
+        reply.release()
+    assert len(rings) == 10
+    assert not waits
+
+
+def test_indices_wrap_around():
+    transport = RehearsalTransport(lambda operation, head: (0, b"", b"x"))
+    control = memoryview(transport.arena)[:4096].cast("I")
+    start = 2**32 - 3
+    for offset in (abi.CONTROL_SUBMIT_TAIL, abi.CONTROL_COMPLETE_TAIL, abi.CONTROL_COMPLETE_HEAD):
+        control[offset // 4] = start
+    transport._taken = start
+    channel = Channel(transport)
+    for _ in range(10):
+        call(channel, ECHO, b"", room_max=64).release()
+    assert control[abi.CONTROL_SUBMIT_TAIL // 4] == 7
+
+
+def test_another_version_is_refused():
+    transport = RehearsalTransport(lambda operation, head: (0, b"", b""))
+    transport.arena[abi.CONTROL_VERSION] = 9
+    with pytest.raises(OSError, match="version 9.*speaks version 1"):
+        Channel(transport)
