@@ -201,6 +201,7 @@ fn refuse(name: &str, failure: InitFailure) -> ApiError {
 /// The state directory cannot be read.
 pub fn load(node: &Arc<Node>) -> anyhow::Result<()> {
     let mut kept = HashSet::new();
+    let mut loaded = Vec::new();
     for record in node.store.load()? {
         let isolation = match decide(node, record.deployment.isolation) {
             Ok(isolation) => isolation,
@@ -229,24 +230,31 @@ pub fn load(node: &Arc<Node>) -> anyhow::Result<()> {
         let version = Arc::new(version);
         node.scheduler.install(node, &version);
         node.functions.switch(Arc::clone(&version));
-        tokio::spawn(check(Arc::clone(node), version));
+        loaded.push(version);
     }
+    let checker = Arc::clone(node);
+    tokio::spawn(async move {
+        // One after the other: a check reads a whole snapshot, and requests come first.
+        for version in loaded {
+            check(&checker, &version).await;
+        }
+    });
     tokio::spawn(sweep(node.snapshots(), kept));
     Ok(())
 }
 
 /// Verify a snapshot, and take it anew if it is refused.
-async fn check(node: Arc<Node>, version: Arc<Version>) {
+async fn check(node: &Arc<Node>, version: &Arc<Version>) {
     if version.isolation != Isolation::Kvm {
         return;
     }
     let snapshot = version.snapshot();
     let refusal = match &snapshot {
         None => Some("there is no snapshot".to_owned()),
-        Some(path) => verify(&node, path).await.err(),
+        Some(path) => verify(node, path).await.err(),
     };
     if let Some(reason) = refusal
-        && let Err(failure) = initialise::renew(&node, &version, snapshot.as_deref(), &reason).await
+        && let Err(failure) = initialise::renew(node, version, snapshot.as_deref(), &reason).await
     {
         tracing::error!(function = %version.name, ?failure, "cannot initialise");
     }

@@ -5,6 +5,7 @@ use crate::node::Node;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -12,7 +13,9 @@ use tokio::sync::{Semaphore, watch};
 
 /// A request's head has to arrive within this time of the connection's, or of the request's, start;
 /// so this is also how long a connection may idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A client that takes nothing of its response for this long loses its connection, in milliseconds.
+const WRITE_TIMEOUT_MS: libc::c_uint = 60_000;
 /// Bytes of a head.
 const MAX_HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
@@ -50,6 +53,7 @@ async fn connection(node: Arc<Node>, stream: TcpStream, mut closing: watch::Rece
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
+    limit_writes(&stream);
     let service = service_fn(move |request| router::route(Arc::clone(&node), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -68,5 +72,23 @@ async fn connection(node: Arc<Node>, stream: TcpStream, mut closing: watch::Rece
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// TCP_USER_TIMEOUT also bounds how long the peer's window may stay shut (tcp(7)).
+fn limit_writes(stream: &TcpStream) {
+    let milliseconds = WRITE_TIMEOUT_MS;
+    // SAFETY: a socket of ours and four bytes of ours.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_USER_TIMEOUT,
+            (&raw const milliseconds).cast(),
+            4,
+        )
+    };
+    if result != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "no TCP_USER_TIMEOUT");
     }
 }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -267,10 +268,13 @@ pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch
     let text = |s: String| CString::new(s).map_err(io::Error::from);
     let log = ends.log.as_fd().try_clone_to_owned()?;
     let null = std::fs::File::open("/dev/null")?;
-    let program = CString::new(config.vmm.as_os_str().as_encoded_bytes())?;
-    let environment = std::env::vars()
-        .filter(|(name, _)| name.starts_with("NEXUS_VMM_") || name == "RUST_BACKTRACE")
-        .map(|(name, value)| text(format!("{name}={value}")))
+    let program = CString::new(config.vmm.as_os_str().as_bytes())?;
+    let environment = std::env::vars_os()
+        .filter(|(name, _)| name.as_bytes().starts_with(b"NEXUS_VMM_") || name == "RUST_BACKTRACE")
+        .map(|(name, value)| {
+            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
+                .map_err(io::Error::from)
+        })
         .collect::<io::Result<Vec<_>>>()?;
     Ok(Launch {
         arguments: vec![

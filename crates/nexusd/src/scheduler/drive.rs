@@ -150,7 +150,16 @@ pub async fn start_once(
     mode: Mode,
     snapshot: Option<&Path>,
 ) -> Result<Instance, StartFailure> {
+    let word = if mode == Mode::Restore {
+        "RESTORE_START"
+    } else {
+        "INIT_START"
+    };
     let mut instance = Instance::launch(node, version, mode, snapshot).await?;
+    version.log.append_line(&format!(
+        "{word} Runtime Version: python (nexus {})",
+        env!("CARGO_PKG_VERSION")
+    ));
     if let Some(record) = record {
         record.set_pid(instance.child.pid());
     }

@@ -70,6 +70,7 @@ impl Instance {
             name: version.name.to_string(),
             region: node.config.region.clone(),
         };
+        let began_ns = monotonic_ns();
         let (channel, device) =
             Backend::open(&node.backend, identity, nexus_abi::arena::DEFAULT_SIZE)
                 .map_err(|e| fail("no arena", &e))?;
@@ -83,12 +84,19 @@ impl Instance {
         };
         let order = launch::launch(&node.config, &document, ends)
             .map_err(|e| fail("no descriptors", &e))?;
+        let prepared_ns = monotonic_ns();
         let child = node
             .spawner
             .spawn(order)
             .await
             .map_err(|e| fail(&node.config.vmm.display().to_string(), &e))?;
         let spawned_ns = monotonic_ns();
+        tracing::debug!(
+            pid = child.pid(),
+            prepare_us = (prepared_ns - began_ns) / 1000,
+            spawn_us = (spawned_ns - prepared_ns) / 1000,
+            "a VMM was started"
+        );
         let statm = File::open(format!("/proc/{}/statm", child.pid())).ok();
         Ok(Self {
             channel,
