@@ -1,5 +1,10 @@
 //! The hypervisor: one KVM microVM per process, without a guest kernel.
 
+pub mod config;
+pub mod jail;
 pub mod kvm;
 pub mod layout;
+pub mod process;
+pub mod report;
+pub mod serve;
 pub mod xsave;

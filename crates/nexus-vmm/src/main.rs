@@ -1,8 +1,35 @@
+//! The command line: `serve`, `probe`.
+
 use nexus_vmm::kvm::probe;
+use nexus_vmm::serve::{STATUS_FAILED, serve};
+use std::process::exit;
+
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm probe [--json]";
 
 fn main() {
-    println!(
-        "{}",
-        serde_json::to_string(&probe::Report::make()).unwrap_or_default()
-    );
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let status = match words.as_slice() {
+        ["serve", "--config-fd", fd] => fd.parse().map_or_else(|_| usage(), serve),
+        ["probe"] => probe(false),
+        ["probe", "--json"] => probe(true),
+        _ => usage(),
+    };
+    exit(status);
+}
+
+fn usage() -> i32 {
+    eprintln!("{USAGE}");
+    STATUS_FAILED
+}
+
+/// Status 0 either way: the answer is the report.
+fn probe(json: bool) -> i32 {
+    let report = probe::Report::make();
+    if json {
+        println!("{}", serde_json::to_string(&report).unwrap_or_default());
+    } else {
+        println!("machine: {}\n{}", report.machine, report.reason);
+    }
+    0
 }
