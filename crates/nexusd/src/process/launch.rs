@@ -100,7 +100,13 @@ pub fn vmm_config(
         roots: if in_vm { roots(version) } else { Vec::new() },
         program: Program {
             path: &d.python,
-            argv: ["python3", "-B", "-m", "nexus.guest.runtime"],
+            // The whole path: CPython finds its library by argv[0], through PATH where that has no slash.
+            argv: [
+                d.python.to_str().unwrap_or("python3"),
+                "-B",
+                "-m",
+                "nexus.guest.runtime",
+            ],
             env: environment(config, version, in_vm),
             cwd,
         },
