@@ -1,7 +1,41 @@
 //! The Linux x86-64 system call ABI for one process with threads, served without a kernel.
 //!
-//! This crate knows nothing of KVM. It works on a [`window`](machine) of host memory that the hypervisor
-//! makes visible to a guest, and asks the hypervisor for what only that can do through the traits in
-//! [`machine`]. So it can be tested and fuzzed in an ordinary process.
+//! This crate knows nothing of KVM. It works on a [`window`] of host memory that the hypervisor makes visible to a
+//! guest, and asks the hypervisor for what only that can do through the traits in [`machine`]. So it can be tested
+//! and fuzzed in an ordinary process.
+//!
+//! A hypervisor makes a [`Process`], loads or restores it, takes up each thread with [`Process::enter`], and calls
+//! [`Thread::syscall`], [`Thread::exception`] or [`Thread::interrupted`] at each exit; the [`machine::Outcome`] says how
+//! to go on.
+// System call arguments are registers: narrowing them to the type Linux gives them is what a kernel does.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss
+)]
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
+pub mod config;
+pub mod errno;
+pub mod files;
+pub mod host;
+mod loader;
 pub mod machine;
+pub mod memory;
+pub mod mm;
+pub mod process;
+pub mod signal;
+pub mod snapshot;
+pub mod syscall;
+pub mod table;
+pub mod thread;
+pub mod window;
+
+pub use config::Config;
+pub use process::{Error, Process};
+pub use thread::Thread;

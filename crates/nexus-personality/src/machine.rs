@@ -117,6 +117,8 @@ pub enum Outcome {
     ExitThread,
     /// The whole guest ends with this wait status (as `wait4` gives it).
     Exit(i32),
+    /// The thread must wait until the hypervisor lets it go on; its state is canonical.
+    Park,
     /// The guest asked for a snapshot at this call; its result is already in place for after the restore.
     Snapshot,
 }

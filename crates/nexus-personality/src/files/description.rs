@@ -1,0 +1,115 @@
+//! Open file descriptions: what `open`, `pipe` and the like make, and duplicates share.
+
+use super::HostFile;
+use super::tmpfs::Inode;
+use crate::errno::{EINVAL, Errno};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a description refers to.
+#[derive(Debug)]
+pub enum Object {
+    /// Descriptor 0, 1 or 2 of the hypervisor.
+    Standard(RawFd),
+    /// A file or directory behind the root table. The host keeps its position.
+    Host(Arc<HostFile>),
+    /// A file in memory: `/tmp`, `memfd_create`, made-up files. The position is ours.
+    Memory(Arc<Inode>),
+    /// A directory that only the guest has: `/tmp` and below, `/`, `/dev`, parents of roots.
+    Directory(Vec<u8>),
+    /// `/dev/null`.
+    Null,
+    /// `/dev/zero`.
+    Zero,
+    /// `/dev/random`, `/dev/urandom`.
+    Random,
+    /// `/dev/nexus`.
+    Device,
+    /// One end of a pipe (true: the writing one).
+    Pipe(OwnedFd, bool),
+    /// One end of a UNIX socket pair.
+    Socket(OwnedFd),
+    /// eventfd.
+    Event(OwnedFd),
+    /// timerfd.
+    Timer(OwnedFd),
+    /// epoll instance, with what was registered: guest descriptor, events, data.
+    Poll(OwnedFd, Mutex<Vec<Registration>>),
+}
+
+/// One registration with an epoll instance, as a snapshot keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Registration {
+    pub fd: u64,
+    pub events: u32,
+    pub data: u64,
+}
+
+/// An open file description.
+#[derive(Debug)]
+pub struct Description {
+    /// What it refers to.
+    pub object: Object,
+    state: Mutex<State>,
+}
+
+/// What of a description changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct State {
+    /// `O_*` flags: access mode and status.
+    pub flags: i32,
+    /// Position, where the host does not keep it (entries, for directories of ours).
+    pub position: u64,
+}
+
+impl Description {
+    /// A description with these flags.
+    #[must_use]
+    pub fn new(object: Object, flags: i32) -> Arc<Self> {
+        Arc::new(Self {
+            object,
+            state: Mutex::new(State { flags, position: 0 }),
+        })
+    }
+
+    /// The changing part.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Host descriptor that calls may be passed on to.
+    ///
+    /// # Errors
+    /// EINVAL for what the host does not have.
+    pub fn host(&self) -> Result<RawFd, Errno> {
+        match &self.object {
+            Object::Standard(fd) => Ok(*fd),
+            Object::Host(file) => Ok(file.fd.as_raw_fd()),
+            Object::Memory(inode) => inode.host().ok_or(EINVAL),
+            Object::Pipe(fd, _)
+            | Object::Socket(fd)
+            | Object::Event(fd)
+            | Object::Timer(fd)
+            | Object::Poll(fd, _) => Ok(fd.as_raw_fd()),
+            Object::Directory(_)
+            | Object::Null
+            | Object::Zero
+            | Object::Random
+            | Object::Device => Err(EINVAL),
+        }
+    }
+
+    /// Whether the access mode allows reading.
+    #[must_use]
+    pub fn readable(&self) -> bool {
+        let flags = self.state().flags;
+        flags & libc::O_ACCMODE != libc::O_WRONLY && flags & libc::O_PATH == 0
+    }
+
+    /// Whether the access mode allows writing.
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        let flags = self.state().flags;
+        flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_PATH == 0
+    }
+}

@@ -1,0 +1,52 @@
+//! Files: what a descriptor refers to, and the guest's table of them.
+
+pub mod description;
+pub mod names;
+pub mod resolve;
+pub mod table;
+pub mod tmpfs;
+
+pub use description::{Description, Object};
+pub use names::Node;
+pub use table::FileTable;
+
+use std::os::fd::OwnedFd;
+
+/// A file or directory of the host that the root table shows, opened.
+#[derive(Debug)]
+pub struct HostFile {
+    /// The host's descriptor.
+    pub fd: OwnedFd,
+    /// Guest path, without links: what a snapshot opens again.
+    pub path: Vec<u8>,
+    /// Which file it was, to see at restore that it is still the same.
+    pub identity: Identity,
+    /// Under a writable root.
+    pub writable: bool,
+}
+
+/// Identity of a host file's content, as far as metadata can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Identity {
+    /// Length in bytes.
+    pub size: u64,
+    /// Time of last change of the content: seconds, nanoseconds.
+    pub modified: (i64, i64),
+    /// Inode number.
+    pub inode: u64,
+    /// Device number.
+    pub device: u64,
+}
+
+impl Identity {
+    /// From what the host's fstat said.
+    #[must_use]
+    pub fn of(stat: &libc::stat) -> Self {
+        Self {
+            size: stat.st_size.cast_unsigned(),
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            inode: stat.st_ino,
+            device: stat.st_dev,
+        }
+    }
+}

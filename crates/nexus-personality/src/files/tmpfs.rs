@@ -1,0 +1,287 @@
+//! Files in memory: `/tmp`, private to the guest and counted. Each file is a memfd, so that it can be mapped.
+
+use crate::errno::{EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Directory entries of the whole tree at most.
+const MAX_INODES: u64 = 100_000;
+
+/// Descriptors the tree may hold at most, one per file; beyond it creating fails with ENOSPC.
+const MAX_FILES: u64 = 4096;
+
+/// One file, directory or link in memory.
+#[derive(Debug)]
+pub struct Inode {
+    /// Its number, unique in the guest.
+    pub number: u64,
+    /// What it is.
+    pub content: Content,
+    meta: Mutex<Meta>,
+    usage: Arc<Usage>,
+}
+
+/// Content by kind.
+#[derive(Debug)]
+pub enum Content {
+    /// A memfd.
+    File(OwnedFd),
+    /// Names to inodes.
+    Directory(Mutex<BTreeMap<Vec<u8>, Arc<Inode>>>),
+    /// A symbolic link's target.
+    Link(Vec<u8>),
+}
+
+/// Mode and times.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    pub mode: u32,
+    /// Last access and change of content: seconds, nanoseconds.
+    pub accessed: (i64, i64),
+    pub modified: (i64, i64),
+    /// Names that refer to it.
+    pub links: u32,
+}
+
+/// What the tree uses.
+#[derive(Debug, Default)]
+pub struct Usage {
+    next: AtomicU64,
+    files: AtomicU64,
+    /// Bytes that files may have in sum; each file's size counts.
+    pub limit: u64,
+    bytes: AtomicU64,
+}
+
+impl Usage {
+    /// Nothing used yet, of `limit` bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self { limit, ..Self::default() }
+    }
+}
+
+impl Drop for Inode {
+    fn drop(&mut self) {
+        if let Content::File(_) = &self.content {
+            self.usage.files.fetch_sub(1, Ordering::Relaxed);
+            self.usage.bytes.fetch_sub(self.size(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Now, as timestamps have it.
+#[must_use]
+pub fn now() -> (i64, i64) {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a live timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut time) };
+    (time.tv_sec, time.tv_nsec)
+}
+
+impl Inode {
+    fn make(usage: &Arc<Usage>, content: Content, mode: u32) -> Result<Arc<Self>, Errno> {
+        let number = usage.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let meta = Meta {
+            mode,
+            accessed: now(),
+            modified: now(),
+            links: 1,
+        };
+        Ok(Arc::new(Self {
+            number,
+            content,
+            meta: Mutex::new(meta),
+            usage: Arc::clone(usage),
+        }))
+    }
+
+    /// An empty file.
+    ///
+    /// # Errors
+    /// ENOSPC at the limit of files, the host's error numbers.
+    pub fn file(usage: &Arc<Usage>, mode: u32) -> Result<Arc<Self>, Errno> {
+        if usage.files.fetch_add(1, Ordering::Relaxed) >= MAX_FILES {
+            usage.files.fetch_sub(1, Ordering::Relaxed);
+            return Err(ENOSPC);
+        }
+        // SAFETY: a static name; the result is checked.
+        let fd = unsafe { libc::memfd_create(c"tmp".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            usage.files.fetch_sub(1, Ordering::Relaxed);
+            return Err(io::Error::last_os_error().into());
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        Self::make(
+            usage,
+            Content::File(unsafe { OwnedFd::from_raw_fd(fd) }),
+            libc::S_IFREG | mode & 0o7777,
+        )
+    }
+
+    /// A file with this content.
+    ///
+    /// # Errors
+    /// As [`Inode::file`].
+    pub fn with_content(usage: &Arc<Usage>, mode: u32, content: &[u8]) -> Result<Arc<Self>, Errno> {
+        let inode = Self::file(usage, mode)?;
+        inode.resize(content.len() as u64)?;
+        if let Some(fd) = inode.host() {
+            // SAFETY: the buffer is live; a memfd takes all or fails.
+            let done = unsafe { libc::pwrite(fd, content.as_ptr().cast(), content.len(), 0) };
+            if done < 0 {
+                return Err(io::Error::last_os_error().into());
+            }
+        }
+        Ok(inode)
+    }
+
+    /// An empty directory.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn directory(usage: &Arc<Usage>, mode: u32) -> Result<Arc<Self>, Errno> {
+        Self::make(
+            usage,
+            Content::Directory(Mutex::default()),
+            libc::S_IFDIR | mode & 0o7777,
+        )
+    }
+
+    /// A symbolic link.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn link(usage: &Arc<Usage>, target: Vec<u8>) -> Result<Arc<Self>, Errno> {
+        Self::make(usage, Content::Link(target), libc::S_IFLNK | 0o777)
+    }
+
+    /// The memfd of a file.
+    #[must_use]
+    pub fn host(&self) -> Option<RawFd> {
+        match &self.content {
+            Content::File(fd) => Some(fd.as_raw_fd()),
+            _ => None,
+        }
+    }
+
+    /// Mode and times.
+    pub fn meta(&self) -> MutexGuard<'_, Meta> {
+        self.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tree's usage, for making more inodes.
+    #[must_use]
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match &self.content {
+            Content::File(fd) => {
+                // SAFETY: zero is a valid stat, and `stat` is live.
+                let stat = unsafe {
+                    let mut stat: libc::stat = std::mem::zeroed();
+                    libc::fstat(fd.as_raw_fd(), &raw mut stat);
+                    stat
+                };
+                stat.st_size.cast_unsigned()
+            }
+            Content::Link(target) => target.len() as u64,
+            Content::Directory(_) => 4096,
+        }
+    }
+
+    /// Set the length, within the limit of the tree. Growing is how space is had, so a write grows first.
+    ///
+    /// # Errors
+    /// ENOSPC, EISDIR.
+    pub fn resize(&self, size: u64) -> Result<(), Errno> {
+        let fd = self.host().ok_or(EISDIR)?;
+        let old = self.size();
+        if size > old {
+            let more = size - old;
+            let used = self.usage.bytes.fetch_add(more, Ordering::Relaxed);
+            if used.saturating_add(more) > self.usage.limit {
+                self.usage.bytes.fetch_sub(more, Ordering::Relaxed);
+                return Err(ENOSPC);
+            }
+        } else {
+            self.usage.bytes.fetch_sub(old - size, Ordering::Relaxed);
+        }
+        let length = i64::try_from(size).map_err(|_| ENOSPC)?;
+        // SAFETY: a plain call on a descriptor of ours.
+        if unsafe { libc::ftruncate(fd, length) } != 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        Ok(())
+    }
+
+    /// Entries of a directory.
+    ///
+    /// # Errors
+    /// ENOTDIR.
+    pub fn entries(&self) -> Result<MutexGuard<'_, BTreeMap<Vec<u8>, Arc<Self>>>, Errno> {
+        match &self.content {
+            Content::Directory(entries) => {
+                Ok(entries.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+            _ => Err(ENOTDIR),
+        }
+    }
+
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        matches!(self.content, Content::Directory(_))
+    }
+
+    /// Add a name.
+    ///
+    /// # Errors
+    /// EEXIST, ENOTDIR, ENOSPC.
+    pub fn add(&self, name: &[u8], inode: Arc<Self>) -> Result<(), Errno> {
+        if self.usage.next.load(Ordering::Relaxed) > MAX_INODES * 100 {
+            return Err(ENOSPC);
+        }
+        let mut entries = self.entries()?;
+        if entries.len() as u64 >= MAX_INODES {
+            return Err(ENOSPC);
+        }
+        if entries.contains_key(name) {
+            return Err(EEXIST);
+        }
+        entries.insert(name.to_vec(), inode);
+        drop(entries);
+        self.meta().modified = now();
+        Ok(())
+    }
+
+    /// Remove a name: `directory` says which kind is meant.
+    ///
+    /// # Errors
+    /// ENOENT, EISDIR, ENOTDIR, ENOTEMPTY.
+    pub fn remove(&self, name: &[u8], directory: bool) -> Result<(), Errno> {
+        let mut entries = self.entries()?;
+        let inode = entries.get(name).ok_or(ENOENT)?;
+        match (directory, inode.is_directory()) {
+            (false, true) => return Err(EISDIR),
+            (true, false) => return Err(ENOTDIR),
+            (true, true) if !inode.entries()?.is_empty() => return Err(ENOTEMPTY),
+            _ => {}
+        }
+        if let Some(gone) = entries.remove(name) {
+            let mut meta = gone.meta();
+            meta.links = meta.links.saturating_sub(1);
+        }
+        Ok(())
+    }
+}

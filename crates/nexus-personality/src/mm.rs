@@ -1,0 +1,638 @@
+//! The guest's address space: what is mapped where, kept in step with the host's mappings of the window.
+
+use crate::errno::{EEXIST, EINVAL, ENOMEM, Errno};
+use crate::files::HostFile;
+use crate::machine::Machine;
+use crate::window::{
+    ANONYMOUS_BOTTOM, ANONYMOUS_TOP, CHUNK, LIBRARIES, PAGE, RESERVED, USER_END, USER_START, Window,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// Mappings of one guest at most; each costs the host a VMA or more.
+const MAX_MAPPINGS: usize = 16_000;
+
+/// What a mapping shows.
+#[derive(Clone, Debug)]
+pub enum Backing {
+    /// Private zero-filled memory.
+    Anonymous,
+    /// A file from the root table, at an offset; private unless `Vma::shared`.
+    File(Arc<HostFile>, u64),
+    /// Shared memory or a file in memory; kept alive by the host's mapping. Not kept by a snapshot.
+    Shared,
+    /// The arena.
+    Arena,
+    /// The doorbell page: no memory, no slot.
+    Doorbell,
+}
+
+/// One mapping.
+#[derive(Clone, Debug)]
+pub struct Vma {
+    /// Behind its last byte.
+    pub end: u64,
+    /// `PROT_*` as the guest asked.
+    pub prot: i32,
+    /// `MAP_SHARED`.
+    pub shared: bool,
+    /// What it shows.
+    pub backing: Backing,
+}
+
+impl Vma {
+    fn advanced(&self, by: u64) -> Backing {
+        match &self.backing {
+            Backing::File(file, offset) => Backing::File(Arc::clone(file), offset + by),
+            other => other.clone(),
+        }
+    }
+}
+
+/// What to map, for [`AddressSpace::map`].
+pub struct Request {
+    /// Where exactly, or where if possible (0: anywhere).
+    pub address: u64,
+    pub length: u64,
+    pub prot: i32,
+    pub shared: bool,
+    /// Replace what is there.
+    pub fixed: bool,
+    /// Fail if something is there.
+    pub exclusive: bool,
+    pub backing: Backing,
+    /// Descriptor and offset for the host's mmap, if not anonymous.
+    pub source: Option<(RawFd, u64)>,
+    /// At a chunk's boundary, in chunks of its own (the arena).
+    pub own_chunks: bool,
+}
+
+/// The address space of one guest.
+pub struct AddressSpace {
+    window: Window,
+    machine: Arc<dyn Machine>,
+    vmas: BTreeMap<u64, Vma>,
+    /// Start of the heap, and its present end.
+    pub heap: (u64, u64),
+}
+
+/// Protection for the host's mapping: the hypervisor never executes guest memory, and a guest that may
+/// write or execute may also read (as on x86).
+fn host_prot(prot: i32) -> i32 {
+    match prot & (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) {
+        0 => libc::PROT_NONE,
+        p if p & libc::PROT_WRITE != 0 => libc::PROT_READ | libc::PROT_WRITE,
+        _ => libc::PROT_READ,
+    }
+}
+
+/// Round up to pages.
+///
+/// # Errors
+/// ENOMEM if that overflows, EINVAL for 0.
+pub fn pages(length: u64) -> Result<u64, Errno> {
+    match length {
+        0 => Err(EINVAL),
+        l if l > USER_END => Err(ENOMEM),
+        l => Ok(l.next_multiple_of(PAGE)),
+    }
+}
+
+impl AddressSpace {
+    /// An empty one.
+    #[must_use]
+    pub fn new(window: Window, machine: Arc<dyn Machine>) -> Self {
+        Self {
+            window,
+            machine,
+            vmas: BTreeMap::new(),
+            heap: (0, 0),
+        }
+    }
+
+    /// All mappings in order of their starts.
+    #[must_use]
+    pub fn vmas(&self) -> &BTreeMap<u64, Vma> {
+        &self.vmas
+    }
+
+    /// The mapping that contains `address`, with its start.
+    #[must_use]
+    pub fn find(&self, address: u64) -> Option<(u64, &Vma)> {
+        self.vmas
+            .range(..=address)
+            .next_back()
+            .filter(|(_, v)| v.end > address)
+            .map(|(s, v)| (*s, v))
+    }
+
+    /// Whether an access of this kind is allowed at `address`.
+    #[must_use]
+    pub fn allows(&self, address: u64, prot: i32) -> bool {
+        self.find(address)
+            .is_some_and(|(_, v)| v.prot & prot == prot)
+    }
+
+    /// Whether all of the range is user space and outside of the reserved hole.
+    fn usable(start: u64, length: u64) -> bool {
+        start.checked_add(length).is_some_and(|end| {
+            start >= USER_START
+                && end <= USER_END
+                && (end <= RESERVED.start || start >= RESERVED.end)
+        })
+    }
+
+    fn free(&self, start: u64, end: u64) -> bool {
+        self.vmas
+            .range(..end)
+            .next_back()
+            .is_none_or(|(_, v)| v.end <= start)
+    }
+
+    /// Lowest gap of `length` at or above `from`, at a multiple of `align`.
+    fn lowest_gap(&self, from: u64, to: u64, length: u64, align: u64) -> Option<u64> {
+        let mut at = from.next_multiple_of(align);
+        if let Some((_, v)) = self.find(at) {
+            at = v.end.next_multiple_of(align);
+        }
+        for (start, vma) in self.vmas.range(at..to) {
+            if *start >= at + length {
+                break;
+            }
+            at = at.max(vma.end).next_multiple_of(align);
+        }
+        (at + length <= to).then_some(at)
+    }
+
+    /// Highest gap of `length` below the top of anonymous memory.
+    fn highest_gap(&self, length: u64) -> Option<u64> {
+        let mut top = ANONYMOUS_TOP;
+        for (start, vma) in self.vmas.range(ANONYMOUS_BOTTOM..ANONYMOUS_TOP).rev() {
+            if vma.end + length <= top {
+                break;
+            }
+            top = *start;
+        }
+        top.checked_sub(length).filter(|a| *a >= ANONYMOUS_BOTTOM)
+    }
+
+    fn choose(&self, request: &Request) -> Result<u64, Errno> {
+        let length = request.length;
+        if request.fixed || request.exclusive {
+            if !request.address.is_multiple_of(PAGE) {
+                return Err(EINVAL);
+            }
+            if !Self::usable(request.address, length) {
+                return Err(ENOMEM);
+            }
+            if request.exclusive && !self.free(request.address, request.address + length) {
+                return Err(EEXIST);
+            }
+            return Ok(request.address);
+        }
+        let hint = request.address & !(PAGE - 1);
+        if hint != 0 && Self::usable(hint, length) && self.free(hint, hint + length) {
+            return Ok(hint);
+        }
+        let library =
+            request.prot & libc::PROT_EXEC != 0 || matches!(request.backing, Backing::File(..));
+        if request.own_chunks {
+            return self
+                .lowest_gap(LIBRARIES + (8 << 30), ANONYMOUS_BOTTOM, length, CHUNK)
+                .ok_or(ENOMEM);
+        }
+        let place = if library {
+            self.lowest_gap(LIBRARIES, LIBRARIES + (8 << 30), length, PAGE)
+        } else {
+            self.highest_gap(length)
+        };
+        place.ok_or(ENOMEM)
+    }
+
+    /// Map; returns the address.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn map(&mut self, mut request: Request) -> Result<u64, Errno> {
+        request.length = pages(request.length)?;
+        if self.vmas.len() >= MAX_MAPPINGS {
+            return Err(ENOMEM);
+        }
+        let address = self.choose(&request)?;
+        let end = address + request.length;
+        if !matches!(request.backing, Backing::Doorbell) {
+            self.host_map(
+                address,
+                request.length,
+                request.prot,
+                request.shared,
+                request.source,
+            )?;
+            self.carve(address, end);
+            if let Err(error) = self.machine.back(address, end) {
+                self.host_map(address, request.length, libc::PROT_NONE, false, None)?;
+                return Err(error.into());
+            }
+        } else {
+            self.carve(address, end);
+        }
+        let vma = Vma {
+            end,
+            prot: request.prot,
+            shared: request.shared,
+            backing: request.backing,
+        };
+        self.vmas.insert(address, vma);
+        self.merge(address);
+        self.update_execution(address, end)?;
+        Ok(address)
+    }
+
+    /// Map again what a snapshot recorded, at its place, without touching the host's mapping there.
+    ///
+    /// # Errors
+    /// EINVAL for a range that is not usable or overlaps another.
+    pub fn adopt(&mut self, start: u64, vma: Vma) -> Result<(), Errno> {
+        let length = vma
+            .end
+            .checked_sub(start)
+            .filter(|l| *l > 0 && l % PAGE == 0)
+            .ok_or(EINVAL)?;
+        let doorbell = matches!(vma.backing, Backing::Doorbell);
+        let fits = if doorbell {
+            start == crate::window::DOORBELL
+        } else {
+            Self::usable(start, length)
+        };
+        if !start.is_multiple_of(PAGE)
+            || !fits
+            || !self.free(start, vma.end)
+            || self.vmas.len() >= MAX_MAPPINGS
+        {
+            return Err(EINVAL);
+        }
+        self.vmas.insert(start, vma);
+        Ok(())
+    }
+
+    /// Map what the mapping at `start` showed when it was made: its file, or zeros.
+    ///
+    /// # Errors
+    /// EINVAL where none starts; the host's.
+    pub fn map_contents(&self, start: u64) -> Result<(), Errno> {
+        use std::os::fd::AsRawFd;
+        let vma = self.vmas.get(&start).ok_or(EINVAL)?;
+        let source = match &vma.backing {
+            Backing::File(file, offset) => Some((file.fd.as_raw_fd(), *offset)),
+            Backing::Anonymous => None,
+            _ => return Err(EINVAL),
+        };
+        self.host_map(start, vma.end - start, vma.prot, vma.shared, source)
+    }
+
+    /// Make everything that is mapped reachable for the guest: after a restore, in one go.
+    ///
+    /// # Errors
+    /// The machine's.
+    pub fn back_all(&self) -> io::Result<()> {
+        let mut run: Option<(u64, u64)> = None;
+        for (start, vma) in self
+            .vmas
+            .iter()
+            .filter(|(_, v)| !matches!(v.backing, Backing::Doorbell))
+        {
+            run = match run {
+                Some((s, e)) if *start < e.next_multiple_of(CHUNK) + CHUNK => {
+                    Some((s, e.max(vma.end)))
+                }
+                Some((s, e)) => {
+                    self.machine.back(s, e)?;
+                    Some((*start, vma.end))
+                }
+                None => Some((*start, vma.end)),
+            };
+        }
+        if let Some((s, e)) = run {
+            self.machine.back(s, e)?;
+        }
+        for (start, vma) in self
+            .vmas
+            .iter()
+            .filter(|(_, v)| v.prot & libc::PROT_EXEC != 0)
+        {
+            self.machine.set_executable(*start, vma.end, true)?;
+        }
+        Ok(())
+    }
+
+    /// Map a range of the host's: file, anonymous, or nothing.
+    fn host_map(
+        &self,
+        address: u64,
+        length: u64,
+        prot: i32,
+        shared: bool,
+        source: Option<(RawFd, u64)>,
+    ) -> Result<(), Errno> {
+        let at = self.window.host(address, length).ok_or(ENOMEM)?;
+        let kind = if shared {
+            libc::MAP_SHARED
+        } else {
+            libc::MAP_PRIVATE
+        };
+        let (flags, fd, offset) = match source {
+            Some((fd, offset)) => (kind, fd, i64::try_from(offset).map_err(|_| EINVAL)?),
+            None => (kind | libc::MAP_ANONYMOUS, -1, 0),
+        };
+        // SAFETY: the target lies in the window, which belongs to the guest; no Rust reference points there.
+        let got = unsafe {
+            libc::mmap(
+                at as *mut libc::c_void,
+                usize::try_from(length).map_err(|_| ENOMEM)?,
+                host_prot(prot),
+                flags | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                fd,
+                offset,
+            )
+        };
+        if got == libc::MAP_FAILED {
+            Err(io::Error::last_os_error().into())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Forget what is mapped in the range; split mappings that reach over its ends.
+    fn carve(&mut self, start: u64, end: u64) -> Vec<(u64, Vma)> {
+        self.split(start);
+        self.split(end);
+        let inside: Vec<u64> = self.vmas.range(start..end).map(|(s, _)| *s).collect();
+        inside
+            .into_iter()
+            .filter_map(|s| self.vmas.remove(&s).map(|v| (s, v)))
+            .collect()
+    }
+
+    fn split(&mut self, at: u64) {
+        let Some((start, vma)) = self.find(at).map(|(s, v)| (s, v.clone())) else {
+            return;
+        };
+        if start < at {
+            let upper = Vma {
+                backing: vma.advanced(at - start),
+                ..vma.clone()
+            };
+            self.vmas.insert(start, Vma { end: at, ..vma });
+            self.vmas.insert(at, upper);
+        }
+    }
+
+    /// Join anonymous neighbours of the mapping at `start` that are alike.
+    fn merge(&mut self, start: u64) {
+        let alike = |a: &Vma, b: &Vma| {
+            a.prot == b.prot
+                && a.shared == b.shared
+                && matches!(
+                    (&a.backing, &b.backing),
+                    (Backing::Anonymous, Backing::Anonymous)
+                )
+        };
+        let Some(mut vma) = self.vmas.get(&start).cloned() else {
+            return;
+        };
+        if let Some(next) = self.vmas.get(&vma.end).filter(|n| alike(&vma, n)).cloned() {
+            self.vmas.remove(&vma.end);
+            vma.end = next.end;
+            self.vmas.insert(start, vma.clone());
+        }
+        let below = self
+            .vmas
+            .range(..start)
+            .next_back()
+            .map(|(s, v)| (*s, v.clone()));
+        if let Some((s, lower)) = below.filter(|(_, l)| l.end == start && alike(l, &vma)) {
+            self.vmas.remove(&start);
+            self.vmas.insert(
+                s,
+                Vma {
+                    end: vma.end,
+                    ..lower
+                },
+            );
+        }
+    }
+
+    /// A chunk is executable iff something in it is.
+    fn update_execution(&self, start: u64, end: u64) -> Result<(), Errno> {
+        for chunk in (start & !(CHUNK - 1)..end).step_by(CHUNK as usize) {
+            let first = self.find(chunk).map_or(chunk, |(s, _)| s);
+            let executable = self
+                .vmas
+                .range(first..chunk + CHUNK)
+                .any(|(_, v)| v.end > chunk && v.prot & libc::PROT_EXEC != 0);
+            self.machine
+                .set_executable(chunk, chunk + CHUNK, executable)?;
+        }
+        Ok(())
+    }
+
+    /// munmap(2): the range becomes inaccessible, never a hole.
+    ///
+    /// # Errors
+    /// EINVAL.
+    pub fn unmap(&mut self, address: u64, length: u64) -> Result<(), Errno> {
+        let length = pages(length).map_err(|_| EINVAL)?;
+        if !address.is_multiple_of(PAGE) || !Self::usable(address, length) {
+            return Err(EINVAL);
+        }
+        let gone = self.carve(address, address + length);
+        if !gone.is_empty() {
+            self.host_map(address, length, libc::PROT_NONE, false, None)?;
+        }
+        if gone.iter().any(|(_, v)| v.prot & libc::PROT_EXEC != 0) {
+            self.update_execution(address, address + length)?;
+        }
+        Ok(())
+    }
+
+    /// mprotect(2).
+    ///
+    /// # Errors
+    /// ENOMEM where nothing is mapped, EACCES where the file forbids it.
+    pub fn protect(&mut self, address: u64, length: u64, prot: i32) -> Result<(), Errno> {
+        if length == 0 {
+            return Ok(());
+        }
+        let length = pages(length)?;
+        let end = address.checked_add(length).ok_or(ENOMEM)?;
+        if !address.is_multiple_of(PAGE) {
+            return Err(EINVAL);
+        }
+        if !self.covered(address, end) || self.vmas.len() + 2 > MAX_MAPPINGS {
+            return Err(ENOMEM);
+        }
+        let at = self.window.host(address, length).ok_or(ENOMEM)?;
+        // SAFETY: the range lies in the window and is mapped by the guest; no reference points there.
+        let done = unsafe {
+            libc::mprotect(
+                at as *mut libc::c_void,
+                usize::try_from(length).map_err(|_| ENOMEM)?,
+                host_prot(prot),
+            )
+        };
+        if done != 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        let mut touched = Vec::new();
+        let mut executable = prot & libc::PROT_EXEC != 0;
+        for (start, vma) in self.carve(address, end) {
+            executable |= vma.prot & libc::PROT_EXEC != 0;
+            self.vmas.insert(start, Vma { prot, ..vma });
+            touched.push(start);
+        }
+        for start in touched {
+            if self.vmas.contains_key(&start) {
+                self.merge(start);
+            }
+        }
+        if executable {
+            self.update_execution(address, end)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether every page of the range is mapped.
+    #[must_use]
+    pub fn covered(&self, start: u64, end: u64) -> bool {
+        let mut at = start;
+        while at < end {
+            match self.find(at) {
+                Some((_, vma)) => at = vma.end,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// mremap(2) of one mapping, in place or by moving its pages.
+    ///
+    /// # Errors
+    /// EINVAL, ENOMEM, EFAULT as there.
+    pub fn remap(
+        &mut self,
+        old: u64,
+        old_length: u64,
+        new_length: u64,
+        may_move: bool,
+    ) -> Result<u64, Errno> {
+        let (old_length, new_length) = (pages(old_length)?, pages(new_length)?);
+        let (start, vma) = self
+            .find(old)
+            .map(|(s, v)| (s, v.clone()))
+            .ok_or(crate::errno::EFAULT)?;
+        if !old.is_multiple_of(PAGE) || vma.end < old + old_length || vma.shared {
+            return Err(EINVAL);
+        }
+        if new_length <= old_length {
+            if new_length < old_length {
+                self.unmap(old + new_length, old_length - new_length)?;
+            }
+            return Ok(old);
+        }
+        if !matches!(vma.backing, Backing::Anonymous) {
+            return Err(EINVAL);
+        }
+        let more = Request {
+            address: old + old_length,
+            length: new_length - old_length,
+            prot: vma.prot,
+            shared: false,
+            fixed: false,
+            exclusive: true,
+            backing: Backing::Anonymous,
+            source: None,
+            own_chunks: false,
+        };
+        if vma.end == old + old_length
+            && Self::usable(more.address, more.length)
+            && self.map(more).is_ok()
+        {
+            return Ok(old);
+        }
+        if !may_move {
+            return Err(ENOMEM);
+        }
+        let _ = start;
+        let new = self.map(Request {
+            address: 0,
+            length: new_length,
+            prot: vma.prot,
+            shared: false,
+            fixed: false,
+            exclusive: false,
+            backing: Backing::Anonymous,
+            source: None,
+            own_chunks: false,
+        })?;
+        self.move_pages(old, old_length, new)?;
+        self.unmap(old, old_length)?;
+        Ok(new)
+    }
+
+    /// Move page table entries between two mappings of the guest; the source stays mapped and empty.
+    fn move_pages(&self, old: u64, length: u64, new: u64) -> Result<(), Errno> {
+        let (from, to) = (
+            self.window.host(old, length).ok_or(ENOMEM)?,
+            self.window.host(new, length).ok_or(ENOMEM)?,
+        );
+        let size = usize::try_from(length).map_err(|_| ENOMEM)?;
+        // SAFETY: both ranges lie in the window. DONTUNMAP leaves the source mapped, so no hole appears.
+        let moved = unsafe {
+            libc::mremap(
+                from as *mut libc::c_void,
+                size,
+                size,
+                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP,
+                to as *mut libc::c_void,
+            )
+        };
+        if moved == libc::MAP_FAILED {
+            Err(io::Error::last_os_error().into())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// brk(2): move the end of the heap; returns where it then is.
+    pub fn brk(&mut self, end: u64) -> u64 {
+        let (start, now) = self.heap;
+        let (old, new) = (now.next_multiple_of(PAGE), end.next_multiple_of(PAGE));
+        if end < start || end > RESERVED.start && start < RESERVED.start {
+            return now;
+        }
+        let done = match new.cmp(&old) {
+            std::cmp::Ordering::Greater => self
+                .map(Request {
+                    address: old,
+                    length: new - old,
+                    prot: libc::PROT_READ | libc::PROT_WRITE,
+                    shared: false,
+                    fixed: false,
+                    exclusive: true,
+                    backing: Backing::Anonymous,
+                    source: None,
+                    own_chunks: false,
+                })
+                .is_ok(),
+            std::cmp::Ordering::Less => self.unmap(new, old - new).is_ok(),
+            std::cmp::Ordering::Equal => true,
+        };
+        if done {
+            self.heap.1 = end;
+        }
+        self.heap.1
+    }
+}

@@ -1,0 +1,355 @@
+//! One guest process: what its threads share.
+
+use crate::config::Config;
+use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
+use crate::files::{Description, FileTable, Object, names::Namespace};
+use crate::host::{self, Kick};
+use crate::machine::{Machine, ThreadState, Tid};
+use crate::memory::Memory;
+use crate::mm::{AddressSpace, Backing, Request};
+use crate::signal::Signals;
+use crate::thread::Thread;
+use crate::window::{CHUNK, DOORBELL, PAGE, Window};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Why a guest could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A sentence of its own.
+    #[error("{0}")]
+    Refused(String),
+    /// A host call failed.
+    #[error("{doing}: {source}")]
+    Host {
+        doing: &'static str,
+        source: io::Error,
+    },
+    /// A call on the guest's behalf failed.
+    #[error("{doing}: error {}", .errno.0)]
+    Guest { doing: &'static str, errno: Errno },
+}
+
+/// What others may know of a thread.
+pub struct ThreadShared {
+    /// Its number.
+    pub tid: Tid,
+    /// Set to make it leave a blocking call.
+    pub kick: Kick,
+    /// Signals sent to it and not yet taken, bit n-1 for signal n.
+    pub pending: AtomicU64,
+    /// Its signal mask, as last set.
+    pub mask: AtomicU64,
+}
+
+/// Addresses of the device's mappings, 0 where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeviceMap {
+    pub arena: u64,
+    pub doorbell: u64,
+}
+
+/// A guest process.
+pub struct Process {
+    pub(crate) config: Config,
+    pub(crate) memory: Memory,
+    pub(crate) machine: Arc<dyn Machine>,
+    mm: Mutex<AddressSpace>,
+    files: Mutex<FileTable>,
+    pub(crate) names: Namespace,
+    cwd: Mutex<Vec<u8>>,
+    signals: Mutex<Signals>,
+    threads: Mutex<BTreeMap<Tid, Arc<ThreadShared>>>,
+    next_tid: AtomicI32,
+    pid: AtomicI32,
+    stopping: AtomicBool,
+    generation: AtomicU64,
+    device: Mutex<DeviceMap>,
+    unknown: Mutex<BTreeMap<u64, u64>>,
+    statm: OwnedFd,
+    memory_refused: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process id for a new instance: small, and different in each (OpenSSL notices a fork by it).
+fn fresh_pid() -> i32 {
+    let mut bytes = [0u8; 4];
+    // SAFETY: a live buffer of the length given; short reads do not happen for 4 bytes.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    i32::from_le_bytes(bytes).rem_euclid(30_000) + 2
+}
+
+impl Process {
+    /// A process with an empty address space. Installs the process-wide signal handlers.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or what the host refused.
+    pub fn new(
+        window: Window,
+        config: Config,
+        machine: Arc<dyn Machine>,
+    ) -> Result<Arc<Self>, Error> {
+        host::install_handlers().map_err(|source| Error::Host {
+            doing: "installing signal handlers",
+            source,
+        })?;
+        let names = Namespace::new(&config).map_err(Error::Refused)?;
+        // SAFETY: a static name; the result is checked.
+        let statm = unsafe {
+            libc::open(
+                c"/proc/self/statm".as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            )
+        };
+        if statm < 0 {
+            let source = io::Error::last_os_error();
+            return Err(Error::Host {
+                doing: "opening /proc/self/statm",
+                source,
+            });
+        }
+        let mut files = FileTable::default();
+        for (fd, flags) in [
+            (0, libc::O_RDONLY),
+            (1, libc::O_WRONLY),
+            (2, libc::O_WRONLY),
+        ] {
+            let description = Description::new(Object::Standard(fd), flags);
+            files
+                .insert(description, false, 0)
+                .map_err(|errno| Error::Guest {
+                    doing: "standard streams",
+                    errno,
+                })?;
+        }
+        let pid = fresh_pid();
+        Ok(Arc::new(Self {
+            memory: Memory::new(window),
+            mm: Mutex::new(AddressSpace::new(window, Arc::clone(&machine))),
+            machine,
+            files: Mutex::new(files),
+            names,
+            cwd: Mutex::new(config.program.cwd.trim_end_matches('/').as_bytes().to_vec()),
+            signals: Mutex::default(),
+            threads: Mutex::default(),
+            next_tid: AtomicI32::new(pid),
+            pid: AtomicI32::new(pid),
+            stopping: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            device: Mutex::default(),
+            unknown: Mutex::default(),
+            // SAFETY: a fresh descriptor that nobody else owns.
+            statm: unsafe { OwnedFd::from_raw_fd(statm) },
+            memory_refused: AtomicBool::new(false),
+            config,
+        }))
+    }
+
+    /// Load the program; the first thread's state.
+    ///
+    /// # Errors
+    /// The program or its interpreter is missing or no ELF executable for x86-64.
+    pub fn load(self: &Arc<Self>) -> Result<ThreadState, Error> {
+        crate::loader::load(self)
+    }
+
+    /// Take up a thread; call it on the host thread that will run it.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, state: &ThreadState) -> Thread {
+        let shared = Arc::new(ThreadShared {
+            tid: state.tid,
+            kick: Kick::default(),
+            pending: AtomicU64::new(0),
+            mask: AtomicU64::new(state.signal_mask),
+        });
+        lock(&self.threads).insert(state.tid, Arc::clone(&shared));
+        Thread::new(Arc::clone(self), shared, state)
+    }
+
+    /// The address space.
+    pub fn mm(&self) -> MutexGuard<'_, AddressSpace> {
+        lock(&self.mm)
+    }
+
+    /// The descriptor table.
+    pub fn files(&self) -> MutexGuard<'_, FileTable> {
+        lock(&self.files)
+    }
+
+    pub(crate) fn cwd(&self) -> MutexGuard<'_, Vec<u8>> {
+        lock(&self.cwd)
+    }
+
+    pub(crate) fn signals(&self) -> MutexGuard<'_, Signals> {
+        lock(&self.signals)
+    }
+
+    pub(crate) fn threads(&self) -> MutexGuard<'_, BTreeMap<Tid, Arc<ThreadShared>>> {
+        lock(&self.threads)
+    }
+
+    pub(crate) fn device(&self) -> MutexGuard<'_, DeviceMap> {
+        lock(&self.device)
+    }
+
+    /// The process id that the guest sees.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn renew_pid(&self, generation: u64) {
+        let pid = fresh_pid();
+        self.pid.store(pid, Ordering::Relaxed);
+        self.next_tid.fetch_max(pid, Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Relaxed);
+    }
+
+    pub(crate) fn reserve_tids(&self, highest: Tid) {
+        self.next_tid.fetch_max(highest, Ordering::Relaxed);
+    }
+
+    /// Restores that lie between this instance and its first initialisation.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn next_tid(&self) -> Tid {
+        self.next_tid.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Ask all threads to park (for a snapshot), or let them go on.
+    pub fn set_stopping(&self, stopping: bool) {
+        self.stopping.store(stopping, Ordering::SeqCst);
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Numbers of all threads.
+    #[must_use]
+    pub fn tids(&self) -> Vec<Tid> {
+        self.threads().keys().copied().collect()
+    }
+
+    /// System calls that are not served, with how often each was made.
+    #[must_use]
+    pub fn unknown_calls(&self) -> Vec<(u64, u64)> {
+        lock(&self.unknown).iter().map(|(n, c)| (*n, *c)).collect()
+    }
+
+    pub(crate) fn count_unknown(&self, number: u64) {
+        let mut unknown = lock(&self.unknown);
+        // Numbers are the guest's to choose: remember a bounded set of them.
+        if unknown.len() < 512 || unknown.contains_key(&number) {
+            *unknown.entry(number).or_default() += 1;
+        }
+    }
+
+    /// Private memory in use, in bytes: what the host counts as anonymous, the hypervisor's own included.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn private_bytes(&self) -> io::Result<u64> {
+        let mut text = [0u8; 128];
+        // SAFETY: a live buffer of the length given.
+        let length = unsafe {
+            libc::pread(
+                self.statm.as_raw_fd(),
+                text.as_mut_ptr().cast(),
+                text.len(),
+                0,
+            )
+        };
+        let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+        let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned();
+        let mut fields = text
+            .split_whitespace()
+            .skip(1)
+            .map_while(|f| f.parse::<u64>().ok());
+        let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
+        Ok(resident.saturating_sub(shared) * PAGE)
+    }
+
+    /// Whether `more` bytes still fit the limit. What is asked for must fit into what is not yet used; memory
+    /// that was promised but never touched does not count.
+    pub(crate) fn check_memory(&self, more: u64) -> Result<(), Errno> {
+        let limit = self.config.memory_mib << 20;
+        // Small requests are left to the watch that the hypervisor keeps: reading the figure costs microseconds.
+        if more < 64 << 10 {
+            return Ok(());
+        }
+        let used = self.private_bytes().unwrap_or(0);
+        if used.saturating_add(more) > limit {
+            self.memory_refused.store(true, Ordering::Relaxed);
+            return Err(ENOMEM);
+        }
+        Ok(())
+    }
+
+    /// Whether the guest was ever refused memory.
+    #[must_use]
+    pub fn memory_refused(&self) -> bool {
+        self.memory_refused.load(Ordering::Relaxed)
+    }
+
+    /// Map the arena, at `address` or (0) anywhere.
+    pub(crate) fn map_arena(&self, address: u64, length: u64) -> Result<u64, Errno> {
+        let device = self.config.device.ok_or(ENOENT)?;
+        let size = self.arena_size()?;
+        if length != size || self.device().arena != 0 {
+            return Err(EINVAL);
+        }
+        let at = self.mm().map(Request {
+            address,
+            length,
+            prot: libc::PROT_READ | libc::PROT_WRITE,
+            shared: true,
+            fixed: address != 0,
+            exclusive: address != 0,
+            backing: Backing::Arena,
+            source: Some((device.arena, 0)),
+            own_chunks: true,
+        })?;
+        self.device().arena = at;
+        Ok(at)
+    }
+
+    /// Map the doorbell page: present for the guest, without memory behind it.
+    pub(crate) fn map_doorbell(&self) -> Result<u64, Errno> {
+        let device = self.config.device.ok_or(ENOENT)?;
+        if self.device().doorbell != 0 {
+            return Err(EINVAL);
+        }
+        self.machine.map_doorbell(DOORBELL, device.doorbell)?;
+        let vma = crate::mm::Vma {
+            end: DOORBELL + PAGE,
+            prot: libc::PROT_READ | libc::PROT_WRITE,
+            shared: true,
+            backing: Backing::Doorbell,
+        };
+        self.mm().adopt(DOORBELL, vma)?;
+        self.device().doorbell = DOORBELL;
+        Ok(DOORBELL)
+    }
+
+    /// Size of the arena in bytes, which is sealed.
+    pub(crate) fn arena_size(&self) -> Result<u64, Errno> {
+        let device = self.config.device.ok_or(ENOENT)?;
+        let size = crate::files::resolve::host_stat(device.arena)?
+            .st_size
+            .cast_unsigned();
+        if size == 0 || size % CHUNK != 0 || size > nexus_abi::arena::MAX_SIZE as u64 {
+            return Err(EINVAL);
+        }
+        Ok(size)
+    }
+}

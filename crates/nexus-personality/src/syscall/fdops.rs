@@ -1,0 +1,126 @@
+//! Duplicating descriptors, their flags, ioctl.
+
+use super::io::description;
+use crate::errno::{EBADF, EINVAL, ENOTTY, SysResult, check};
+use crate::files::Object;
+use crate::machine::Cpu;
+use crate::thread::Thread;
+
+/// Status flags that may be changed.
+const CHANGEABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK;
+
+pub fn dup(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, fd)?;
+    t.process.files().insert(d, false, 0)
+}
+
+pub fn dup2(t: &mut Thread, _: &mut dyn Cpu, [from, to, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, from)?;
+    if from as u32 == to as u32 {
+        return Ok(to);
+    }
+    t.process.files().insert_at(u64::from(to as u32), d, false)
+}
+
+pub fn dup3(t: &mut Thread, _: &mut dyn Cpu, [from, to, flags, ..]: [u64; 6]) -> SysResult {
+    if from as u32 == to as u32 || flags & !(libc::O_CLOEXEC as u64) != 0 {
+        return Err(EINVAL);
+    }
+    let d = description(t, from)?;
+    t.process
+        .files()
+        .insert_at(u64::from(to as u32), d, flags != 0)
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn fcntl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64; 6]) -> SysResult {
+    match command as i32 {
+        libc::F_DUPFD => {
+            let d = description(t, fd)?;
+            t.process.files().insert(d, false, argument)
+        }
+        libc::F_DUPFD_CLOEXEC => {
+            let d = description(t, fd)?;
+            t.process.files().insert(d, true, argument)
+        }
+        libc::F_GETFD => Ok(u64::from(t.process.files().entry(fd)?.close_on_exec)),
+        libc::F_SETFD => {
+            t.process.files().entry(fd)?.close_on_exec = argument & 1 != 0;
+            Ok(0)
+        }
+        libc::F_GETFL => Ok(description(t, fd)?.state().flags as u64),
+        libc::F_SETFL => {
+            let d = description(t, fd)?;
+            set_status(&d, argument as i32)
+        }
+        libc::F_GETLK
+        | libc::F_SETLK
+        | libc::F_SETLKW
+        | libc::F_OFD_GETLK
+        | libc::F_OFD_SETLK
+        | libc::F_OFD_SETLKW => {
+            // One process: nobody could hold a lock against it.
+            description(t, fd)?;
+            if matches!(command as i32, libc::F_GETLK | libc::F_OFD_GETLK) {
+                t.process.memory.write(argument, libc::F_UNLCK as u16)?;
+            }
+            Ok(0)
+        }
+        1032 => Ok(65536), // F_GETPIPE_SZ
+        _ => {
+            description(t, fd)?;
+            Err(EINVAL)
+        }
+    }
+}
+
+fn set_status(d: &crate::files::Description, flags: i32) -> SysResult {
+    let mut state = d.state();
+    state.flags = state.flags & !CHANGEABLE | flags & CHANGEABLE;
+    let nonblocking = state.flags & libc::O_NONBLOCK;
+    drop(state);
+    // Only on what is the guest's own: the standard streams are shared with whoever passed them.
+    if let Object::Pipe(..) | Object::Socket(_) | Object::Event(_) | Object::Timer(_) = &d.object {
+        // SAFETY: a plain call on a descriptor of ours.
+        return check(i64::from(unsafe {
+            libc::fcntl(d.host()?, libc::F_SETFL, nonblocking)
+        }));
+    }
+    Ok(0)
+}
+
+pub fn flock(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {
+    description(t, fd).map(|_| 0)
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn ioctl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64; 6]) -> SysResult {
+    const FIONREAD: u32 = 0x541b;
+    const FIONBIO: u32 = 0x5421;
+    const FIOCLEX: u32 = 0x5451;
+    const FIONCLEX: u32 = 0x5450;
+    let command = command as u32;
+    if command == FIOCLEX || command == FIONCLEX {
+        t.process.files().entry(fd)?.close_on_exec = command == FIOCLEX;
+        return Ok(0);
+    }
+    let d = description(t, fd)?;
+    match (&d.object, command) {
+        (Object::Device, _) => super::device::ioctl(t, command, argument),
+        (_, FIONBIO) => {
+            let on: u32 = t.process.memory.read(argument)?;
+            let flags =
+                d.state().flags & !libc::O_NONBLOCK | if on == 0 { 0 } else { libc::O_NONBLOCK };
+            set_status(&d, flags)
+        }
+        (Object::Pipe(..) | Object::Socket(_), FIONREAD) => {
+            let mut count: i32 = 0;
+            // SAFETY: `count` is live; FIONREAD stores an int.
+            check(i64::from(unsafe {
+                libc::ioctl(d.host().map_err(|_| EBADF)?, libc::FIONREAD, &raw mut count)
+            }))?;
+            t.process.memory.write(argument, count).map(|()| 0)
+        }
+        _ => Err(ENOTTY),
+    }
+}

@@ -1,0 +1,182 @@
+//! What a process asks about itself and its machine. All of it is made up and the guest's own.
+
+use crate::errno::{EINVAL, EPERM, SysResult, check};
+use crate::machine::Cpu;
+use crate::thread::Thread;
+
+/// The one user and group of a guest.
+pub const UID: u64 = 1000;
+/// Kernel release that a guest is told.
+pub const RELEASE: &str = "6.1.0-nexus";
+
+const INFINITY: u64 = u64::MAX;
+
+pub fn uname(t: &mut Thread, _: &mut dyn Cpu, [to, ..]: [u64; 6]) -> SysResult {
+    let mut bytes = [0u8; 6 * 65];
+    let texts = [
+        "Linux",
+        &t.process.config.hostname,
+        RELEASE,
+        "#1 SMP",
+        "x86_64",
+        "(none)",
+    ];
+    for (field, text) in bytes.chunks_exact_mut(65).zip(texts) {
+        for (to, from) in field.iter_mut().take(64).zip(text.bytes()) {
+            *to = from;
+        }
+    }
+    t.process.memory.write_bytes(to, &bytes).map(|()| 0)
+}
+
+pub fn sysinfo(t: &mut Thread, _: &mut dyn Cpu, [to, ..]: [u64; 6]) -> SysResult {
+    let total = t.process.config.memory_mib << 20;
+    let free = total.saturating_sub(t.process.private_bytes().unwrap_or(0));
+    let mut words = [0u64; 14];
+    let values = [
+        1,
+        0,
+        0,
+        0,
+        total,
+        free,
+        0,
+        0,
+        0,
+        0,
+        t.process.threads().len() as u64,
+        0,
+        0,
+        1,
+    ];
+    words.copy_from_slice(&values);
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    t.process.memory.write_bytes(to, &bytes).map(|()| 0)
+}
+
+pub fn getuid(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Ok(UID)
+}
+
+pub fn getresuid(t: &mut Thread, _: &mut dyn Cpu, [a, b, c, ..]: [u64; 6]) -> SysResult {
+    for to in [a, b, c] {
+        t.process.memory.write(to, UID as u32)?;
+    }
+    Ok(0)
+}
+
+pub fn getgroups(t: &mut Thread, _: &mut dyn Cpu, [size, to, ..]: [u64; 6]) -> SysResult {
+    if size > 0 {
+        t.process.memory.write(to, UID as u32)?;
+    }
+    Ok(1)
+}
+
+/// Becoming somebody else: only oneself.
+pub fn setuid(_: &mut Thread, _: &mut dyn Cpu, [id, ..]: [u64; 6]) -> SysResult {
+    if id == UID { Ok(0) } else { Err(EPERM) }
+}
+
+fn limit(t: &Thread, resource: u64) -> [u64; 2] {
+    let nofile = t.process.files().limit as u64;
+    match resource {
+        3 => [8 << 20, INFINITY],                                   // STACK
+        4 => [0, 0],                                                // CORE
+        6 => [t.process.config.max_threads as u64; 2],              // NPROC
+        7 => [nofile, crate::files::table::MAX_DESCRIPTORS as u64], // NOFILE
+        9 => [INFINITY, INFINITY],                                  // AS
+        _ => [INFINITY, INFINITY],
+    }
+}
+
+pub fn getrlimit(t: &mut Thread, _: &mut dyn Cpu, [resource, to, ..]: [u64; 6]) -> SysResult {
+    if resource > 15 {
+        return Err(EINVAL);
+    }
+    t.process.memory.write(to, limit(t, resource)).map(|()| 0)
+}
+
+pub fn setrlimit(t: &mut Thread, cpu: &mut dyn Cpu, [resource, from, ..]: [u64; 6]) -> SysResult {
+    prlimit64(t, cpu, [0, resource, from, 0, 0, 0])
+}
+
+/// Only the number of descriptors is a limit one may lower; others are taken and not kept.
+pub fn prlimit64(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [pid, resource, new, old, ..]: [u64; 6],
+) -> SysResult {
+    if resource > 15 {
+        return Err(EINVAL);
+    }
+    if pid != 0 && pid != u64::from(t.process.pid().unsigned_abs()) {
+        return Err(EPERM);
+    }
+    let before = limit(t, resource);
+    if new != 0 {
+        let [soft, hard]: [u64; 2] = t.process.memory.read(new)?;
+        if soft > hard {
+            return Err(EINVAL);
+        }
+        if resource == 7 {
+            if hard > before[1] {
+                return Err(EPERM);
+            }
+            t.process.files().limit = usize::try_from(soft).map_err(|_| EINVAL)?;
+        }
+    }
+    if old != 0 {
+        t.process.memory.write(old, before)?;
+    }
+    Ok(0)
+}
+
+pub fn getrandom(t: &mut Thread, _: &mut dyn Cpu, [to, length, flags, ..]: [u64; 6]) -> SysResult {
+    if flags & !7 != 0 {
+        return Err(EINVAL);
+    }
+    let length = length.min(1 << 20);
+    let at = if length == 0 {
+        0
+    } else {
+        t.process.memory.host(to, length)?
+    };
+    // SAFETY: the buffer lies in the window, where the host kernel survives a fault.
+    check(unsafe { libc::getrandom(at as *mut libc::c_void, length as usize, 0) } as i64)
+}
+
+/// prctl(2): names of threads, and what has no effect here.
+pub fn prctl(t: &mut Thread, _: &mut dyn Cpu, [option, a, ..]: [u64; 6]) -> SysResult {
+    match option as i32 {
+        libc::PR_SET_NAME => t.process.memory.read::<u8>(a).map(|_| 0),
+        libc::PR_GET_NAME => t
+            .process
+            .memory
+            .write_bytes(a, b"guest\0\0\0\0\0\0\0\0\0\0\0")
+            .map(|()| 0),
+        libc::PR_SET_PDEATHSIG | libc::PR_SET_DUMPABLE | libc::PR_SET_NO_NEW_PRIVS => Ok(0),
+        libc::PR_GET_DUMPABLE => Ok(0),
+        libc::PR_GET_NO_NEW_PRIVS => Ok(1),
+        _ => Err(EINVAL),
+    }
+}
+
+/// Answers 0: scheduling and priorities have no meaning in a guest.
+pub fn nothing(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Ok(0)
+}
+
+/// getpriority(2) answers 20 for "nice 0".
+pub fn getpriority(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Ok(20)
+}
+
+/// membarrier(2): QUERY says that there is none.
+pub fn membarrier(_: &mut Thread, _: &mut dyn Cpu, [command, ..]: [u64; 6]) -> SysResult {
+    if command == 0 { Ok(0) } else { Err(EINVAL) }
+}
+
+/// A call that is deliberately absent, without being counted as unknown: programs probe for it.
+pub fn absent(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Err(crate::errno::ENOSYS)
+}

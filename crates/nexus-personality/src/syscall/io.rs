@@ -1,0 +1,415 @@
+//! Reading, writing and seeking. Buffers of the guest go to the host kernel as addresses in the window.
+
+use crate::errno::{EAGAIN, EBADF, EFBIG, EINVAL, EISDIR, ENXIO, ESPIPE, Errno, SysResult, check};
+use crate::files::tmpfs::{self, Inode};
+use crate::files::{Description, Object};
+use crate::machine::Cpu;
+use crate::thread::Thread;
+use std::sync::Arc;
+
+/// Longest transfer of one call, as Linux has it.
+const MAX_TRANSFER: u64 = 0x7fff_f000;
+/// Position that stands for "where the description stands".
+const CURRENT: u64 = u64::MAX;
+
+pub(super) fn description(t: &Thread, fd: u64) -> Result<Arc<Description>, Errno> {
+    Ok(Arc::clone(&t.process.files().entry(fd)?.description))
+}
+
+/// Host buffers of a call, summed.
+fn total(list: &[libc::iovec]) -> u64 {
+    list.iter().map(|v| v.iov_len as u64).sum()
+}
+
+fn one(t: &Thread, buffer: u64, length: u64) -> Result<[libc::iovec; 1], Errno> {
+    let length = length.min(MAX_TRANSFER);
+    let base = if length == 0 {
+        0
+    } else {
+        t.process.memory.host(buffer, length)?
+    };
+    Ok([libc::iovec {
+        iov_base: base as *mut libc::c_void,
+        iov_len: length as usize,
+    }])
+}
+
+/// A call of the host that takes buffers; may block, a kick ends it.
+fn host_vector(
+    t: &Thread,
+    number: libc::c_long,
+    fd: i32,
+    list: &[libc::iovec],
+    position: u64,
+) -> SysResult {
+    let arguments = [
+        fd as u64,
+        list.as_ptr() as u64,
+        list.len() as u64,
+        position,
+        0,
+        0,
+    ];
+    // SAFETY: the list lives across the call and names ranges of the window only.
+    unsafe { t.shared.kick.block(number, arguments) }
+}
+
+fn read_into(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -> SysResult {
+    if !d.readable() {
+        return Err(EBADF);
+    }
+    match &d.object {
+        Object::Memory(inode) => {
+            let fd = inode.host().ok_or(EISDIR)?;
+            let at = if position == CURRENT {
+                d.state().position
+            } else {
+                position
+            };
+            let got = host_vector(t, libc::SYS_preadv, fd, list, at)?;
+            if position == CURRENT {
+                d.state().position = at + got;
+            }
+            Ok(got)
+        }
+        Object::Directory(_) => Err(EISDIR),
+        Object::Null => Ok(0),
+        Object::Zero => fill(list, |_| Ok(()), true),
+        Object::Random => fill(list, random, false),
+        Object::Device => Err(EINVAL),
+        Object::Poll(..) => Err(EINVAL),
+        _ if position != CURRENT && !matches!(d.object, Object::Host(_)) => Err(ESPIPE),
+        _ => {
+            let number = if position == CURRENT {
+                libc::SYS_readv
+            } else {
+                libc::SYS_preadv
+            };
+            host_vector(
+                t,
+                number,
+                d.host()?,
+                list,
+                if position == CURRENT { 0 } else { position },
+            )
+        }
+    }
+}
+
+/// Fill buffers with zeros or by `with`; returns how much.
+fn fill(
+    list: &[libc::iovec],
+    with: impl Fn(&libc::iovec) -> Result<(), Errno>,
+    zero: bool,
+) -> SysResult {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    for v in list {
+        if zero {
+            let mut done = 0;
+            while done < v.iov_len {
+                let step = (v.iov_len - done).min(ZEROS.len());
+                // SAFETY: the target lies in the window, the source is a constant of at least `step` bytes.
+                unsafe {
+                    crate::host::copy(
+                        v.iov_base.cast::<u8>().add(done),
+                        ZEROS.as_ptr(),
+                        step as u64,
+                    )?
+                };
+                done += step;
+            }
+        } else {
+            with(v)?;
+        }
+    }
+    Ok(total(list))
+}
+
+fn random(v: &libc::iovec) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < v.iov_len {
+        // SAFETY: the target lies in the window; the host kernel survives a fault there.
+        let got = unsafe {
+            libc::getrandom(
+                v.iov_base.cast::<u8>().add(done).cast(),
+                v.iov_len - done,
+                0,
+            )
+        };
+        done += usize::try_from(check(got as i64)?).map_err(|_| EINVAL)?;
+    }
+    Ok(())
+}
+
+fn write_from(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -> SysResult {
+    if !d.writable() {
+        return Err(EBADF);
+    }
+    match &d.object {
+        Object::Memory(inode) => write_memory(t, d, inode, list, position),
+        Object::Null | Object::Zero | Object::Random => Ok(total(list)),
+        Object::Device => Err(EINVAL),
+        _ if position != CURRENT => Err(ESPIPE),
+        _ => {
+            let result = host_vector(t, libc::SYS_writev, d.host()?, list, 0);
+            if result == Err(crate::errno::EPIPE) {
+                t.shared.pending.fetch_or(
+                    1 << (libc::SIGPIPE - 1),
+                    std::sync::atomic::Ordering::AcqRel,
+                );
+            }
+            result
+        }
+    }
+}
+
+fn write_memory(
+    t: &Thread,
+    d: &Description,
+    inode: &Arc<Inode>,
+    list: &[libc::iovec],
+    position: u64,
+) -> SysResult {
+    let fd = inode.host().ok_or(EISDIR)?;
+    let mut state = d.state();
+    let at = match position {
+        _ if state.flags & libc::O_APPEND != 0 => inode.size(),
+        CURRENT => state.position,
+        given => given,
+    };
+    let end = at
+        .checked_add(total(list))
+        .filter(|e| i64::try_from(*e).is_ok())
+        .ok_or(EFBIG)?;
+    if end > inode.size() {
+        inode.resize(end)?;
+    }
+    let wrote = host_vector(t, libc::SYS_pwritev, fd, list, at)?;
+    if position == CURRENT {
+        state.position = at + wrote;
+    }
+    inode.meta().modified = tmpfs::now();
+    Ok(wrote)
+}
+
+pub fn read(t: &mut Thread, _: &mut dyn Cpu, [fd, buffer, length, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, fd)?;
+    read_into(t, &d, &one(t, buffer, length)?, CURRENT)
+}
+
+pub fn write(t: &mut Thread, _: &mut dyn Cpu, [fd, buffer, length, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, fd)?;
+    write_from(t, &d, &one(t, buffer, length)?, CURRENT)
+}
+
+pub fn pread64(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [fd, buffer, length, position, ..]: [u64; 6],
+) -> SysResult {
+    let d = description(t, fd)?;
+    read_into(t, &d, &one(t, buffer, length)?, checked(position)?)
+}
+
+pub fn pwrite64(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [fd, buffer, length, position, ..]: [u64; 6],
+) -> SysResult {
+    let d = description(t, fd)?;
+    write_from(t, &d, &one(t, buffer, length)?, checked(position)?)
+}
+
+fn checked(position: u64) -> Result<u64, Errno> {
+    if i64::try_from(position).is_ok() {
+        Ok(position)
+    } else {
+        Err(EINVAL)
+    }
+}
+
+pub fn readv(t: &mut Thread, _: &mut dyn Cpu, [fd, list, count, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, fd)?;
+    read_into(t, &d, &t.process.memory.read_iovec(list, count)?, CURRENT)
+}
+
+pub fn writev(t: &mut Thread, _: &mut dyn Cpu, [fd, list, count, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, fd)?;
+    write_from(t, &d, &t.process.memory.read_iovec(list, count)?, CURRENT)
+}
+
+pub fn preadv(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [fd, list, count, position, ..]: [u64; 6],
+) -> SysResult {
+    let d = description(t, fd)?;
+    read_into(
+        t,
+        &d,
+        &t.process.memory.read_iovec(list, count)?,
+        checked(position)?,
+    )
+}
+
+pub fn pwritev(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [fd, list, count, position, ..]: [u64; 6],
+) -> SysResult {
+    let d = description(t, fd)?;
+    write_from(
+        t,
+        &d,
+        &t.process.memory.read_iovec(list, count)?,
+        checked(position)?,
+    )
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+pub fn lseek(t: &mut Thread, _: &mut dyn Cpu, [fd, offset, whence, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, fd)?;
+    let offset = offset as i64;
+    match &d.object {
+        Object::Host(file) => {
+            use std::os::fd::AsRawFd;
+            if file_is_directory(&file.fd) {
+                d.state().position = 0;
+            }
+            // SAFETY: a plain call on a descriptor of ours.
+            check(unsafe { libc::lseek(file.fd.as_raw_fd(), offset, whence as i32) })
+        }
+        Object::Memory(inode) => {
+            let mut state = d.state();
+            let from = match whence as i32 {
+                libc::SEEK_SET => 0,
+                libc::SEEK_CUR => state.position.cast_signed(),
+                libc::SEEK_END => inode.size().cast_signed(),
+                libc::SEEK_DATA if offset.cast_unsigned() < inode.size() => 0,
+                libc::SEEK_HOLE if offset.cast_unsigned() < inode.size() => {
+                    inode.size().cast_signed().saturating_sub(offset)
+                }
+                libc::SEEK_DATA | libc::SEEK_HOLE => return Err(ENXIO),
+                _ => return Err(EINVAL),
+            };
+            let to = from.checked_add(offset).filter(|p| *p >= 0).ok_or(EINVAL)?;
+            state.position = to.cast_unsigned();
+            Ok(state.position)
+        }
+        Object::Directory(_) if offset == 0 && whence == 0 => {
+            d.state().position = 0;
+            Ok(0)
+        }
+        Object::Null | Object::Zero => Ok(0),
+        _ => Err(ESPIPE),
+    }
+}
+
+fn file_is_directory(fd: &std::os::fd::OwnedFd) -> bool {
+    use std::os::fd::AsRawFd;
+    crate::files::resolve::host_stat(fd.as_raw_fd())
+        .is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
+/// Bytes moved by the kernel at a time between two descriptors.
+const STEP: u64 = 64 << 10;
+
+/// sendfile and copy_file_range: through a buffer, since positions of files in memory are ours.
+fn transfer(
+    t: &Thread,
+    to: &Description,
+    from: &Description,
+    at: &mut u64,
+    length: u64,
+) -> SysResult {
+    let mut buffer = vec![0u8; STEP as usize];
+    let mut done = 0;
+    while done < length {
+        let step = (length - done).min(STEP);
+        let list = [libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: step as usize,
+        }];
+        let got = match read_into(t, from, &list, *at) {
+            Ok(got) => got,
+            Err(EAGAIN) if done > 0 => break,
+            Err(e) => return if done > 0 { Ok(done) } else { Err(e) },
+        };
+        if got == 0 {
+            break;
+        }
+        let list = [libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: got as usize,
+        }];
+        let put = write_from(t, to, &list, CURRENT)?;
+        done += put;
+        if *at != CURRENT {
+            *at += put;
+        }
+        if put < got {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+pub fn sendfile(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [to, from, position, length, ..]: [u64; 6],
+) -> SysResult {
+    let (to, from) = (description(t, to)?, description(t, from)?);
+    let mut at = if position == 0 {
+        CURRENT
+    } else {
+        checked(t.process.memory.read(position)?)?
+    };
+    let done = transfer(t, &to, &from, &mut at, length.min(MAX_TRANSFER))?;
+    if position != 0 {
+        t.process.memory.write(position, at)?;
+    }
+    Ok(done)
+}
+
+pub fn ftruncate(t: &mut Thread, _: &mut dyn Cpu, [fd, length, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, fd)?;
+    match &d.object {
+        Object::Memory(inode) if d.writable() => inode.resize(checked(length)?).map(|()| 0),
+        _ => Err(EINVAL),
+    }
+}
+
+pub fn truncate(t: &mut Thread, _: &mut dyn Cpu, [path, length, ..]: [u64; 6]) -> SysResult {
+    let resolved = super::open::resolve(t, 0xffff_ff9c, path, true)?;
+    match resolved.node {
+        Some(crate::files::Node::Memory(inode)) => inode.resize(checked(length)?).map(|()| 0),
+        Some(_) => Err(crate::errno::EROFS),
+        None => Err(crate::errno::ENOENT),
+    }
+}
+
+pub fn fallocate(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [fd, mode, offset, length, ..]: [u64; 6],
+) -> SysResult {
+    let d = description(t, fd)?;
+    let end = checked(offset)?
+        .checked_add(checked(length)?)
+        .ok_or(EFBIG)?;
+    match &d.object {
+        Object::Memory(inode) if mode == 0 && d.writable() => {
+            if end > inode.size() {
+                inode.resize(end)?;
+            }
+            Ok(0)
+        }
+        _ => Err(crate::errno::ENOTSUP),
+    }
+}
+
+/// Everything in memory is as durable as it will ever be.
+pub fn fsync(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {
+    description(t, fd).map(|_| 0)
+}

@@ -1,0 +1,191 @@
+//! mmap and its relatives.
+
+use crate::errno::{EACCES, EBADF, EINVAL, ENODEV, ENOMEM, SysResult};
+use crate::files::Object;
+use crate::machine::Cpu;
+use crate::mm::{Backing, Request};
+use crate::thread::Thread;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+const MAP_FIXED_NOREPLACE: i32 = 0x10_0000;
+/// Flags that are served or may be ignored: SHARED, PRIVATE, FIXED, ANONYMOUS, NORESERVE, POPULATE, NONBLOCK, STACK,
+/// DENYWRITE, EXECUTABLE, FIXED_NOREPLACE. The rest (HUGETLB, LOCKED, GROWSDOWN, 32BIT...) is refused.
+const ALLOWED: i32 = 0x01
+    | 0x02
+    | 0x10
+    | 0x20
+    | 0x4000
+    | 0x8000
+    | 0x1_0000
+    | 0x2_0000
+    | 0x0800
+    | 0x1000
+    | MAP_FIXED_NOREPLACE;
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn mmap(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [address, length, prot, flags, fd, offset]: [u64; 6],
+) -> SysResult {
+    let (prot, flags) = (prot as i32, flags as i32);
+    let shared = match flags & 3 {
+        1 => true,
+        2 => false,
+        _ => return Err(EINVAL),
+    };
+    if flags & !ALLOWED != 0 || prot & !7 != 0 || length == 0 || offset % 4096 != 0 {
+        return Err(EINVAL);
+    }
+    let exclusive = flags & MAP_FIXED_NOREPLACE == MAP_FIXED_NOREPLACE;
+    let mut request = Request {
+        address,
+        length,
+        prot,
+        shared,
+        fixed: flags & libc::MAP_FIXED != 0 && !exclusive,
+        exclusive,
+        backing: if shared {
+            Backing::Shared
+        } else {
+            Backing::Anonymous
+        },
+        source: None,
+        own_chunks: false,
+    };
+    if flags & libc::MAP_ANONYMOUS != 0 {
+        if prot & libc::PROT_WRITE != 0 {
+            t.process.check_memory(length)?;
+        }
+        return t.process.mm().map(request);
+    }
+    let description = Arc::clone(&t.process.files().entry(fd)?.description);
+    if !description.readable()
+        || (shared && prot & libc::PROT_WRITE != 0 && !description.writable())
+    {
+        return Err(EACCES);
+    }
+    match &description.object {
+        Object::Host(file) => {
+            request.backing = Backing::File(Arc::clone(file), offset);
+            request.source = Some((file.fd.as_raw_fd(), offset));
+        }
+        Object::Memory(inode) => {
+            request.backing = Backing::Shared;
+            request.source = Some((inode.host().ok_or(ENODEV)?, offset));
+        }
+        Object::Zero => {}
+        Object::Device if offset == 0 && shared => return t.process.map_arena(0, length),
+        Object::Device
+            if offset == nexus_abi::device::DOORBELL_OFFSET && shared && length == 4096 =>
+        {
+            return t.process.map_doorbell();
+        }
+        Object::Device => return Err(EINVAL),
+        Object::Standard(_) => return Err(ENODEV),
+        _ => return Err(EBADF),
+    }
+    t.process.mm().map(request)
+}
+
+pub fn munmap(t: &mut Thread, _: &mut dyn Cpu, [address, length, ..]: [u64; 6]) -> SysResult {
+    t.process.mm().unmap(address, length).map(|()| 0)
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn mprotect(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [address, length, prot, ..]: [u64; 6],
+) -> SysResult {
+    let prot = prot as i32;
+    if prot & !7 != 0 {
+        return Err(EINVAL);
+    }
+    t.process.mm().protect(address, length, prot).map(|()| 0)
+}
+
+pub fn brk(t: &mut Thread, _: &mut dyn Cpu, [end, ..]: [u64; 6]) -> SysResult {
+    let now = t.process.mm().heap.1;
+    if end > now && t.process.check_memory(end - now).is_err() {
+        return Ok(now);
+    }
+    Ok(t.process.mm().brk(end))
+}
+
+pub fn mremap(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [old, old_length, new_length, flags, ..]: [u64; 6],
+) -> SysResult {
+    if flags & !1 != 0 || old_length == 0 {
+        return Err(EINVAL);
+    }
+    if new_length > old_length {
+        t.process.check_memory(new_length - old_length)?;
+    }
+    t.process
+        .mm()
+        .remap(old, old_length, new_length, flags & 1 != 0)
+}
+
+/// Advice that changes contents or may be ignored; the rest is refused, as by a kernel without it.
+#[allow(clippy::cast_possible_truncation)]
+pub fn madvise(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [address, length, advice, ..]: [u64; 6],
+) -> SysResult {
+    let advice = advice as i32;
+    if address % 4096 != 0 {
+        return Err(EINVAL);
+    }
+    if length == 0 {
+        return Ok(0);
+    }
+    let length = crate::mm::pages(length)?;
+    let end = address.checked_add(length).ok_or(EINVAL)?;
+    let mm = t.process.mm();
+    if !mm.covered(address, end) {
+        return Err(ENOMEM);
+    }
+    match advice {
+        libc::MADV_DONTNEED | libc::MADV_FREE => {
+            // FREE is DONTNEED here: the same contract, and memory goes back to the node at once.
+            let at = t.process.memory.host(address, length)?;
+            let shared = mm
+                .vmas()
+                .range(..end)
+                .any(|(_, v)| v.end > address && v.shared);
+            if shared {
+                return Ok(0);
+            }
+            // SAFETY: the range lies in the window and belongs to the guest.
+            let done = unsafe {
+                libc::madvise(
+                    at as *mut libc::c_void,
+                    length as usize,
+                    libc::MADV_DONTNEED,
+                )
+            };
+            crate::errno::check(i64::from(done))
+        }
+        0..=3 | 10..=17 => Ok(0),
+        _ => Err(EINVAL),
+    }
+}
+
+pub fn msync(t: &mut Thread, _: &mut dyn Cpu, [address, length, ..]: [u64; 6]) -> SysResult {
+    let end = address.checked_add(length).ok_or(ENOMEM)?;
+    if t.process.mm().covered(address, end) {
+        Ok(0)
+    } else {
+        Err(ENOMEM)
+    }
+}
+
+/// mlock and its relatives: pages of a guest are never swapped, so it holds already.
+pub fn mlock(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Ok(0)
+}

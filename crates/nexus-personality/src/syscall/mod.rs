@@ -1,0 +1,16 @@
+//! System calls by family. `crate::table` lists them all.
+
+pub mod device;
+pub mod dirs;
+pub mod fdops;
+pub mod futex;
+pub mod info;
+pub mod io;
+pub mod memory;
+pub mod open;
+pub mod polling;
+pub mod signals;
+pub mod sockets;
+pub mod stat;
+pub mod threads;
+pub mod time;

@@ -1,0 +1,211 @@
+//! Opening, creating, and closing.
+
+use crate::errno::{
+    EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, EROFS, Errno, SysResult,
+};
+use crate::files::names::Node;
+use crate::files::resolve::{Resolved, open_host};
+use crate::files::tmpfs::Inode;
+use crate::files::{Description, Object};
+use crate::machine::Cpu;
+use crate::thread::Thread;
+use std::sync::Arc;
+
+/// `AT_FDCWD` in the low half of a register.
+const CWD: u32 = 0xffff_ff9c;
+
+/// Directory that a path of an `*at` call starts from.
+///
+/// # Errors
+/// EBADF, ENOTDIR.
+pub fn base(t: &Thread, directory: u64, path: &[u8]) -> Result<Vec<u8>, Errno> {
+    if directory as u32 == CWD || path.starts_with(b"/") {
+        return Ok(t.process.cwd().clone());
+    }
+    let description = Arc::clone(&t.process.files().entry(directory)?.description);
+    match &description.object {
+        Object::Directory(path) => Ok(path.clone()),
+        Object::Host(file) => Ok(file.path.clone()),
+        _ => Err(ENOTDIR),
+    }
+}
+
+/// Resolve a path argument of an `*at` call.
+///
+/// # Errors
+/// As `Namespace::resolve`.
+pub fn resolve(t: &Thread, directory: u64, path: u64, follow: bool) -> Result<Resolved, Errno> {
+    let path = t.process.memory.read_path(path)?;
+    let base = base(t, directory, &path)?;
+    t.process.names.resolve(&base, &path, follow)
+}
+
+/// The directory in memory that a new name would be made in.
+///
+/// # Errors
+/// EROFS where only the host could make it.
+pub fn parent(t: &Thread, resolved: &Resolved) -> Result<Arc<Inode>, Errno> {
+    match t.process.names.lookup(resolved.split().0)? {
+        Some(Node::Memory(inode)) if inode.is_directory() => Ok(inode),
+        Some(Node::Memory(_)) => Err(ENOTDIR),
+        _ => Err(EROFS),
+    }
+}
+
+pub fn open(t: &mut Thread, cpu: &mut dyn Cpu, [path, flags, mode, ..]: [u64; 6]) -> SysResult {
+    openat(t, cpu, [u64::from(CWD), path, flags, mode, 0, 0])
+}
+
+pub fn creat(t: &mut Thread, cpu: &mut dyn Cpu, [path, mode, ..]: [u64; 6]) -> SysResult {
+    let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+    openat(t, cpu, [u64::from(CWD), path, flags as u64, mode, 0, 0])
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn openat(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [directory, path, flags, mode, ..]: [u64; 6],
+) -> SysResult {
+    let flags = flags as i32;
+    if flags & libc::O_TMPFILE == libc::O_TMPFILE {
+        return open_unnamed(t, directory, path, flags, mode as u32);
+    }
+    let follow = flags & libc::O_NOFOLLOW == 0
+        && flags & (libc::O_CREAT | libc::O_EXCL) != libc::O_CREAT | libc::O_EXCL;
+    let resolved = resolve(t, directory, path, follow)?;
+    let object = match &resolved.node {
+        Some(_) if flags & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL => {
+            return Err(EEXIST);
+        }
+        Some(node) => open_node(t, &resolved, node, flags)?,
+        None if flags & libc::O_CREAT != 0 && flags & libc::O_DIRECTORY == 0 => {
+            let parent = parent(t, &resolved)?;
+            let inode = Inode::file(parent.usage(), mode as u32 & !umask_of(t))?;
+            parent.add(resolved.split().1, Arc::clone(&inode))?;
+            Object::Memory(inode)
+        }
+        None => return Err(ENOENT),
+    };
+    let description = Description::new(
+        object,
+        flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_CLOEXEC),
+    );
+    t.process
+        .files()
+        .insert(description, flags & libc::O_CLOEXEC != 0, 0)
+}
+
+fn umask_of(_: &Thread) -> u32 {
+    0o022
+}
+
+fn open_unnamed(t: &Thread, directory: u64, path: u64, flags: i32, mode: u32) -> SysResult {
+    let resolved = resolve(t, directory, path, true)?;
+    if flags & libc::O_ACCMODE == libc::O_RDONLY {
+        return Err(EINVAL);
+    }
+    match resolved.node {
+        Some(Node::Memory(inode)) if inode.is_directory() => {
+            let file = Inode::file(inode.usage(), mode)?;
+            file.meta().links = 0;
+            let description = Description::new(
+                Object::Memory(file),
+                flags & !(libc::O_TMPFILE | libc::O_CLOEXEC),
+            );
+            t.process
+                .files()
+                .insert(description, flags & libc::O_CLOEXEC != 0, 0)
+        }
+        Some(_) => Err(EROFS),
+        None => Err(ENOENT),
+    }
+}
+
+fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result<Object, Errno> {
+    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+    let wants_directory = flags & libc::O_DIRECTORY != 0;
+    match node {
+        Node::Host { .. } if writes => Err(EROFS),
+        Node::Host {
+            directory,
+            relative,
+        } => {
+            let (file, stat) = open_host(*directory, relative, &resolved.path)?;
+            let is_directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+            if wants_directory && !is_directory {
+                return Err(ENOTDIR);
+            }
+            Ok(Object::Host(Arc::new(file)))
+        }
+        Node::Synthetic if writes => Err(EISDIR),
+        Node::Synthetic => Ok(Object::Directory(resolved.path.clone())),
+        Node::Memory(inode) if inode.is_directory() => {
+            if writes {
+                Err(EISDIR)
+            } else {
+                Ok(Object::Directory(resolved.path.clone()))
+            }
+        }
+        _ if wants_directory => Err(ENOTDIR),
+        Node::Memory(inode) => {
+            if inode.host().is_none() {
+                return Err(ELOOP);
+            }
+            if flags & libc::O_TRUNC != 0 {
+                inode.resize(0)?;
+            }
+            Ok(Object::Memory(Arc::clone(inode)))
+        }
+        Node::Device("null") => Ok(Object::Null),
+        Node::Device("zero") => Ok(Object::Zero),
+        Node::Device("nexus") => Ok(Object::Device),
+        Node::Device(_) => Ok(Object::Random),
+        Node::MadeUp(_) if writes => Err(EACCES),
+        Node::MadeUp(content) => Ok(Object::Memory(Inode::with_content(
+            t.process.names.tmp.usage(),
+            0o444,
+            content,
+        )?)),
+        Node::Link(_) => Err(ELOOP),
+    }
+}
+
+pub fn close(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {
+    t.process.files().close(fd).map(|()| 0)
+}
+
+pub fn close_range(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [first, last, flags, ..]: [u64; 6],
+) -> SysResult {
+    const CLOEXEC: u64 = 4;
+    if first > last || flags & !(CLOEXEC | 2) != 0 {
+        return Err(EINVAL);
+    }
+    let mut files = t.process.files();
+    let inside: Vec<u64> = files
+        .iter()
+        .map(|(n, _)| n)
+        .filter(|n| (first..=last).contains(n))
+        .collect();
+    for fd in inside {
+        if flags & CLOEXEC != 0 {
+            files.entry(fd)?.close_on_exec = true;
+        } else {
+            files.close(fd)?;
+        }
+    }
+    Ok(0)
+}
+
+pub fn memfd_create(t: &mut Thread, _: &mut dyn Cpu, [name, flags, ..]: [u64; 6]) -> SysResult {
+    t.process.memory.read_path(name)?;
+    if flags & !3 != 0 {
+        return Err(EINVAL);
+    }
+    let inode = Inode::file(t.process.names.tmp.usage(), 0o777)?;
+    let description = Description::new(Object::Memory(inode), libc::O_RDWR);
+    t.process.files().insert(description, flags & 1 != 0, 0)
+}

@@ -1,0 +1,550 @@
+//! Waiting for descriptors, and the descriptors made for that: poll, select, epoll, eventfd, timerfd, pipes.
+
+use super::io::description;
+use super::time::read_timespec;
+use crate::errno::{EBADF, EINVAL, EPERM, Errno, SysResult, check};
+use crate::files::description::Registration;
+use crate::files::{Description, Object};
+use crate::machine::Cpu;
+use crate::thread::Thread;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+/// Descriptors in one call at most.
+const MAX_POLLED: u64 = 1024;
+/// Ready at once, always: files and devices.
+const FILE_EVENTS: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM;
+
+fn owned(fd: i64) -> Result<OwnedFd, Errno> {
+    let fd = i32::try_from(check(fd)?).map_err(|_| EBADF)?;
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the host polls for a guest's descriptor: its own, or none where it is always ready.
+fn pollable(d: &Description) -> Option<i32> {
+    match &d.object {
+        Object::Standard(_)
+        | Object::Pipe(..)
+        | Object::Socket(_)
+        | Object::Event(_)
+        | Object::Timer(_)
+        | Object::Poll(..) => d.host().ok(),
+        _ => None,
+    }
+}
+
+/// Wait with a relative limit; `mask` replaces the signal mask meanwhile.
+fn wait(
+    t: &mut Thread,
+    list: &mut [libc::pollfd],
+    limit: Option<libc::timespec>,
+    mask: Option<u64>,
+) -> SysResult {
+    if let Some(mask) = mask {
+        t.saved_mask = Some(t.mask);
+        t.set_mask(mask);
+        let pending = t.shared.pending.load(std::sync::atomic::Ordering::Acquire)
+            | t.process.signals().pending;
+        if pending & !mask != 0 {
+            return Err(crate::errno::EINTR);
+        }
+    }
+    let pointer = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
+    let arguments = [
+        list.as_mut_ptr() as u64,
+        list.len() as u64,
+        pointer,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the list and the time live across the call.
+    unsafe { t.shared.kick.block(libc::SYS_ppoll, arguments) }
+}
+
+fn zero() -> libc::timespec {
+    libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    }
+}
+
+fn do_poll(
+    t: &mut Thread,
+    at: u64,
+    count: u64,
+    limit: Option<libc::timespec>,
+    mask: Option<u64>,
+) -> SysResult {
+    if count > MAX_POLLED {
+        return Err(EINVAL);
+    }
+    let mut list = Vec::new();
+    let mut ready = Vec::new();
+    // Held so that no other thread's close can give the host's number to something else meanwhile.
+    let mut held = Vec::new();
+    for n in 0..count {
+        let word: u64 = t.process.memory.read(at.wrapping_add(8 * n))?;
+        let (fd, events) = (word as u32, (word >> 32) as i16);
+        let found = description(t, u64::from(fd)).ok();
+        let mut polled = libc::pollfd {
+            fd: -1,
+            events,
+            revents: 0,
+        };
+        let mut now = 0;
+        match &found {
+            _ if fd.cast_signed() < 0 => {}
+            None => now = libc::POLLNVAL,
+            Some(d) => match pollable(d) {
+                Some(host) => polled.fd = host,
+                None => now = events & FILE_EVENTS,
+            },
+        }
+        held.extend(found);
+        list.push(polled);
+        ready.push(now);
+    }
+    let at_once = ready.iter().any(|r| *r != 0);
+    wait(
+        t,
+        &mut list,
+        if at_once { Some(zero()) } else { limit },
+        mask,
+    )?;
+    let mut total = 0;
+    for (n, (polled, now)) in list.iter().zip(&ready).enumerate() {
+        let events = polled.revents | now;
+        total += u64::from(events != 0);
+        t.process
+            .memory
+            .write(at.wrapping_add(8 * n as u64 + 6), events as u16)?;
+    }
+    Ok(total)
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn poll(t: &mut Thread, _: &mut dyn Cpu, [list, count, timeout, ..]: [u64; 6]) -> SysResult {
+    do_poll(t, list, count, milliseconds(timeout as i32), None)
+}
+
+fn milliseconds(timeout: i32) -> Option<libc::timespec> {
+    (timeout >= 0).then(|| libc::timespec {
+        tv_sec: i64::from(timeout / 1000),
+        tv_nsec: i64::from(timeout % 1000) * 1_000_000,
+    })
+}
+
+fn read_mask(t: &Thread, mask: u64, size: u64) -> Result<Option<u64>, Errno> {
+    match mask {
+        0 => Ok(None),
+        _ if size != 8 => Err(EINVAL),
+        at => t.process.memory.read(at).map(Some),
+    }
+}
+
+pub fn ppoll(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [list, count, timeout, mask, size, _]: [u64; 6],
+) -> SysResult {
+    let limit = read_timespec(t, timeout)?;
+    let mask = read_mask(t, mask, size)?;
+    do_poll(t, list, count, limit, mask)
+}
+
+pub fn select(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [count, read, write, except, timeout, _]: [u64; 6],
+) -> SysResult {
+    let limit = if timeout == 0 {
+        None
+    } else {
+        let [seconds, micros]: [i64; 2] = t.process.memory.read(timeout)?;
+        if seconds < 0 || !(0..=1_000_000).contains(&micros) {
+            return Err(EINVAL);
+        }
+        Some(libc::timespec {
+            tv_sec: seconds + micros / 1_000_000,
+            tv_nsec: micros % 1_000_000 * 1000,
+        })
+    };
+    do_select(t, count, [read, write, except], limit, None)
+}
+
+pub fn pselect6(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [count, read, write, except, timeout, mask]: [u64; 6],
+) -> SysResult {
+    let limit = read_timespec(t, timeout)?;
+    let mask = if mask == 0 {
+        None
+    } else {
+        let [at, size]: [u64; 2] = t.process.memory.read(mask)?;
+        read_mask(t, at, size)?
+    };
+    do_select(t, count, [read, write, except], limit, mask)
+}
+
+fn do_select(
+    t: &mut Thread,
+    count: u64,
+    sets: [u64; 3],
+    limit: Option<libc::timespec>,
+    mask: Option<u64>,
+) -> SysResult {
+    if count > MAX_POLLED {
+        return Err(EINVAL);
+    }
+    let words = count.div_ceil(64);
+    let kinds = [libc::POLLIN, libc::POLLOUT, libc::POLLPRI];
+    let mut given = [const { Vec::new() }; 3];
+    for (set, to) in sets.iter().zip(&mut given) {
+        for n in 0..if *set == 0 { 0 } else { words } {
+            to.push(t.process.memory.read::<u64>(set.wrapping_add(8 * n))?);
+        }
+    }
+    let has = |set: &[u64], fd: u64| {
+        set.get((fd / 64) as usize)
+            .is_some_and(|w| w >> (fd % 64) & 1 == 1)
+    };
+    let mut list = Vec::new();
+    let mut numbers = Vec::new();
+    let mut held = Vec::new();
+    let mut always = false;
+    for fd in 0..count {
+        let events = given
+            .iter()
+            .zip(kinds)
+            .filter(|(s, _)| has(s, fd))
+            .fold(0, |e, (_, k)| e | k);
+        if events == 0 {
+            continue;
+        }
+        let d = description(t, fd)?;
+        let host = pollable(&d).unwrap_or(-1);
+        always |= host < 0;
+        held.push(d);
+        list.push(libc::pollfd {
+            fd: host,
+            events,
+            revents: 0,
+        });
+        numbers.push(fd);
+    }
+    wait(
+        t,
+        &mut list,
+        if always { Some(zero()) } else { limit },
+        mask,
+    )?;
+    let mut total = 0;
+    let mut results = given.clone();
+    results.iter_mut().flatten().for_each(|w| *w = 0);
+    for (polled, fd) in list.iter().zip(&numbers) {
+        let hit = if polled.fd < 0 {
+            polled.events & FILE_EVENTS
+        } else {
+            polled.revents
+        };
+        let groups = [
+            libc::POLLIN | libc::POLLHUP | libc::POLLERR,
+            libc::POLLOUT | libc::POLLERR,
+            libc::POLLPRI,
+        ];
+        for ((result, set), group) in results.iter_mut().zip(&given).zip(groups) {
+            if has(set, *fd) && hit & group != 0
+                && let Some(word) = result.get_mut((fd / 64) as usize) {
+                    *word |= 1 << (fd % 64);
+                    total += 1;
+                }
+        }
+    }
+    for (set, result) in sets.iter().zip(&results) {
+        for (n, word) in result.iter().enumerate() {
+            t.process
+                .memory
+                .write(set.wrapping_add(8 * n as u64), *word)?;
+        }
+    }
+    Ok(total)
+}
+
+pub fn epoll_create1(t: &mut Thread, _: &mut dyn Cpu, [flags, ..]: [u64; 6]) -> SysResult {
+    if flags & !(libc::O_CLOEXEC as u64) != 0 {
+        return Err(EINVAL);
+    }
+    let d = Description::new(Object::Poll(new_poller()?, Mutex::default()), libc::O_RDWR);
+    t.process.files().insert(d, flags != 0, 0)
+}
+
+pub fn epoll_create(t: &mut Thread, cpu: &mut dyn Cpu, [size, ..]: [u64; 6]) -> SysResult {
+    if size == 0 {
+        Err(EINVAL)
+    } else {
+        epoll_create1(t, cpu, [0; 6])
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn epoll_ctl(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [epoll, op, fd, event, ..]: [u64; 6],
+) -> SysResult {
+    let (poller, target) = (description(t, epoll)?, description(t, fd)?);
+    let op = op as i32;
+    let mut registration = Registration {
+        fd,
+        events: 0,
+        data: 0,
+    };
+    if op != libc::EPOLL_CTL_DEL {
+        // struct epoll_event is packed: events, then data.
+        registration.events = t.process.memory.read(event)?;
+        registration.data = t.process.memory.read(event.wrapping_add(4))?;
+    }
+    control(&poller, &target, op, registration)
+}
+
+/// A new epoll instance of the host.
+pub(crate) fn new_poller() -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointer is passed.
+    owned(i64::from(unsafe {
+        libc::epoll_create1(libc::EPOLL_CLOEXEC)
+    }))
+}
+
+/// Register again what a snapshot kept.
+pub(crate) fn register(
+    poller: &Description,
+    target: &Description,
+    registration: Registration,
+) -> SysResult {
+    control(poller, target, libc::EPOLL_CTL_ADD, registration)
+}
+
+fn control(
+    poller: &Description,
+    target: &Description,
+    op: i32,
+    registration: Registration,
+) -> SysResult {
+    let Object::Poll(host, registered) = &poller.object else {
+        return Err(EINVAL);
+    };
+    let polled = pollable(target).ok_or(EPERM)?;
+    let mut event = libc::epoll_event {
+        events: registration.events,
+        u64: registration.data,
+    };
+    // SAFETY: the event is live; both descriptors are ours.
+    check(i64::from(unsafe {
+        libc::epoll_ctl(host.as_raw_fd(), op, polled, &raw mut event)
+    }))?;
+    let mut list = registered.lock().unwrap_or_else(PoisonError::into_inner);
+    list.retain(|r| r.fd != registration.fd);
+    if op != libc::EPOLL_CTL_DEL {
+        list.push(registration);
+    }
+    Ok(0)
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn epoll_wait(
+    t: &mut Thread,
+    cpu: &mut dyn Cpu,
+    [epoll, events, count, timeout, ..]: [u64; 6],
+) -> SysResult {
+    epoll_pwait(t, cpu, [epoll, events, count, timeout, 0, 8])
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn epoll_pwait(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [epoll, events, count, timeout, mask, size]: [u64; 6],
+) -> SysResult {
+    let poller = description(t, epoll)?;
+    let Object::Poll(host, _) = &poller.object else {
+        return Err(EINVAL);
+    };
+    if count == 0 || count > MAX_POLLED {
+        return Err(EINVAL);
+    }
+    if let Some(mask) = read_mask(t, mask, size)? {
+        t.saved_mask = Some(t.mask);
+        t.set_mask(mask);
+    }
+    let to = t.process.memory.host(events, count * 12)?;
+    let arguments = [
+        host.as_raw_fd() as u64,
+        to,
+        count,
+        timeout as i32 as u64,
+        0,
+        8,
+    ];
+    // SAFETY: the buffer lies in the window, where the host kernel survives a fault.
+    unsafe { t.shared.kick.block(libc::SYS_epoll_pwait, arguments) }
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn eventfd2(t: &mut Thread, _: &mut dyn Cpu, [value, flags, ..]: [u64; 6]) -> SysResult {
+    let flags = flags as i32;
+    let fd = new_event(u64::from(value as u32), flags)?;
+    let d = Description::new(Object::Event(fd), libc::O_RDWR | flags & libc::O_NONBLOCK);
+    t.process
+        .files()
+        .insert(d, flags & libc::EFD_CLOEXEC != 0, 0)
+}
+
+/// A new eventfd of the host.
+pub(crate) fn new_event(count: u64, flags: i32) -> Result<OwnedFd, Errno> {
+    let flags = flags & (libc::EFD_NONBLOCK | libc::EFD_SEMAPHORE) | libc::EFD_CLOEXEC;
+    // SAFETY: no pointer is passed.
+    owned(i64::from(unsafe {
+        libc::eventfd(u32::try_from(count).unwrap_or(u32::MAX), flags)
+    }))
+}
+
+pub fn eventfd(t: &mut Thread, cpu: &mut dyn Cpu, [value, ..]: [u64; 6]) -> SysResult {
+    eventfd2(t, cpu, [value, 0, 0, 0, 0, 0])
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn timerfd_create(t: &mut Thread, _: &mut dyn Cpu, [clock, flags, ..]: [u64; 6]) -> SysResult {
+    let flags = flags as i32;
+    // SAFETY: no pointer is passed.
+    let fd = owned(i64::from(unsafe {
+        libc::timerfd_create(clock as i32, flags | libc::TFD_CLOEXEC)
+    }))?;
+    let d = Description::new(Object::Timer(fd), libc::O_RDWR | flags & libc::O_NONBLOCK);
+    t.process
+        .files()
+        .insert(d, flags & libc::TFD_CLOEXEC != 0, 0)
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn timerfd_settime(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [fd, flags, new, old, ..]: [u64; 6],
+) -> SysResult {
+    let d = description(t, fd)?;
+    let Object::Timer(host) = &d.object else {
+        return Err(EINVAL);
+    };
+    let value: [i64; 4] = t.process.memory.read(new)?;
+    let mut before = [0i64; 4];
+    // SAFETY: both have the size of struct itimerspec.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_timerfd_settime,
+            host.as_raw_fd(),
+            flags,
+            value.as_ptr(),
+            before.as_mut_ptr(),
+        )
+    };
+    check(done)?;
+    if old != 0 {
+        t.process.memory.write(old, before)?;
+    }
+    Ok(0)
+}
+
+pub fn pipe(t: &mut Thread, cpu: &mut dyn Cpu, [to, ..]: [u64; 6]) -> SysResult {
+    pipe2(t, cpu, [to, 0, 0, 0, 0, 0])
+}
+
+#[allow(clippy::cast_possible_truncation)]
+pub fn pipe2(t: &mut Thread, _: &mut dyn Cpu, [to, flags, ..]: [u64; 6]) -> SysResult {
+    let flags = flags as i32;
+    if flags & !(libc::O_CLOEXEC | libc::O_NONBLOCK) != 0 {
+        return Err(EINVAL);
+    }
+    let (read, write) = new_pipe(flags)?;
+    let status = flags & libc::O_NONBLOCK;
+    let read = Description::new(Object::Pipe(read, false), libc::O_RDONLY | status);
+    let write = Description::new(Object::Pipe(write, true), libc::O_WRONLY | status);
+    give_pair(t, to, read, write, flags & libc::O_CLOEXEC != 0)
+}
+
+/// A new pipe of the host: reading end, writing end.
+pub(crate) fn new_pipe(flags: i32) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let mut ends = [0i32; 2];
+    // SAFETY: two ints are live.
+    check(i64::from(unsafe {
+        libc::pipe2(ends.as_mut_ptr(), flags | libc::O_CLOEXEC)
+    }))?;
+    Ok((owned(ends[0].into())?, owned(ends[1].into())?))
+}
+
+/// A new pair of UNIX sockets of the host; `kind` is the type with its flags.
+pub(crate) fn new_pair(kind: i32) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let mut ends = [0i32; 2];
+    // SAFETY: two ints are live.
+    let made = unsafe {
+        libc::socketpair(
+            libc::AF_UNIX,
+            kind | libc::SOCK_CLOEXEC,
+            0,
+            ends.as_mut_ptr(),
+        )
+    };
+    check(i64::from(made))?;
+    Ok((owned(ends[0].into())?, owned(ends[1].into())?))
+}
+
+/// Put both ends of something in the table and tell the guest their numbers.
+fn give_pair(
+    t: &Thread,
+    to: u64,
+    a: std::sync::Arc<Description>,
+    b: std::sync::Arc<Description>,
+    close_on_exec: bool,
+) -> SysResult {
+    let mut files = t.process.files();
+    let first = files.insert(a, close_on_exec, 0)?;
+    let second = match files.insert(b, close_on_exec, 0) {
+        Ok(fd) => fd,
+        Err(e) => {
+            files.close(first)?;
+            return Err(e);
+        }
+    };
+    if let Err(e) = t.process.memory.write(to, [first as u32, second as u32]) {
+        files.close(first)?;
+        files.close(second)?;
+        return Err(e);
+    }
+    Ok(0)
+}
+
+/// socketpair(2), UNIX only: both ends inside the guest.
+#[allow(clippy::cast_possible_truncation)]
+pub fn socketpair(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [domain, kind, protocol, to, ..]: [u64; 6],
+) -> SysResult {
+    let (kind, flags) = (kind as i32 & 0xf, kind as i32 & !0xf);
+    if domain as i32 != libc::AF_UNIX || protocol != 0 {
+        return Err(crate::errno::EAFNOSUPPORT);
+    }
+    if !matches!(
+        kind,
+        libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET
+    ) {
+        return Err(EINVAL);
+    }
+    let (a, b) = new_pair(kind | flags)?;
+    let status = libc::O_RDWR | flags & libc::SOCK_NONBLOCK;
+    let a = Description::new(Object::Socket(a), status);
+    let b = Description::new(Object::Socket(b), status);
+    give_pair(t, to, a, b, flags & libc::SOCK_CLOEXEC != 0)
+}

@@ -1,0 +1,175 @@
+//! Threads: clone, exit, and what identifies them.
+
+use super::futex::clear_and_wake;
+use crate::errno::{EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH, SysResult};
+use crate::machine::{Cpu, Outcome, ThreadState};
+use crate::thread::Thread;
+use std::io::ErrorKind;
+
+const THREAD_FLAGS: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD) as u64;
+const ARCH_SET_GS: u64 = 0x1001;
+const ARCH_SET_FS: u64 = 0x1002;
+const ARCH_GET_FS: u64 = 0x1003;
+const ARCH_GET_GS: u64 = 0x1004;
+const USER_TOP: u64 = 1 << 47;
+
+/// clone(2) for threads. A process of its own would be another microVM: ENOSYS.
+#[allow(clippy::cast_sign_loss)]
+pub fn clone(
+    t: &mut Thread,
+    cpu: &mut dyn Cpu,
+    [flags, stack, parent_tid, child_tid, tls, _]: [u64; 6],
+) -> SysResult {
+    if flags & THREAD_FLAGS != THREAD_FLAGS {
+        return Err(ENOSYS);
+    }
+    if stack == 0 || (flags & libc::CLONE_SETTLS as u64 != 0 && tls >= USER_TOP) {
+        return Err(if stack == 0 { EINVAL } else { EPERM });
+    }
+    if t.process.threads().len() >= t.process.config.max_threads {
+        return Err(EAGAIN);
+    }
+    let tid = t.process.next_tid();
+    let mut regs = *cpu.regs();
+    regs.rax = 0;
+    regs.rsp = stack;
+    if flags & libc::CLONE_SETTLS as u64 != 0 {
+        regs.fs_base = tls;
+    }
+    if flags & libc::CLONE_PARENT_SETTID as u64 != 0 {
+        t.process.memory.write(parent_tid, tid)?;
+    }
+    if flags & libc::CLONE_CHILD_SETTID as u64 != 0 {
+        t.process.memory.write(child_tid, tid)?;
+    }
+    let state = ThreadState {
+        tid,
+        regs,
+        xsave: cpu.xsave()?,
+        pending: None,
+        clear_tid: if flags & libc::CLONE_CHILD_CLEARTID as u64 != 0 {
+            child_tid
+        } else {
+            0
+        },
+        signal_mask: t.mask,
+        alt_stack: (0, 0, 2),
+    };
+    match t.process.machine.spawn(state) {
+        Ok(()) => Ok(u64::from(tid.unsigned_abs())),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Err(EAGAIN),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// exit(2): this thread; the last one ends the guest.
+pub fn exit(t: &mut Thread, _: &mut dyn Cpu, [status, ..]: [u64; 6]) -> SysResult {
+    if t.clear_tid != 0 {
+        clear_and_wake(t, t.clear_tid);
+    }
+    let last = t.process.threads().len() <= 1;
+    t.control = Some(if last {
+        Outcome::Exit(wait_status(status))
+    } else {
+        Outcome::ExitThread
+    });
+    Ok(0)
+}
+
+pub fn exit_group(t: &mut Thread, _: &mut dyn Cpu, [status, ..]: [u64; 6]) -> SysResult {
+    t.control = Some(Outcome::Exit(wait_status(status)));
+    Ok(0)
+}
+
+fn wait_status(status: u64) -> i32 {
+    i32::from((status & 0xff) as u8) << 8
+}
+
+pub fn set_tid_address(t: &mut Thread, _: &mut dyn Cpu, [address, ..]: [u64; 6]) -> SysResult {
+    t.clear_tid = address;
+    Ok(u64::from(t.tid().unsigned_abs()))
+}
+
+/// The list is walked at a thread's death in the middle of a critical section, which ends the whole guest here.
+pub fn set_robust_list(_: &mut Thread, _: &mut dyn Cpu, [_, length, ..]: [u64; 6]) -> SysResult {
+    if length == 24 { Ok(0) } else { Err(EINVAL) }
+}
+
+pub fn gettid(t: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Ok(u64::from(t.tid().unsigned_abs()))
+}
+
+pub fn getpid(t: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Ok(u64::from(t.process.pid().unsigned_abs()))
+}
+
+pub fn getppid(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Ok(1)
+}
+
+pub fn sched_yield(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    std::thread::yield_now();
+    Ok(0)
+}
+
+pub fn sched_getaffinity(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [_, length, mask, ..]: [u64; 6],
+) -> SysResult {
+    if length < 8 || length % 8 != 0 {
+        return Err(EINVAL);
+    }
+    let cpus = t.process.config.cpus.clamp(1, 63);
+    t.process.memory.write(mask, (1u64 << cpus) - 1)?;
+    Ok(8)
+}
+
+pub fn arch_prctl(t: &mut Thread, cpu: &mut dyn Cpu, [code, address, ..]: [u64; 6]) -> SysResult {
+    match code {
+        ARCH_SET_FS | ARCH_SET_GS if address >= USER_TOP => Err(EPERM),
+        ARCH_SET_FS => {
+            cpu.regs_mut().fs_base = address;
+            Ok(0)
+        }
+        ARCH_SET_GS => {
+            cpu.regs_mut().gs_base = address;
+            Ok(0)
+        }
+        ARCH_GET_FS => t
+            .process
+            .memory
+            .write(address, cpu.regs().fs_base)
+            .map(|()| 0),
+        ARCH_GET_GS => t
+            .process
+            .memory
+            .write(address, cpu.regs().gs_base)
+            .map(|()| 0),
+        _ => Err(EINVAL),
+    }
+}
+
+pub fn wait4(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Err(crate::errno::ECHILD)
+}
+
+pub fn getcpu(t: &mut Thread, _: &mut dyn Cpu, [cpu, node, ..]: [u64; 6]) -> SysResult {
+    for address in [cpu, node].into_iter().filter(|a| *a != 0) {
+        t.process.memory.write(address, 0u32)?;
+    }
+    Ok(0)
+}
+
+pub fn getpgid(t: &mut Thread, cpu: &mut dyn Cpu, [pid, ..]: [u64; 6]) -> SysResult {
+    let own = getpid(t, cpu, [0; 6])?;
+    if pid == 0 || pid == own {
+        Ok(own)
+    } else {
+        Err(ESRCH)
+    }
+}

@@ -1,0 +1,400 @@
+//! The system call table: data, from which the documentation is made.
+
+use crate::errno::SysResult;
+use crate::machine::Cpu;
+use crate::syscall::{
+    dirs, fdops, futex, info, io, memory, open, polling, signals, sockets, stat, threads, time,
+};
+use crate::thread::Thread;
+
+/// How much of a call is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// As Linux does it, for one process.
+    Full,
+    /// In part: the text says what is different.
+    Partial(&'static str),
+    /// On purpose not at all: the text says why.
+    Absent(&'static str),
+}
+
+/// A handler: the thread, its vCPU, the six arguments.
+pub type Handler = fn(&mut Thread, &mut dyn Cpu, [u64; 6]) -> SysResult;
+
+/// One system call.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// Number in RAX.
+    pub number: u64,
+    /// Linux's name.
+    pub name: &'static str,
+    /// What serves it.
+    pub handler: Handler,
+    /// How much of it is served.
+    pub state: State,
+}
+
+const fn full(number: u64, name: &'static str, handler: Handler) -> Call {
+    Call {
+        number,
+        name,
+        handler,
+        state: State::Full,
+    }
+}
+
+const fn partial(number: u64, name: &'static str, handler: Handler, reason: &'static str) -> Call {
+    Call {
+        number,
+        name,
+        handler,
+        state: State::Partial(reason),
+    }
+}
+
+const fn absent(number: u64, name: &'static str, handler: Handler, reason: &'static str) -> Call {
+    Call {
+        number,
+        name,
+        handler,
+        state: State::Absent(reason),
+    }
+}
+
+/// The call with this number.
+#[must_use]
+pub fn find(number: u64) -> Option<&'static Call> {
+    CALLS
+        .binary_search_by_key(&number, |c| c.number)
+        .ok()
+        .and_then(|at| CALLS.get(at))
+}
+
+/// All calls that have a handler, in order of their numbers. What is not here answers ENOSYS and is counted.
+pub static CALLS: &[Call] = &[
+    full(0, "read", io::read),
+    full(1, "write", io::write),
+    full(2, "open", open::open),
+    full(3, "close", open::close),
+    full(4, "stat", stat::stat),
+    full(5, "fstat", stat::fstat),
+    full(6, "lstat", stat::lstat),
+    full(7, "poll", polling::poll),
+    full(8, "lseek", io::lseek),
+    partial(
+        9,
+        "mmap",
+        memory::mmap,
+        "no huge pages, locking or growing down; files in memory only shared",
+    ),
+    full(10, "mprotect", memory::mprotect),
+    full(11, "munmap", memory::munmap),
+    full(12, "brk", memory::brk),
+    full(13, "rt_sigaction", signals::rt_sigaction),
+    full(14, "rt_sigprocmask", signals::rt_sigprocmask),
+    full(15, "rt_sigreturn", signals::rt_sigreturn),
+    partial(
+        16,
+        "ioctl",
+        fdops::ioctl,
+        "FIONREAD, FIONBIO, FIOCLEX and /dev/nexus",
+    ),
+    full(17, "pread64", io::pread64),
+    full(18, "pwrite64", io::pwrite64),
+    full(19, "readv", io::readv),
+    full(20, "writev", io::writev),
+    full(21, "access", stat::access),
+    full(22, "pipe", polling::pipe),
+    partial(
+        23,
+        "select",
+        polling::select,
+        "the time that is left is not written back",
+    ),
+    full(24, "sched_yield", threads::sched_yield),
+    partial(
+        25,
+        "mremap",
+        memory::mremap,
+        "anonymous private memory only, no fixed target",
+    ),
+    full(26, "msync", memory::msync),
+    absent(
+        27,
+        "mincore",
+        info::absent,
+        "tells what the host has cached",
+    ),
+    full(28, "madvise", memory::madvise),
+    full(32, "dup", fdops::dup),
+    full(33, "dup2", fdops::dup2),
+    full(34, "pause", signals::pause),
+    full(35, "nanosleep", time::nanosleep),
+    full(39, "getpid", threads::getpid),
+    full(40, "sendfile", io::sendfile),
+    absent(41, "socket", sockets::socket, "a guest has no network"),
+    absent(42, "connect", sockets::on_socket, "a guest has no network"),
+    absent(43, "accept", sockets::on_socket, "a guest has no network"),
+    partial(
+        44,
+        "sendto",
+        sockets::sendto,
+        "on a pair's end, without an address",
+    ),
+    partial(
+        45,
+        "recvfrom",
+        sockets::recvfrom,
+        "on a pair's end, without an address",
+    ),
+    absent(
+        46,
+        "sendmsg",
+        sockets::on_socket,
+        "no descriptors are passed",
+    ),
+    absent(
+        47,
+        "recvmsg",
+        sockets::on_socket,
+        "no descriptors are passed",
+    ),
+    full(48, "shutdown", sockets::shutdown),
+    absent(49, "bind", sockets::on_socket, "a guest has no network"),
+    absent(50, "listen", sockets::on_socket, "a guest has no network"),
+    absent(
+        51,
+        "getsockname",
+        sockets::on_socket,
+        "a guest has no network",
+    ),
+    absent(
+        52,
+        "getpeername",
+        sockets::on_socket,
+        "a guest has no network",
+    ),
+    partial(53, "socketpair", polling::socketpair, "UNIX only"),
+    absent(
+        54,
+        "setsockopt",
+        sockets::on_socket,
+        "a guest has no network",
+    ),
+    absent(
+        55,
+        "getsockopt",
+        sockets::on_socket,
+        "a guest has no network",
+    ),
+    partial(56, "clone", threads::clone, "threads only"),
+    absent(
+        57,
+        "fork",
+        info::absent,
+        "a process of its own would be another microVM",
+    ),
+    absent(
+        58,
+        "vfork",
+        info::absent,
+        "a process of its own would be another microVM",
+    ),
+    absent(
+        59,
+        "execve",
+        info::absent,
+        "a process of its own would be another microVM",
+    ),
+    full(60, "exit", threads::exit),
+    partial(61, "wait4", threads::wait4, "there are never children"),
+    partial(62, "kill", signals::kill, "the guest itself only"),
+    full(63, "uname", info::uname),
+    partial(
+        72,
+        "fcntl",
+        fdops::fcntl,
+        "locks always succeed, as there is one process",
+    ),
+    partial(
+        73,
+        "flock",
+        fdops::flock,
+        "always succeeds, as there is one process",
+    ),
+    full(74, "fsync", io::fsync),
+    full(75, "fdatasync", io::fsync),
+    partial(76, "truncate", io::truncate, "/tmp only"),
+    full(77, "ftruncate", io::ftruncate),
+    full(79, "getcwd", dirs::getcwd),
+    full(80, "chdir", dirs::chdir),
+    full(81, "fchdir", dirs::fchdir),
+    partial(82, "rename", dirs::rename, "/tmp only"),
+    partial(83, "mkdir", dirs::mkdir, "/tmp only"),
+    partial(84, "rmdir", dirs::rmdir, "/tmp only"),
+    partial(85, "creat", open::creat, "/tmp only"),
+    partial(86, "link", dirs::link, "/tmp only"),
+    partial(87, "unlink", dirs::unlink, "/tmp only"),
+    partial(88, "symlink", dirs::symlink, "/tmp only"),
+    full(89, "readlink", dirs::readlink),
+    partial(90, "chmod", dirs::chmod, "/tmp only"),
+    partial(91, "fchmod", dirs::fchmod, "/tmp only"),
+    absent(92, "chown", dirs::chown, "there is one user"),
+    absent(93, "fchown", dirs::chown, "there is one user"),
+    absent(94, "lchown", dirs::chown, "there is one user"),
+    partial(95, "umask", dirs::umask, "always 022"),
+    full(96, "gettimeofday", time::gettimeofday),
+    partial(97, "getrlimit", info::getrlimit, "the guest's own limits"),
+    full(98, "getrusage", time::getrusage),
+    partial(99, "sysinfo", info::sysinfo, "the guest's own figures"),
+    full(100, "times", time::times),
+    full(102, "getuid", info::getuid),
+    full(104, "getgid", info::getuid),
+    partial(105, "setuid", info::setuid, "to oneself"),
+    partial(106, "setgid", info::setuid, "to oneself"),
+    full(107, "geteuid", info::getuid),
+    full(108, "getegid", info::getuid),
+    full(110, "getppid", threads::getppid),
+    full(111, "getpgrp", threads::getpid),
+    partial(112, "setsid", threads::getpid, "there is one session"),
+    full(115, "getgroups", info::getgroups),
+    full(118, "getresuid", info::getresuid),
+    full(120, "getresgid", info::getresuid),
+    full(121, "getpgid", threads::getpgid),
+    full(124, "getsid", threads::getpgid),
+    full(127, "rt_sigpending", signals::rt_sigpending),
+    full(128, "rt_sigtimedwait", signals::rt_sigtimedwait),
+    full(130, "rt_sigsuspend", signals::rt_sigsuspend),
+    full(131, "sigaltstack", signals::sigaltstack),
+    partial(137, "statfs", stat::statfs, "made up"),
+    partial(138, "fstatfs", stat::fstatfs, "made up"),
+    partial(140, "getpriority", info::getpriority, "always 0"),
+    partial(141, "setpriority", info::nothing, "no effect"),
+    partial(142, "sched_setparam", info::nothing, "no effect"),
+    absent(143, "sched_getparam", info::absent, "no scheduling classes"),
+    partial(144, "sched_setscheduler", info::nothing, "no effect"),
+    partial(
+        145,
+        "sched_getscheduler",
+        info::nothing,
+        "always SCHED_OTHER",
+    ),
+    partial(146, "sched_get_priority_max", info::nothing, "always 0"),
+    partial(147, "sched_get_priority_min", info::nothing, "always 0"),
+    partial(149, "mlock", memory::mlock, "guests are never swapped"),
+    partial(150, "munlock", memory::mlock, "guests are never swapped"),
+    partial(151, "mlockall", memory::mlock, "guests are never swapped"),
+    partial(152, "munlockall", memory::mlock, "guests are never swapped"),
+    partial(
+        157,
+        "prctl",
+        info::prctl,
+        "thread names; the rest has no effect",
+    ),
+    full(158, "arch_prctl", threads::arch_prctl),
+    partial(160, "setrlimit", info::setrlimit, "descriptors only"),
+    full(162, "sync", info::nothing),
+    full(186, "gettid", threads::gettid),
+    absent(188, "setxattr", dirs::xattr, "no extended attributes"),
+    absent(189, "lsetxattr", dirs::xattr, "no extended attributes"),
+    absent(190, "fsetxattr", dirs::xattr, "no extended attributes"),
+    absent(191, "getxattr", dirs::xattr, "no extended attributes"),
+    absent(192, "lgetxattr", dirs::xattr, "no extended attributes"),
+    absent(193, "fgetxattr", dirs::xattr, "no extended attributes"),
+    absent(194, "listxattr", dirs::xattr, "no extended attributes"),
+    absent(195, "llistxattr", dirs::xattr, "no extended attributes"),
+    absent(196, "flistxattr", dirs::xattr, "no extended attributes"),
+    full(200, "tkill", signals::tkill),
+    full(201, "time", time::time),
+    partial(
+        202,
+        "futex",
+        futex::futex,
+        "always private; no priority inheritance",
+    ),
+    partial(203, "sched_setaffinity", info::nothing, "no effect"),
+    full(204, "sched_getaffinity", threads::sched_getaffinity),
+    full(213, "epoll_create", polling::epoll_create),
+    full(217, "getdents64", dirs::getdents64),
+    full(218, "set_tid_address", threads::set_tid_address),
+    partial(221, "fadvise64", info::nothing, "no effect"),
+    full(228, "clock_gettime", time::clock_gettime),
+    full(229, "clock_getres", time::clock_getres),
+    full(230, "clock_nanosleep", time::clock_nanosleep),
+    full(231, "exit_group", threads::exit_group),
+    full(232, "epoll_wait", polling::epoll_wait),
+    full(233, "epoll_ctl", polling::epoll_ctl),
+    full(234, "tgkill", signals::tgkill),
+    full(257, "openat", open::openat),
+    partial(258, "mkdirat", dirs::mkdirat, "/tmp only"),
+    absent(260, "fchownat", dirs::chown, "there is one user"),
+    full(262, "newfstatat", stat::newfstatat),
+    partial(263, "unlinkat", dirs::unlinkat, "/tmp only"),
+    partial(264, "renameat", dirs::renameat, "/tmp only"),
+    partial(265, "linkat", dirs::linkat, "/tmp only"),
+    partial(266, "symlinkat", dirs::symlinkat, "/tmp only"),
+    full(267, "readlinkat", dirs::readlinkat),
+    partial(268, "fchmodat", dirs::fchmodat, "/tmp only"),
+    full(269, "faccessat", stat::faccessat),
+    full(270, "pselect6", polling::pselect6),
+    full(271, "ppoll", polling::ppoll),
+    partial(
+        273,
+        "set_robust_list",
+        threads::set_robust_list,
+        "not walked: a thread that dies ends the guest",
+    ),
+    partial(280, "utimensat", dirs::utimensat, "/tmp only"),
+    full(281, "epoll_pwait", polling::epoll_pwait),
+    full(283, "timerfd_create", polling::timerfd_create),
+    full(284, "eventfd", polling::eventfd),
+    partial(285, "fallocate", io::fallocate, "/tmp only, no holes"),
+    full(286, "timerfd_settime", polling::timerfd_settime),
+    full(290, "eventfd2", polling::eventfd2),
+    full(291, "epoll_create1", polling::epoll_create1),
+    full(292, "dup3", fdops::dup3),
+    partial(293, "pipe2", polling::pipe2, "no packet mode"),
+    full(295, "preadv", io::preadv),
+    full(296, "pwritev", io::pwritev),
+    partial(302, "prlimit64", info::prlimit64, "descriptors only"),
+    partial(309, "getcpu", threads::getcpu, "always 0"),
+    partial(316, "renameat2", dirs::renameat2, "/tmp only, no exchange"),
+    full(318, "getrandom", info::getrandom),
+    partial(319, "memfd_create", open::memfd_create, "no seals"),
+    absent(324, "membarrier", info::membarrier, "none of its commands"),
+    absent(
+        326,
+        "copy_file_range",
+        info::absent,
+        "programs fall back to reading and writing",
+    ),
+    full(332, "statx", stat::statx),
+    absent(
+        334,
+        "rseq",
+        info::absent,
+        "addresses of a guest are never registered with the host",
+    ),
+    absent(435, "clone3", info::absent, "programs fall back to clone"),
+    full(436, "close_range", open::close_range),
+    full(439, "faccessat2", stat::faccessat2),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_ascend_so_that_the_search_finds_every_call() {
+        assert!(CALLS.is_sorted_by(|a, b| a.number < b.number));
+        for call in CALLS {
+            assert_eq!(find(call.number).map(|c| c.name), Some(call.name));
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_not_found() {
+        assert!(find(u64::MAX).is_none());
+        assert!(find(101).is_none(), "ptrace has number 101");
+    }
+}

@@ -1,0 +1,174 @@
+//! One guest thread: from an exit of its vCPU to what happens next.
+
+use crate::errno::{EINTR, Errno, SysResult};
+use crate::host::Kick;
+use crate::machine::{Cpu, Exception, Outcome, ThreadState};
+use crate::process::{Process, ThreadShared};
+use crate::{signal, table};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Length of the `syscall` instruction: a call is issued again by standing before it.
+const SYSCALL_LENGTH: u64 = 2;
+/// Faults at one instruction that the address space allows, before they count as real (SIGBUS: behind the
+/// end of a file). A stale translation is gone after the first.
+const MAX_SPURIOUS: u32 = 4;
+
+/// A guest thread, owned by the host thread that runs it.
+pub struct Thread {
+    pub(crate) process: Arc<Process>,
+    pub(crate) shared: Arc<ThreadShared>,
+    pub(crate) mask: u64,
+    pub(crate) alt_stack: (u64, u64, u32),
+    pub(crate) clear_tid: u64,
+    /// What a handler decided about the thread itself.
+    pub(crate) control: Option<Outcome>,
+    /// Mask to put back after the signal that `sigsuspend`, `ppoll` and the like waited for.
+    pub(crate) saved_mask: Option<u64>,
+    spurious: (u64, u32),
+}
+
+impl Thread {
+    pub(crate) fn new(
+        process: Arc<Process>,
+        shared: Arc<ThreadShared>,
+        state: &ThreadState,
+    ) -> Self {
+        Self {
+            process,
+            shared,
+            mask: state.signal_mask,
+            alt_stack: state.alt_stack,
+            clear_tid: state.clear_tid,
+            control: None,
+            saved_mask: None,
+            spurious: (0, 0),
+        }
+    }
+
+    /// Tie kicks to the calling host thread and its vCPU's `immediate_exit` byte. Valid until [`Thread::leave`].
+    pub fn adopt(&self, immediate_exit: *mut u8) {
+        self.shared.kick.adopt(immediate_exit);
+    }
+
+    /// Untie kicks: before the vCPU is given back.
+    pub fn leave() {
+        Kick::release();
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn tid(&self) -> i32 {
+        self.shared.tid
+    }
+
+    /// Canonical state, for a snapshot or a new thread.
+    ///
+    /// # Errors
+    /// The vCPU's.
+    pub fn state(&self, cpu: &mut dyn Cpu) -> std::io::Result<ThreadState> {
+        Ok(ThreadState {
+            tid: self.shared.tid,
+            regs: *cpu.regs(),
+            xsave: cpu.xsave()?,
+            pending: None,
+            clear_tid: self.clear_tid,
+            signal_mask: self.mask,
+            alt_stack: self.alt_stack,
+        })
+    }
+
+    /// Serve the system call in the registers.
+    pub fn syscall(&mut self, cpu: &mut dyn Cpu) -> Outcome {
+        let regs = *cpu.regs();
+        let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+        let result = match table::find(regs.rax) {
+            Some(call) => (call.handler)(self, cpu, arguments),
+            None => {
+                self.process.count_unknown(regs.rax);
+                Err(crate::errno::ENOSYS)
+            }
+        };
+        self.finish(cpu, regs.rax, result)
+    }
+
+    fn finish(&mut self, cpu: &mut dyn Cpu, number: u64, result: SysResult) -> Outcome {
+        match self.control.take() {
+            Some(Outcome::Snapshot) => {
+                cpu.regs_mut().rax = 1;
+                return Outcome::Snapshot;
+            }
+            // The registers are as sigreturn put them.
+            Some(Outcome::Resume) => return self.after(cpu),
+            Some(other) => return other,
+            None => {}
+        }
+        self.shared.kick.take();
+        let interrupted = result == Err(EINTR);
+        cpu.regs_mut().rax = match result {
+            Ok(value) => value,
+            Err(Errno(number)) => i64::from(-number).cast_unsigned(),
+        };
+        if interrupted && self.saved_mask.is_none() && signal::restarts(self, number) {
+            let regs = cpu.regs_mut();
+            regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
+            regs.rax = number;
+        }
+        self.after(cpu)
+    }
+
+    /// Before going back to the guest: signals, and the wish to stop.
+    fn after(&mut self, cpu: &mut dyn Cpu) -> Outcome {
+        if self.process.stopping() {
+            return Outcome::Park;
+        }
+        let outcome = signal::deliver(self, cpu);
+        if let Some(mask) = self.saved_mask.take() {
+            self.set_mask(mask);
+        }
+        outcome
+    }
+
+    /// The vCPU came back without a reason of the guest's: a kick.
+    pub fn interrupted(&mut self, cpu: &mut dyn Cpu) -> Outcome {
+        self.shared.kick.take();
+        self.after(cpu)
+    }
+
+    /// Serve an exception: a stale translation, a handler of the guest's, or its end.
+    pub fn exception(&mut self, cpu: &mut dyn Cpu, exception: Exception) -> Outcome {
+        if exception.vector == 14 && self.is_spurious(cpu.regs().rip, exception) {
+            return Outcome::Resume;
+        }
+        signal::raise(self, cpu, exception)
+    }
+
+    fn is_spurious(&mut self, rip: u64, exception: Exception) -> bool {
+        let prot = match exception.error_code {
+            code if code & 16 != 0 => libc::PROT_EXEC,
+            code if code & 2 != 0 => libc::PROT_WRITE,
+            _ => libc::PROT_READ,
+        };
+        if !self.process.mm().allows(exception.address, prot) {
+            return false;
+        }
+        self.spurious = if self.spurious.0 == rip {
+            (rip, self.spurious.1 + 1)
+        } else {
+            (rip, 1)
+        };
+        self.spurious.1 <= MAX_SPURIOUS
+    }
+
+    pub(crate) fn set_mask(&mut self, mask: u64) {
+        // SIGKILL and SIGSTOP cannot be blocked.
+        self.mask = mask & !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+        self.shared.mask.store(self.mask, Ordering::Release);
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.process.threads().remove(&self.shared.tid);
+    }
+}
