@@ -1,7 +1,6 @@
 //! The configuration that `nexus-vmm serve` reads: docs/protocols.md, "nexusd to nexus-vmm".
 
-mod guest;
-pub use guest::{DeviceDescriptors, Program, Root};
+use nexus_personality::config::{DeviceDescriptors, Program, Root};
 use serde::Deserialize;
 use std::fs::File;
 use std::io::Read;

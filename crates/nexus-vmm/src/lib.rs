@@ -1,9 +1,12 @@
 //! The hypervisor: one KVM microVM per process, without a guest kernel.
 
 pub mod config;
+pub mod fault;
+pub mod guest;
 pub mod jail;
 pub mod kvm;
 pub mod layout;
+pub mod microvm;
 pub mod process;
 pub mod report;
 pub mod serve;

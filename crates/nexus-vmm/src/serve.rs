@@ -1,9 +1,11 @@
 //! `nexus-vmm serve`: one guest, as a configuration describes it.
 
 use crate::config::{Mode, Serve};
+use crate::microvm::{self, Failure};
 use crate::process;
 use crate::report::{Report, now};
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 /// The hypervisor itself failed.
 pub const STATUS_FAILED: i32 = 124;
@@ -21,16 +23,25 @@ pub fn serve(config_fd: RawFd) -> i32 {
             return STATUS_FAILED;
         }
     };
-    let report = Report::new(config.report);
-    let result: Result<i32, String> = match config.mode {
-        Mode::Process => process::run(&config, &report, started).map(|never| match never {}),
-        Mode::Run | Mode::Initialise | Mode::Restore => {
-            Err("microVMs are not served by this build; use isolation=process".into())
-        }
+    let report = Arc::new(Report::new(config.report));
+    let result = match config.mode {
+        Mode::Process => process::run(&config, &report, started)
+            .map(|never| match never {})
+            .map_err(Failure::Failed),
+        Mode::Run | Mode::Initialise => microvm::run(&config, &report, started),
+        Mode::Restore => Err(Failure::Refused("restore is not built yet".into())),
     };
-    result.unwrap_or_else(|reason| {
-        eprintln!("nexus-vmm: {reason}");
-        report.failed(&reason);
-        STATUS_FAILED
-    })
+    match result {
+        Ok(status) => status,
+        Err(Failure::Refused(reason)) => {
+            eprintln!("nexus-vmm: refused: {reason}");
+            report.refused(&reason);
+            STATUS_REFUSED
+        }
+        Err(Failure::Failed(reason)) => {
+            eprintln!("nexus-vmm: {reason}");
+            report.failed(&reason);
+            STATUS_FAILED
+        }
+    }
 }

@@ -27,3 +27,12 @@ impl Error {
         }
     }
 }
+
+/// Before a guest in a microVM runs.
+///
+/// # Errors
+/// A step failed.
+pub fn confine_microvm(config: &crate::config::Serve) -> Result<(), Error> {
+    privileges::limit(None, 4096)?;
+    privileges::drop_all(config.jail.uid)
+}

@@ -1,0 +1,336 @@
+//! A guest's threads: one host thread and one pooled vCPU each, and the loop that serves their exits.
+
+use crate::fault;
+use crate::kvm::Error;
+use crate::kvm::vcpu::{Exit, Vcpu};
+use crate::kvm::vm::Vm;
+use crate::report::{Event, Report};
+use nexus_personality::host::KICK_SIGNAL;
+use nexus_personality::machine::{Cpu, Exception, Machine, Outcome, ThreadState, Tid, UserRegs};
+use nexus_personality::memory::Memory;
+use nexus_personality::process::Process;
+use nexus_personality::thread::Thread;
+use nexus_personality::window::Window;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+const STACK: usize = 256 << 10;
+/// A thread that was asked to stop and does not is asked again after this long.
+const KICK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How a guest came to its end.
+#[derive(Debug)]
+pub enum End {
+    /// Wait status.
+    Exit(i32),
+    /// The VM cannot go on.
+    Failed(String),
+    /// A thread asked for a snapshot; this is its state.
+    Snapshot(Box<ThreadState>),
+}
+
+#[derive(Default)]
+struct State {
+    end: Option<End>,
+    parked: BTreeMap<Tid, ThreadState>,
+}
+
+/// One guest.
+pub struct Guest {
+    vm: Vm,
+    window: Window,
+    process: OnceLock<Weak<Process>>,
+    pool: Mutex<Vec<Vcpu>>,
+    /// Host thread of each guest thread.
+    hosts: Mutex<BTreeMap<Tid, libc::pid_t>>,
+    state: Mutex<State>,
+    changed: Condvar,
+    doorbell: AtomicI32,
+    report: Arc<Report>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cpu for Vcpu {
+    fn regs(&self) -> &UserRegs {
+        Self::regs(self)
+    }
+
+    fn regs_mut(&mut self) -> &mut UserRegs {
+        Self::regs_mut(self)
+    }
+
+    fn xsave(&mut self) -> io::Result<Vec<u8>> {
+        Self::xsave(self)
+    }
+
+    fn set_xsave(&mut self, area: &[u8]) -> io::Result<()> {
+        Self::set_xsave(self, area)
+    }
+}
+
+impl Guest {
+    #[must_use]
+    pub fn new(vm: Vm, window: Window, report: Arc<Report>) -> Arc<Self> {
+        Arc::new(Self {
+            vm,
+            window,
+            process: OnceLock::new(),
+            pool: Mutex::default(),
+            hosts: Mutex::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            doorbell: AtomicI32::new(-1),
+            report,
+        })
+    }
+
+    #[must_use]
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// Make vCPUs ahead of need.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn prepare_vcpus(&self, count: usize) -> Result<(), Error> {
+        for _ in 0..count {
+            let vcpu = self.vm.create_vcpu()?;
+            lock(&self.pool).push(vcpu);
+        }
+        Ok(())
+    }
+
+    /// Tie the process to its machine. Once, before the first thread.
+    pub fn attach(&self, process: &Arc<Process>) {
+        let _ = self.process.set(Arc::downgrade(process));
+    }
+
+    fn process(&self) -> io::Result<Arc<Process>> {
+        self.process
+            .get()
+            .and_then(Weak::upgrade)
+            .ok_or_else(|| io::Error::other("the process is gone"))
+    }
+
+    /// Start a thread; returns when it is known to the process, before its first instruction.
+    ///
+    /// # Errors
+    /// `WouldBlock` without a vCPU or host thread for it.
+    pub fn start(self: &Arc<Self>, state: ThreadState) -> io::Result<()> {
+        let process = self.process()?;
+        let pooled = lock(&self.pool).pop();
+        let mut vcpu = match pooled {
+            Some(vcpu) => vcpu,
+            None => self.vm.create_vcpu()?,
+        };
+        *vcpu.regs_mut() = state.regs;
+        vcpu.set_xsave(&state.xsave)?;
+        let (entered, wait) = sync_channel(1);
+        let guest = Arc::clone(self);
+        std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || guest.run(&process, vcpu, &state, &entered))
+            .map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))?;
+        wait.recv().map_err(|_| io::ErrorKind::WouldBlock.into())
+    }
+
+    fn run(&self, process: &Arc<Process>, mut vcpu: Vcpu, state: &ThreadState, entered: &SyncSender<()>) {
+        let mut thread = process.enter(state);
+        let immediate_exit = vcpu.immediate_exit();
+        thread.adopt(immediate_exit);
+        // SAFETY: no preconditions.
+        let host = unsafe { libc::gettid() };
+        lock(&self.hosts).insert(state.tid, host);
+        let _ = entered.send(());
+        self.serve(&mut thread, &mut vcpu, immediate_exit);
+        Thread::leave();
+        lock(&self.hosts).remove(&state.tid);
+        // SAFETY: the page belongs to `vcpu`; no handler of this thread writes to it any more.
+        unsafe { immediate_exit.write_volatile(0) };
+        drop(thread);
+        lock(&self.pool).push(vcpu);
+    }
+
+    /// Run the guest thread until it ends.
+    fn serve(&self, thread: &mut Thread, vcpu: &mut Vcpu, immediate_exit: *mut u8) {
+        loop {
+            let outcome = match vcpu.run(self.vm.system()) {
+                Ok(Exit::Syscall) => thread.syscall(vcpu),
+                Ok(Exit::Interrupted) => {
+                    // Before the flag is looked at, so that a kick in between is not lost.
+                    // SAFETY: the page belongs to `vcpu`, which is alive.
+                    unsafe { immediate_exit.write_volatile(0) };
+                    thread.interrupted(vcpu)
+                }
+                Ok(Exit::Exception(exception)) => self.exception(thread, vcpu, exception),
+                Ok(Exit::HostFault { page, .. }) => {
+                    let exception = self.host_fault(vcpu.regs(), page);
+                    self.exception(thread, vcpu, exception)
+                }
+                Ok(Exit::Doorbell { write }) => {
+                    self.ring(write);
+                    Outcome::Resume
+                }
+                Err(error) => {
+                    self.end(End::Failed(error.to_string()));
+                    return;
+                }
+            };
+            match outcome {
+                Outcome::Resume => {}
+                Outcome::ExitThread => return,
+                Outcome::Exit(status) => return self.end(End::Exit(status)),
+                Outcome::Park => self.park(thread, vcpu),
+                Outcome::Snapshot => match thread.state(vcpu) {
+                    Ok(state) => {
+                        self.end(End::Snapshot(Box::new(state)));
+                        self.park(thread, vcpu);
+                    }
+                    Err(error) => return self.end(End::Failed(format!("thread state: {error}"))),
+                },
+            }
+        }
+    }
+
+    fn exception(&self, thread: &mut Thread, vcpu: &mut Vcpu, exception: Exception) -> Outcome {
+        let rip = vcpu.regs().rip;
+        let outcome = thread.exception(vcpu, exception);
+        if let Outcome::Exit(status) = outcome
+            && status & 0x7f != 0
+        {
+            self.report.send(&Event::Fault {
+                vector: exception.vector,
+                error_code: exception.error_code,
+                rip: format!("{rip:#x}"),
+                address: format!("{:#x}", exception.address),
+                signal: status & 0x7f,
+            });
+        }
+        outcome
+    }
+
+    fn host_fault(&self, regs: &UserRegs, page: Option<u64>) -> Exception {
+        let memory = Memory::new(self.window);
+        let process = self.process().ok();
+        let allows = |address: u64, write: bool| {
+            let prot = if write { libc::PROT_WRITE } else { libc::PROT_READ };
+            process.as_ref().is_some_and(|p| p.mm().allows(address, prot))
+        };
+        let read = |address: u64, to: &mut [u8]| memory.read_bytes(address, to).is_ok();
+        fault::exception(regs, page, read, allows)
+    }
+
+    /// A store to the doorbell's page that was not at its first byte.
+    fn ring(&self, write: bool) {
+        let fd = self.doorbell.load(Ordering::Relaxed);
+        if write && fd >= 0 {
+            // SAFETY: eight live bytes to an eventfd.
+            unsafe { libc::write(fd, (&raw const *&1_u64).cast(), 8) };
+        }
+    }
+
+    fn end(&self, end: End) {
+        let mut state = lock(&self.state);
+        if state.end.is_none() {
+            state.end = Some(end);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Publish the thread's state and stay here until the process ends (a snapshot ends it).
+    fn park(&self, thread: &mut Thread, vcpu: &mut Vcpu) {
+        let state = match thread.state(vcpu) {
+            Ok(state) => state,
+            Err(error) => return self.end(End::Failed(format!("thread state: {error}"))),
+        };
+        let mut shared = lock(&self.state);
+        shared.parked.insert(state.tid, state);
+        self.changed.notify_all();
+        while shared.parked.contains_key(&thread.tid()) {
+            shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Wait for the guest's end, or until `timeout`.
+    #[must_use]
+    pub fn wait(&self, timeout: Duration) -> Option<End> {
+        let state = lock(&self.state);
+        let (mut state, _) = self
+            .changed
+            .wait_timeout_while(state, timeout, |s| s.end.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        state.end.take()
+    }
+
+    /// Stop every thread at a canonical state, within `timeout`.
+    ///
+    /// # Errors
+    /// Which threads did not stop.
+    pub fn stop_all(&self, process: &Process, timeout: Duration) -> Result<Vec<ThreadState>, String> {
+        process.set_stopping(true);
+        let deadline = Instant::now() + timeout;
+        loop {
+            let tids = process.tids();
+            let state = lock(&self.state);
+            let running: Vec<Tid> = tids.into_iter().filter(|t| !state.parked.contains_key(t)).collect();
+            if running.is_empty() {
+                return Ok(state.parked.values().cloned().collect());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("threads {running:?} did not stop"));
+            }
+            drop(state);
+            for tid in running {
+                self.kick(tid);
+            }
+            let state = lock(&self.state);
+            drop(self.changed.wait_timeout(state, KICK_AGAIN));
+        }
+    }
+}
+
+/// The handle that the personality holds.
+pub struct Handle(pub Arc<Guest>);
+
+impl Machine for Handle {
+    fn back(&self, start: u64, end: u64) -> io::Result<()> {
+        self.0.vm.back(start, end, true)
+    }
+
+    fn set_executable(&self, start: u64, end: u64, executable: bool) -> io::Result<()> {
+        self.0.vm.set_executable(start, end, executable)
+    }
+
+    fn map_doorbell(&self, address: u64, event: RawFd) -> io::Result<()> {
+        self.0.vm.map_doorbell(address, event)?;
+        self.0.doorbell.store(event, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn spawn(&self, thread: ThreadState) -> io::Result<()> {
+        self.0.start(thread)
+    }
+
+    fn kick(&self, tid: Tid) {
+        self.0.kick(tid);
+    }
+}
+
+impl Guest {
+    fn kick(&self, tid: Tid) {
+        let hosts = lock(&self.hosts);
+        if let Some(host) = hosts.get(&tid) {
+            // SAFETY: a thread of this process that removes itself from the table, under the lock, before it ends.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), *host, KICK_SIGNAL) };
+        }
+    }
+}
