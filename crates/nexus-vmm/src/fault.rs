@@ -33,7 +33,14 @@ pub fn exception(
     if instruction.is_invalid() {
         // Cut off by a page that cannot be fetched.
         let end = regs.rip + code.len() as u64;
-        return fault(if code.len() < LONGEST_INSTRUCTION { end } else { regs.rip }, FETCH);
+        return fault(
+            if code.len() < LONGEST_INSTRUCTION {
+                end
+            } else {
+                regs.rip
+            },
+            FETCH,
+        );
     }
     let mut factory = InstructionInfoFactory::new();
     let mut fallback = None;
@@ -138,7 +145,9 @@ mod tests {
             to[..bytes.len()].copy_from_slice(bytes);
             true
         };
-        exception(&regs, page, read, |address, write| !write && address < 0x1_0000)
+        exception(&regs, page, read, |address, write| {
+            !write && address < 0x1_0000
+        })
     }
 
     #[test]

@@ -143,7 +143,13 @@ impl Guest {
         wait.recv().map_err(|_| io::ErrorKind::WouldBlock.into())
     }
 
-    fn run(&self, process: &Arc<Process>, mut vcpu: Vcpu, state: &ThreadState, entered: &SyncSender<()>) {
+    fn run(
+        &self,
+        process: &Arc<Process>,
+        mut vcpu: Vcpu,
+        state: &ThreadState,
+        entered: &SyncSender<()>,
+    ) {
         let mut thread = process.enter(state);
         let immediate_exit = vcpu.immediate_exit();
         thread.adopt(immediate_exit);
@@ -222,8 +228,14 @@ impl Guest {
         let memory = Memory::new(self.window);
         let process = self.process().ok();
         let allows = |address: u64, write: bool| {
-            let prot = if write { libc::PROT_WRITE } else { libc::PROT_READ };
-            process.as_ref().is_some_and(|p| p.mm().allows(address, prot))
+            let prot = if write {
+                libc::PROT_WRITE
+            } else {
+                libc::PROT_READ
+            };
+            process
+                .as_ref()
+                .is_some_and(|p| p.mm().allows(address, prot))
         };
         let read = |address: u64, to: &mut [u8]| memory.read_bytes(address, to).is_ok();
         fault::exception(regs, page, read, allows)
@@ -256,7 +268,10 @@ impl Guest {
         shared.parked.insert(state.tid, state);
         self.changed.notify_all();
         while shared.parked.contains_key(&thread.tid()) {
-            shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
+            shared = self
+                .changed
+                .wait(shared)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -275,13 +290,20 @@ impl Guest {
     ///
     /// # Errors
     /// Which threads did not stop.
-    pub fn stop_all(&self, process: &Process, timeout: Duration) -> Result<Vec<ThreadState>, String> {
+    pub fn stop_all(
+        &self,
+        process: &Process,
+        timeout: Duration,
+    ) -> Result<Vec<ThreadState>, String> {
         process.set_stopping(true);
         let deadline = Instant::now() + timeout;
         loop {
             let tids = process.tids();
             let state = lock(&self.state);
-            let running: Vec<Tid> = tids.into_iter().filter(|t| !state.parked.contains_key(t)).collect();
+            let running: Vec<Tid> = tids
+                .into_iter()
+                .filter(|t| !state.parked.contains_key(t))
+                .collect();
             if running.is_empty() {
                 return Ok(state.parked.values().cloned().collect());
             }

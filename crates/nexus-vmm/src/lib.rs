@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod fault;
+pub mod front;
 pub mod guest;
 pub mod jail;
 pub mod kvm;

@@ -1,16 +1,21 @@
-//! The command line: `serve`, `probe`.
+//! The command line: `serve`, `run`, `probe`.
 
+use nexus_vmm::front;
 use nexus_vmm::kvm::probe;
 use nexus_vmm::serve::{STATUS_FAILED, serve};
 use std::process::exit;
 
-const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm probe [--json]";
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let status = match words.as_slice() {
         ["serve", "--config-fd", fd] => fd.parse().map_or_else(|_| usage(), serve),
+        ["run", rest @ ..] => front::run(rest).unwrap_or_else(|reason| {
+            eprintln!("nexus-vmm: {reason}");
+            STATUS_FAILED
+        }),
         ["probe"] => probe(false),
         ["probe", "--json"] => probe(true),
         _ => usage(),

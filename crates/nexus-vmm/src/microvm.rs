@@ -46,8 +46,14 @@ impl MicroVm {
     ///
     /// # Errors
     /// No KVM, or the configuration is wrong.
-    pub fn new(config: &Serve, flavour: Option<Flavour>, report: &Arc<Report>) -> Result<Self, Failure> {
-        let refused = |e: crate::kvm::Error| Failure::Refused(format!("this machine cannot run microVMs: {e}"));
+    pub fn new(
+        config: &Serve,
+        flavour: Option<Flavour>,
+        report: &Arc<Report>,
+    ) -> Result<Self, Failure> {
+        let refused = |e: crate::kvm::Error| {
+            Failure::Refused(format!("this machine cannot run microVMs: {e}"))
+        };
         let kvm = probe::open().map_err(refused)?;
         let template = Template::supported(&kvm).map_err(refused)?;
         let flavour = match flavour {
@@ -99,7 +105,10 @@ fn ready(vm: &MicroVm, report: &Report, started: Duration) {
     report.send(&Event::Ready {
         isolation: "kvm",
         machine: vm.flavour.machine(),
-        us: (now().saturating_sub(started)).as_micros().try_into().unwrap_or(u64::MAX),
+        us: (now().saturating_sub(started))
+            .as_micros()
+            .try_into()
+            .unwrap_or(u64::MAX),
     });
 }
 
@@ -136,10 +145,16 @@ fn finish(config: &Serve, vm: &MicroVm, report: &Report) -> Result<i32, Failure>
             report.send(&Event::Exit { status });
             let code = exit_code(status);
             // A guest that ends before its snapshot has not been initialised.
-            Ok(if config.mode == Mode::Initialise && code == 0 { 1 } else { code })
+            Ok(if config.mode == Mode::Initialise && code == 0 {
+                1
+            } else {
+                code
+            })
         }
         End::Failed(reason) => Err(Failure::Failed(reason)),
-        End::Snapshot(_) => Err(Failure::Failed("a snapshot was asked for where none is wanted".into())),
+        End::Snapshot(_) => Err(Failure::Failed(
+            "a snapshot was asked for where none is wanted".into(),
+        )),
     }
 }
 

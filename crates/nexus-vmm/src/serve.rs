@@ -6,6 +6,7 @@ use crate::process;
 use crate::report::{Report, now};
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The hypervisor itself failed.
 pub const STATUS_FAILED: i32 = 124;
@@ -23,12 +24,22 @@ pub fn serve(config_fd: RawFd) -> i32 {
             return STATUS_FAILED;
         }
     };
+    run_since(&config, started)
+}
+
+/// Do as a configuration says; the exit status of this process.
+#[must_use]
+pub fn run(config: &Serve) -> i32 {
+    run_since(config, now())
+}
+
+fn run_since(config: &Serve, started: Duration) -> i32 {
     let report = Arc::new(Report::new(config.report));
     let result = match config.mode {
-        Mode::Process => process::run(&config, &report, started)
+        Mode::Process => process::run(config, &report, started)
             .map(|never| match never {})
             .map_err(Failure::Failed),
-        Mode::Run | Mode::Initialise => microvm::run(&config, &report, started),
+        Mode::Run | Mode::Initialise => microvm::run(config, &report, started),
         Mode::Restore => Err(Failure::Refused("restore is not built yet".into())),
     };
     match result {
