@@ -104,6 +104,25 @@ fn prewarmed_instances_stay() {
 }
 
 #[test]
+fn functions_that_want_more_warm_instances_than_there_are_do_not_take_turns() {
+    let node = TestNode::start("max_instances = 2");
+    for name in ["a", "b"] {
+        node.deploy(name, &json!({"prewarm": 2}));
+    }
+    eventually("two are warm", || node.instances().len() == 2);
+    let ids = || {
+        node.instances()
+            .iter()
+            .map(|i| i["id"].clone())
+            .collect::<Vec<_>>()
+    };
+    let before = ids();
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(ids(), before);
+    assert_eq!(node.invoke("b", &json!({})).status, 200);
+}
+
+#[test]
 fn an_idle_instance_that_dies_is_replaced() {
     let node = TestNode::start("");
     node.deploy("f", &json!({}));

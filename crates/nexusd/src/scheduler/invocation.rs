@@ -152,18 +152,19 @@ fn broken(what: &str, request_id: &str) -> End {
 
 fn finish(finished: Finished, request_id: &str) -> End {
     let handler_ns = (finished.started_ns, finished.ended_ns);
-    let (outcome, status) = if finished.is_error {
-        let body = complete(&finished.body, Some(request_id));
-        (Outcome::FunctionError(body), None)
-    } else if finished.body.len() > MAX_RESULT {
+    let (outcome, status) = if finished.body.len() > MAX_RESULT {
         let body = serde_json::json!({
             "errorType": "Function.ResponseSizeTooLarge",
             "errorMessage": format!("Response payload size exceeded maximum allowed payload size ({MAX_RESULT} bytes)."),
         });
+        let status = "error\tError Type: Function.ResponseSizeTooLarge";
         (
             Outcome::FunctionError(body.to_string().into_bytes()),
-            Some("error\tError Type: Function.ResponseSizeTooLarge"),
+            Some(status),
         )
+    } else if finished.is_error {
+        let body = complete(&finished.body, Some(request_id));
+        (Outcome::FunctionError(body), None)
     } else {
         (Outcome::Returned(finished.body), None)
     };

@@ -260,10 +260,11 @@ impl Scheduler {
                 state.pools.remove(&key);
             }
         }
-        self.start_needed(&mut state, node, key);
-        if let Some(other) = state.starving(key) {
-            self.start_needed(&mut state, node, other);
+        // Who waits comes before who wants to be warm, and who has waited longest before all.
+        if let Some(first) = state.starving(None) {
+            self.start_needed(&mut state, node, first);
         }
+        self.start_needed(&mut state, node, key);
     }
 
     /// Start as many instances as what waits and arrives needs and the limits allow.
@@ -271,15 +272,19 @@ impl Scheduler {
         if state.closing {
             return;
         }
-        while state.pools.get(&key).is_some_and(Pool::wants_another) {
-            if state.total >= self.max {
-                // Ask the idle instance of another function to make room; its end starts ours.
-                state.evict_one(key);
+        while let Some(pool) = state.pools.get_mut(&key) {
+            let needed = pool.needs_another();
+            if !needed && !pool.is_too_cold() {
                 return;
             }
-            let Some(pool) = state.pools.get_mut(&key) else {
+            if state.total >= self.max {
+                // Ask the idle instance of another function to make room; its end starts ours. Not for
+                // warmth alone: two functions would take turns for ever.
+                if needed {
+                    state.evict_one(key);
+                }
                 return;
-            };
+            }
             let id = node.number();
             pool.starting.insert(id);
             pool.live += 1;
@@ -323,16 +328,16 @@ impl Scheduler {
 
 impl State {
     /// The pool, other than `except`, whose first event has waited longest and that may grow.
-    fn starving(&self, except: u64) -> Option<u64> {
+    fn starving(&self, except: Option<u64>) -> Option<u64> {
         self.pools
             .values()
-            .filter(|p| p.version.key != except && p.wants_another())
+            .filter(|p| Some(p.version.key) != except && p.needs_another())
             .min_by_key(|p| p.waiting.front().map_or(u64::MAX, |job| job.received_ns))
             .map(|p| p.version.key)
     }
 
     fn someone_starves(&self, except: u64) -> bool {
-        self.starving(except).is_some()
+        self.starving(Some(except)).is_some()
     }
 
     /// Tell one idle instance of a function other than `except` to end: the one idle longest in

@@ -43,13 +43,19 @@ impl Pool {
         }
     }
 
-    pub fn wants_another(&self) -> bool {
-        let d = &self.version.deployment;
+    /// Events wait, or are about to, that no instance is there or on its way for.
+    pub fn needs_another(&self) -> bool {
         let wanted = self.waiting.len() + self.arriving;
-        !self.retired
-            && self.live < d.max_instances
-            && (self.starting.len() + self.idle.len() < wanted
-                || (self.live < d.prewarm && !self.failing))
+        self.may_grow() && self.starting.len() + self.idle.len() < wanted
+    }
+
+    /// Fewer instances live than are to be kept warm.
+    pub fn is_too_cold(&self) -> bool {
+        self.may_grow() && self.live < self.version.deployment.prewarm && !self.failing
+    }
+
+    fn may_grow(&self) -> bool {
+        !self.retired && self.live < self.version.deployment.max_instances
     }
 
     /// Give the event to the idle instance used last; it comes back where there is none.
