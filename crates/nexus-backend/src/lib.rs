@@ -7,10 +7,14 @@ mod arena;
 mod channel;
 mod completer;
 mod config;
+mod credentials;
 mod error;
+mod http;
 mod operation;
+mod policy;
 mod raw;
 mod ring;
+mod sigv4;
 mod stream;
 mod upload;
 

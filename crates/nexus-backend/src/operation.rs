@@ -1,58 +1,127 @@
-//! The operations that reach a server. (The engine behind them lands next; until then they are refused.)
+//! The operations that reach a server: from a submission's head to a reply and its body.
 
-use crate::raw::{RawRoom, RequestBody};
+mod http_op;
+mod reader;
+mod s3;
+mod send;
+
+pub use reader::BodyReader;
+
+use crate::credentials::Store;
+use crate::http::Client;
+use crate::http::error::{Kind, TransportError};
+use crate::policy::Policy;
+use crate::raw::RequestBody;
+use crate::sigv4::Signer;
 use crate::{Config, Error, FunctionIdentity};
-use nexus_abi::operation::status;
+use nexus_abi::operation::{self as abi, status};
+use serde::de::DeserializeOwned;
+use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
+/// Longest time for one operation up to its reply's head: the longest that a Lambda function may run.
+const LONGEST: Duration = Duration::from_secs(900);
+
+/// What all operations share.
 #[derive(Debug)]
-pub struct Engine;
+pub struct Engine {
+    client: Client,
+    policy: Policy,
+    credentials: Store,
+    signer: Signer,
+    region: String,
+}
 
 impl Engine {
-    pub fn new(_config: &Config) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self))
+    /// # Errors
+    /// Endpoints or credentials that cannot be used.
+    pub fn new(config: &Config) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self {
+            client: Client::new().map_err(Error::Config)?,
+            policy: Policy::new(&config.endpoints).map_err(Error::Config)?,
+            credentials: Store::new(config.credentials_file.as_deref()).map_err(Error::Config)?,
+            signer: Signer::default(),
+            region: config.region.clone(),
+        }))
     }
 }
 
 #[derive(Debug)]
 pub struct Reply {
+    /// JSON.
     pub head: Vec<u8>,
     pub body: Option<BodyReader>,
 }
 
+/// A completion with a status below 0.
 #[derive(Debug)]
 pub struct Refusal {
     pub status: i32,
+    /// JSON.
     pub head: Vec<u8>,
 }
 
-#[derive(Debug)]
-pub struct BodyReader;
-
-impl BodyReader {
-    pub async fn read_into(&mut self, _room: &RawRoom) -> Result<usize, Refusal> {
-        Ok(0)
+impl Refusal {
+    fn new(status: i32, error: &str, message: &str, endpoint: &str) -> Self {
+        let head = json!({"error": error, "message": message, "endpoint": endpoint});
+        Self {
+            status,
+            head: head.to_string().into_bytes(),
+        }
     }
 
-    pub fn remaining(&self) -> Option<u64> {
-        Some(0)
+    fn invalid(message: &str) -> Self {
+        Self::new(status::INVALID, "InvalidSubmission", message, "")
     }
 
-    pub fn total(&self) -> Option<u64> {
-        Some(0)
+    fn denied(message: &str, endpoint: &str) -> Self {
+        Self::new(status::DENIED, "EndpointDenied", message, endpoint)
+    }
+
+    fn transport(error: &TransportError, endpoint: &str) -> Self {
+        let status = match error.kind {
+            Kind::Forbidden => status::DENIED,
+            Kind::BadUpload => status::INVALID,
+            _ => status::TRANSPORT,
+        };
+        Self::new(status, error.kind.name(), &error.message, endpoint)
     }
 }
 
+/// Do an operation.
+///
+/// # Errors
+/// It got no answer from a server.
 pub async fn execute(
-    _engine: &Engine,
-    _identity: &FunctionIdentity,
-    _operation: u16,
-    _head: &[u8],
-    _body: RequestBody,
-    _timeout_ms: u32,
+    engine: &Engine,
+    identity: &FunctionIdentity,
+    operation: u16,
+    head: &[u8],
+    body: RequestBody,
+    timeout_ms: u32,
 ) -> Result<Reply, Refusal> {
-    Err(Refusal {
-        status: status::DENIED,
-        head: br#"{"error":"NotImplemented","message":"not yet","endpoint":""}"#.to_vec(),
+    let limit = match timeout_ms {
+        0 => LONGEST,
+        ms => Duration::from_millis(u64::from(ms)).min(LONGEST),
+    };
+    let work = async {
+        match operation {
+            abi::S3 => s3::execute(engine, identity, parse(head)?, body).await,
+            _ => http_op::execute(engine, parse(head)?, body).await,
+        }
+    };
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let message = format!("not done within {} s", limit.as_secs_f32());
+        Err(Refusal::new(
+            status::TIMEOUT,
+            "ReadTimeoutError",
+            &message,
+            "",
+        ))
     })
+}
+
+fn parse<T: DeserializeOwned>(head: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(head).map_err(|error| Refusal::invalid(&format!("the head: {error}")))
 }

@@ -75,6 +75,21 @@ impl RawSlice {
         bytes
     }
 
+    /// Hand the bytes over in copies, a few KiB at a time: for checksums.
+    pub fn for_each_copy(&self, mut f: impl FnMut(&[u8])) {
+        let mut piece = [0_u8; 8 << 10];
+        let mut at = 0;
+        while at < self.len {
+            let count = piece.len().min(self.len - at);
+            // SAFETY: readable by the constructor's contract; `piece` is ours alone and as long.
+            unsafe {
+                std::ptr::copy_nonoverlapping(self.ptr.add(at), piece.as_mut_ptr(), count);
+            }
+            f(piece.get(..count).unwrap_or_default());
+            at += count;
+        }
+    }
+
     /// At most `len` of the bytes from `from` on.
     #[must_use]
     pub fn slice(&self, from: usize, len: usize) -> Self {
@@ -121,8 +136,8 @@ impl RawRoom {
         }
     }
 
-    /// Memory of our own, for tests.
-    pub fn test(len: usize) -> Self {
+    /// Memory of our own.
+    pub fn own(len: usize) -> Self {
         let owner: Vec<AtomicU8> = std::iter::repeat_with(AtomicU8::default)
             .take(len)
             .collect();
@@ -154,6 +169,25 @@ impl RawRoom {
             // SAFETY: at most one past the end.
             ptr: unsafe { self.ptr.add(count) },
             len: self.len - count,
+            owner: self.owner.clone(),
+        }
+    }
+
+    /// At most its first `count` bytes.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        Self {
+            len: count.min(self.len),
+            ..self.clone()
+        }
+    }
+
+    /// Its first `count` bytes, to be read.
+    #[must_use]
+    pub fn as_slice(&self, count: usize) -> RawSlice {
+        RawSlice {
+            ptr: self.ptr,
+            len: count.min(self.len),
             owner: self.owner.clone(),
         }
     }

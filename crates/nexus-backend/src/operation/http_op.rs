@@ -1,0 +1,189 @@
+//! Requests that a real SDK made: signed where it asks for that, and sent as they are.
+
+use super::send::{Headers, clean, has, is_placeholder, reply, set};
+use super::{Engine, Refusal, Reply};
+use crate::http::Route;
+use crate::http::head::{Request, Sending, is_token, values};
+use crate::http::url::Url;
+use crate::policy::Allowed;
+use crate::raw::RequestBody;
+use crate::sigv4::{EMPTY_SHA256, UNSIGNED, payload_hash};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest time-outs that a guest may ask for, in seconds.
+const LONGEST_S: f64 = 900.0;
+
+/// The submission's head (docs/abi.md).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    method: String,
+    url: String,
+    #[serde(default)]
+    headers: Headers,
+    sign: Option<Sign>,
+    #[serde(default = "sixty")]
+    connect_timeout_s: f64,
+    #[serde(default = "sixty")]
+    read_timeout_s: f64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sign {
+    service: String,
+    region: String,
+}
+
+fn sixty() -> f64 {
+    60.0
+}
+
+pub async fn execute(
+    engine: &Engine,
+    mut head: Head,
+    mut body: RequestBody,
+) -> Result<Reply, Refusal> {
+    let url = Url::parse(&head.url).map_err(|what| Refusal::invalid(&what))?;
+    if !is_token(&head.method) || head.method.eq_ignore_ascii_case("CONNECT") {
+        return Err(Refusal::invalid("the method is none"));
+    }
+    let sign = scope(&mut head)?;
+    let service = sign.as_ref().map(|sign| sign.service.as_str());
+    let allowed = engine
+        .policy
+        .check(&url.authority, service)
+        .map_err(|why| Refusal::denied(&why, &url.authority.to_string()))?;
+    let sending = framing(&head, &body)?;
+    let mut headers = clean(head.headers)?;
+    if let Some(Sign { service, region }) = &sign {
+        let hash = hash(service, &url, &body, &headers)?;
+        if service.starts_with("s3") {
+            set(&mut headers, "X-Amz-Content-SHA256", &hash);
+        }
+        engine.sign(&mut headers, &head.method, &url, (service, region), &hash)?;
+    }
+    let route = Route {
+        authority: Arc::clone(&url.authority),
+        anywhere: allowed == Allowed::Configured,
+        connect_timeout: seconds(head.connect_timeout_s)?,
+        read_timeout: seconds(head.read_timeout_s)?,
+    };
+    let request = Request {
+        method: head.method,
+        target: url.target(),
+        headers,
+    };
+    // Retries are the SDK's own.
+    match engine
+        .client
+        .send(&route, &request, sending, &mut body)
+        .await
+    {
+        Ok(response) => Ok(reply(response, &url.authority, 0, None)),
+        Err(error) => Err(Refusal::transport(&error, &url.authority.to_string())),
+    }
+}
+
+/// What to sign for. An Authorization header with the placeholder's key id means the same as `sign`.
+fn scope(head: &mut Head) -> Result<Option<Sign>, Refusal> {
+    let placeholder = values(&head.headers, "authorization")
+        .find(|value| is_placeholder(value))
+        .map(str::to_owned);
+    let sign = match (head.sign.take(), placeholder) {
+        (None, None) => None,
+        (Some(sign), _) => {
+            if has(&head.headers, "authorization")
+                && !values(&head.headers, "authorization").all(is_placeholder)
+            {
+                return Err(Refusal::invalid("the request is signed already"));
+            }
+            Some(sign)
+        }
+        (None, Some(value)) => {
+            // Credential=ID/DAY/REGION/SERVICE/aws4_request
+            let scope = value.split("Credential=").nth(1).unwrap_or_default();
+            let scope = scope.split(',').next().unwrap_or_default();
+            match scope.trim().rsplit('/').collect::<Vec<_>>().as_slice() {
+                ["aws4_request", service, region, ..] => Some(Sign {
+                    service: (*service).to_owned(),
+                    region: (*region).to_owned(),
+                }),
+                _ => return Err(Refusal::invalid("Authorization names no scope")),
+            }
+        }
+    };
+    let sound = |text: &str| {
+        !text.is_empty()
+            && text.len() <= 64
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    match &sign {
+        Some(sign) if !sound(&sign.service) || !sound(&sign.region) => {
+            Err(Refusal::invalid("the scope to sign for has odd characters"))
+        }
+        _ => Ok(sign),
+    }
+}
+
+/// The payload's hash, as it is signed.
+fn hash(
+    service: &str,
+    url: &Url,
+    body: &RequestBody,
+    headers: &Headers,
+) -> Result<String, Refusal> {
+    if let Some(given) = values(headers, "x-amz-content-sha256").next() {
+        return Ok(given.to_owned());
+    }
+    let s3 = service.starts_with("s3");
+    match body {
+        RequestBody::Whole(bytes) if bytes.is_empty() => Ok(EMPTY_SHA256.to_owned()),
+        RequestBody::Whole(_) if s3 && url.authority.https => Ok(UNSIGNED.to_owned()),
+        RequestBody::Whole(bytes) => Ok(payload_hash(bytes)),
+        RequestBody::Parts(_) if s3 => Ok(UNSIGNED.to_owned()),
+        RequestBody::Parts(_) => Err(Refusal::invalid(
+            "a body that comes in parts can be signed for S3 only, or with the header X-Amz-Content-SHA256",
+        )),
+    }
+}
+
+fn framing(head: &Head, body: &RequestBody) -> Result<Sending, Refusal> {
+    let mut codings = values(&head.headers, "transfer-encoding");
+    let chunked = match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) if coding.trim().eq_ignore_ascii_case("chunked") => true,
+        _ => return Err(Refusal::invalid("Transfer-Encoding is not chunked")),
+    };
+    let mut lengths = values(&head.headers, "content-length");
+    let told = match (lengths.next().map(str::parse::<u64>), lengths.next()) {
+        (None, _) => None,
+        (Some(Ok(length)), None) => Some(length),
+        _ => return Err(Refusal::invalid("Content-Length is not one number")),
+    };
+    match body {
+        _ if chunked => Ok(Sending::Chunked),
+        RequestBody::Whole(bytes) if bytes.is_empty() => {
+            let bodied = matches!(head.method.as_str(), "POST" | "PUT" | "PATCH");
+            Ok(if bodied {
+                Sending::Length(0)
+            } else {
+                Sending::Nothing
+            })
+        }
+        RequestBody::Whole(bytes) => Ok(Sending::Length(bytes.len() as u64)),
+        RequestBody::Parts(_) => Ok(told.map_or(Sending::Chunked, Sending::Length)),
+    }
+}
+
+fn seconds(value: f64) -> Result<Duration, Refusal> {
+    if value.is_finite() && value > 0.0 {
+        Ok(Duration::from_secs_f64(value.min(LONGEST_S)))
+    } else {
+        Err(Refusal::invalid("a time-out is not above 0"))
+    }
+}

@@ -1,0 +1,273 @@
+//! S3's hot operations: the request is built, signed, sent and retried here.
+
+use super::reader::{BodyReader, crc32_text};
+use super::send::{Headers, clean, has, reply, set};
+use super::{Engine, Refusal, Reply};
+use crate::FunctionIdentity;
+use crate::http::error::Kind;
+use crate::http::head::{Request, Sending, values};
+use crate::http::url::{Url, encode};
+use crate::http::{Response, Route};
+use crate::policy::Allowed;
+use crate::raw::RequestBody;
+use crate::sigv4::{EMPTY_SHA256, UNSIGNED, payload_hash};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// botocore's standard mode.
+const ATTEMPTS: u32 = 3;
+const LONGEST_BACKOFF_S: f64 = 20.0;
+const TIMEOUT: Duration = Duration::from_secs(60);
+const USER_AGENT: &str = concat!("nexus/", env!("CARGO_PKG_VERSION"));
+
+/// The submission's head (docs/abi.md).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    op: Operation,
+    bucket: Option<String>,
+    key: Option<String>,
+    #[serde(default)]
+    query: Vec<(String, String)>,
+    #[serde(default)]
+    headers: Headers,
+    #[serde(default)]
+    region: String,
+    endpoint: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+enum Operation {
+    GetObject,
+    PutObject,
+    HeadObject,
+    DeleteObject,
+    ListObjectsV2,
+    CopyObject,
+    CreateBucket,
+    ListBuckets,
+}
+
+impl Operation {
+    fn method(self) -> &'static str {
+        match self {
+            Self::GetObject | Self::ListObjectsV2 | Self::ListBuckets => "GET",
+            Self::HeadObject => "HEAD",
+            Self::DeleteObject => "DELETE",
+            Self::PutObject | Self::CopyObject | Self::CreateBucket => "PUT",
+        }
+    }
+
+    /// Whether it names a bucket, and a key.
+    fn names(self) -> (bool, bool) {
+        match self {
+            Self::ListBuckets => (false, false),
+            Self::ListObjectsV2 | Self::CreateBucket => (true, false),
+            _ => (true, true),
+        }
+    }
+}
+
+pub async fn execute(
+    engine: &Engine,
+    identity: &FunctionIdentity,
+    mut head: Head,
+    mut body: RequestBody,
+) -> Result<Reply, Refusal> {
+    let operation = head.op;
+    if head.region.is_empty() {
+        head.region = [&identity.region, &engine.region]
+            .into_iter()
+            .find(|region| !region.is_empty())
+            .map_or_else(|| "us-east-1".to_owned(), Clone::clone);
+    }
+    if !is_label(&head.region) {
+        return Err(Refusal::invalid("the region is not a name"));
+    }
+    let guest_length = values(&head.headers, "content-length")
+        .next()
+        .map(str::parse);
+    let guest_headers = std::mem::take(&mut head.headers);
+    let url = url(engine, &head)?;
+    let allowed = engine
+        .policy
+        .check(&url.authority, Some("s3"))
+        .map_err(|why| Refusal::denied(&why, &url.authority.to_string()))?;
+    let mut headers = clean(guest_headers)?;
+    let sending = framing(operation, &body, guest_length)?;
+    let hash = prepare(operation, &url, &body, &mut headers);
+    let route = Route {
+        authority: Arc::clone(&url.authority),
+        anywhere: allowed == Allowed::Configured,
+        connect_timeout: TIMEOUT,
+        read_timeout: TIMEOUT,
+    };
+    let mut request = Request {
+        method: operation.method().to_owned(),
+        target: url.target(),
+        headers,
+    };
+    let replayable = matches!(body, RequestBody::Whole(_));
+    let mut retries = 0;
+    loop {
+        // Signed anew for each attempt: the date is part of it.
+        let scope = ("s3", head.region.as_str());
+        engine.sign(&mut request.headers, &request.method, &url, scope, &hash)?;
+        let result = engine
+            .client
+            .send(&route, &request, sending, &mut body)
+            .await;
+        let again = replayable && retries + 1 < ATTEMPTS;
+        match result {
+            Ok(response) if !(again && is_transient(response.status)) => {
+                let crc32 = checksum(operation, &request.headers, &response);
+                return Ok(reply(response, &url.authority, retries, crc32));
+            }
+            Ok(response) => {
+                BodyReader::new(response.body, String::new(), None)
+                    .discard()
+                    .await;
+            }
+            Err(error) if again && !matches!(error.kind, Kind::Forbidden | Kind::Tls) => {}
+            Err(error) => return Err(Refusal::transport(&error, &url.authority.to_string())),
+        }
+        let longest = f64::from(1_u32 << retries.min(16)).min(LONGEST_BACKOFF_S);
+        tokio::time::sleep(Duration::from_secs_f64(fastrand::f64() * longest)).await;
+        retries += 1;
+    }
+}
+
+fn is_transient(status: u16) -> bool {
+    matches!(status, 429 | 500 | 502 | 503 | 504)
+}
+
+fn is_label(text: &str) -> bool {
+    text.len() <= 63 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+/// Path style at an endpoint that somebody named, virtual-host style at AWS's.
+fn url(engine: &Engine, head: &Head) -> Result<Url, Refusal> {
+    let (wants_bucket, wants_key) = head.op.names();
+    let bucket = head.bucket.as_deref().unwrap_or_default();
+    let key = head.key.as_deref().unwrap_or_default();
+    if wants_bucket == bucket.is_empty() || wants_key == key.is_empty() {
+        return Err(Refusal::invalid(
+            "bucket and key do not go with the operation",
+        ));
+    }
+    let named = match &head.endpoint {
+        None => engine.policy.endpoint("s3").cloned(),
+        Some(text) => Some(Url::parse(text).map_err(|what| Refusal::invalid(&what))?),
+    };
+    let mut url = match named {
+        Some(mut url) => {
+            while url.path.ends_with('/') {
+                url.path.pop();
+            }
+            if wants_bucket {
+                url.path.push('/');
+                encode(bucket, false, &mut url.path);
+            }
+            url
+        }
+        None => at_aws(bucket, &head.region)?,
+    };
+    if wants_key {
+        url.path.push('/');
+        encode(key, true, &mut url.path);
+    }
+    if url.path.is_empty() {
+        url.path.push('/');
+    }
+    url.query.clear();
+    let list_type = [("list-type".to_owned(), "2".to_owned())];
+    let listing = head.op == Operation::ListObjectsV2 && !has(&head.query, "list-type");
+    let constant = if listing { list_type.as_slice() } else { &[] };
+    for (name, value) in constant.iter().chain(&head.query) {
+        if !url.query.is_empty() {
+            url.query.push('&');
+        }
+        encode(name, false, &mut url.query);
+        url.query.push('=');
+        encode(value, false, &mut url.query);
+    }
+    Ok(url)
+}
+
+fn at_aws(bucket: &str, region: &str) -> Result<Url, Refusal> {
+    let zone = if region.starts_with("cn-") { ".cn" } else { "" };
+    let host = format!("s3.{region}.amazonaws.com{zone}");
+    // A dot would not match AWS's certificate.
+    let virtual_host = !bucket.is_empty() && is_label(bucket);
+    let text = if virtual_host {
+        format!("https://{bucket}.{host}")
+    } else {
+        format!("https://{host}")
+    };
+    let mut url = Url::parse(&text).map_err(|what| Refusal::invalid(&what))?;
+    url.path.clear();
+    if !bucket.is_empty() && !virtual_host {
+        url.path.push('/');
+        encode(bucket, false, &mut url.path);
+    }
+    Ok(url)
+}
+
+/// S3 wants every upload's length.
+fn framing(
+    operation: Operation,
+    body: &RequestBody,
+    told: Option<Result<u64, std::num::ParseIntError>>,
+) -> Result<Sending, Refusal> {
+    match (body, told) {
+        (RequestBody::Whole(bytes), _) if bytes.is_empty() && operation.method() != "PUT" => {
+            Ok(Sending::Nothing)
+        }
+        (RequestBody::Whole(bytes), _) => Ok(Sending::Length(bytes.len() as u64)),
+        (RequestBody::Parts(_), Some(Ok(length))) => Ok(Sending::Length(length)),
+        (RequestBody::Parts(_), _) => Err(Refusal::invalid(
+            "a body that comes in parts needs the header Content-Length",
+        )),
+    }
+}
+
+/// Complete the headers but for the signature; the payload's hash.
+fn prepare(operation: Operation, url: &Url, body: &RequestBody, headers: &mut Headers) -> String {
+    if !has(headers, "user-agent") {
+        set(headers, "User-Agent", USER_AGENT);
+    }
+    if !has(headers, "accept-encoding") {
+        set(headers, "Accept-Encoding", "identity");
+    }
+    let told = headers
+        .iter()
+        .any(|(name, _)| name.to_ascii_lowercase().starts_with("x-amz-checksum-"));
+    if let (Operation::PutObject, RequestBody::Whole(bytes), false) = (operation, body, told) {
+        let mut hasher = crc32fast::Hasher::new();
+        bytes.for_each_copy(|piece| hasher.update(piece));
+        set(headers, "x-amz-checksum-crc32", &crc32_text(hasher));
+        set(headers, "x-amz-sdk-checksum-algorithm", "CRC32");
+    }
+    let given = values(headers, "x-amz-content-sha256")
+        .next()
+        .map(str::to_owned);
+    let hash = given.unwrap_or_else(|| match body {
+        RequestBody::Whole(bytes) if bytes.is_empty() => EMPTY_SHA256.to_owned(),
+        RequestBody::Whole(bytes) if !url.authority.https => payload_hash(bytes),
+        _ => UNSIGNED.to_owned(),
+    });
+    set(headers, "X-Amz-Content-SHA256", &hash);
+    hash
+}
+
+/// The whole object's CRC-32, where the server told it and what comes is the whole object.
+fn checksum(operation: Operation, sent: &Headers, response: &Response) -> Option<String> {
+    if operation != Operation::GetObject || response.status != 200 || has(sent, "range") {
+        return None;
+    }
+    values(&response.headers, "x-amz-checksum-crc32")
+        .next()
+        .filter(|value| !value.contains('-'))
+        .map(str::to_owned)
+}

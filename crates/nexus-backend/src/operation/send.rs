@@ -1,0 +1,127 @@
+//! What S3 and HTTP operations have in common: headers, signatures, replies.
+
+use super::{BodyReader, Engine, Refusal, Reply};
+use crate::credentials::Credentials;
+use crate::http::Response;
+use crate::http::head::{is_ours, is_sound, values};
+use crate::http::url::{Authority, Url};
+use crate::sigv4::{Scope, Signable, amz_date};
+use nexus_abi::operation::{PLACEHOLDER_KEY_ID, status};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub type Headers = Vec<(String, String)>;
+
+/// A guest's headers without those that are the connection's.
+///
+/// # Errors
+/// INVALID: a header that is none.
+pub fn clean(headers: Headers) -> Result<Headers, Refusal> {
+    let mut kept = Vec::with_capacity(headers.len() + 8);
+    for (name, value) in headers {
+        if !is_sound(&name, &value) {
+            return Err(Refusal::invalid(&format!(
+                "{name:.60?} is not a header, or its value has control characters"
+            )));
+        }
+        if !is_ours(&name) {
+            kept.push((name, value));
+        }
+    }
+    Ok(kept)
+}
+
+pub fn has(headers: &Headers, name: &str) -> bool {
+    values(headers, name).next().is_some()
+}
+
+pub fn set(headers: &mut Headers, name: &str, value: &str) {
+    headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+    headers.push((name.to_owned(), value.to_owned()));
+}
+
+impl Engine {
+    /// # Errors
+    /// DENIED: there are none.
+    pub fn credentials(&self, endpoint: &str) -> Result<Arc<Credentials>, Refusal> {
+        self.credentials.current().ok_or_else(|| {
+            let message = "the node has no credentials to sign with: give nexusd a credentials file, \
+                           environment variables or ~/.aws/credentials";
+            Refusal::new(status::DENIED, "NoCredentialsError", message, endpoint)
+        })
+    }
+
+    /// Add date, token and signature. `payload_hash` as it stands in the canonical request.
+    ///
+    /// # Errors
+    /// DENIED: there are no credentials.
+    pub fn sign(
+        &self,
+        headers: &mut Headers,
+        method: &str,
+        url: &Url,
+        (service, region): (&str, &str),
+        payload_hash: &str,
+    ) -> Result<(), Refusal> {
+        let credentials = self.credentials(&url.authority.to_string())?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let time = amz_date(now.map_or(0, |since| since.as_secs()));
+        set(headers, "X-Amz-Date", &time);
+        headers.retain(|(name, _)| {
+            !name.eq_ignore_ascii_case("authorization")
+                && !name.eq_ignore_ascii_case("x-amz-security-token")
+        });
+        if let Some(token) = credentials.session_token() {
+            set(headers, "X-Amz-Security-Token", token);
+        }
+        // Host is signed, and written by the client.
+        headers.push(("host".to_owned(), url.authority.host_header()));
+        let scope = Scope {
+            region,
+            service,
+            time: &time,
+        };
+        let what = Signable {
+            method,
+            path: &url.path,
+            query: &url.query,
+            headers,
+            payload_hash,
+        };
+        let value = self.signer.sign(&credentials, scope, &what);
+        headers.retain(|(name, _)| name != "host");
+        headers.push(("Authorization".to_owned(), value));
+        Ok(())
+    }
+}
+
+/// Whether an Authorization header bears the credentials that every guest is given.
+pub fn is_placeholder(value: &str) -> bool {
+    value.contains(PLACEHOLDER_KEY_ID)
+}
+
+/// The reply for an answer of a server.
+pub fn reply(
+    response: Response,
+    authority: &Authority,
+    retries: u32,
+    crc32: Option<String>,
+) -> Reply {
+    #[derive(Serialize)]
+    struct ReplyHead<'a> {
+        status: u16,
+        headers: &'a [(String, String)],
+        retries: u32,
+    }
+    let head = ReplyHead {
+        status: response.status,
+        headers: &response.headers,
+        retries,
+    };
+    Reply {
+        // Strings and numbers: it cannot fail.
+        head: serde_json::to_vec(&head).unwrap_or_default(),
+        body: Some(BodyReader::new(response.body, authority.to_string(), crc32)),
+    }
+}

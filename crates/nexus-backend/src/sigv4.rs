@@ -1,0 +1,380 @@
+//! AWS Signature Version 4, for requests whose every header is known here.
+//!
+//! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
+
+use crate::credentials::Credentials;
+use crate::http::url::encode;
+use crate::raw::RawSlice;
+use ring::{digest, hmac};
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+
+/// SHA-256 of nothing, in hexadecimal.
+pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+pub const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
+/// Headers that proxies and SDKs change, which are left out of signatures.
+const UNSIGNED_HEADERS: [&str; 6] = [
+    "user-agent",
+    "x-amzn-trace-id",
+    "authorization",
+    "accept-encoding",
+    "amz-sdk-invocation-id",
+    "amz-sdk-request",
+];
+/// Signing keys kept: one for each key id, region and service in use.
+const MAX_KEYS: usize = 64;
+
+/// What a signature covers besides the headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    pub region: &'a str,
+    pub service: &'a str,
+    /// As in X-Amz-Date: `20150830T123600Z`.
+    pub time: &'a str,
+}
+
+/// The parts of a request that are signed.
+#[derive(Clone, Copy, Debug)]
+pub struct Signable<'a> {
+    pub method: &'a str,
+    /// Encoded once.
+    pub path: &'a str,
+    /// Encoded, without the question mark.
+    pub query: &'a str,
+    /// Host among them.
+    pub headers: &'a [(String, String)],
+    pub payload_hash: &'a str,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct KeyName {
+    key_id: String,
+    region: String,
+    service: String,
+}
+
+/// Makes signatures; remembers the day's signing keys.
+#[derive(Default)]
+pub struct Signer {
+    keys: Mutex<HashMap<KeyName, DayKey>>,
+}
+
+struct DayKey {
+    day: String,
+    secret: digest::Digest,
+    key: hmac::Key,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer").finish_non_exhaustive()
+    }
+}
+
+impl Signer {
+    /// Value of the Authorization header.
+    pub fn sign(&self, credentials: &Credentials, scope: Scope<'_>, what: &Signable<'_>) -> String {
+        let (canonical, signed) = canonical_request(scope.service, what);
+        let Scope {
+            region,
+            service,
+            time,
+        } = scope;
+        let day = time.get(..8).unwrap_or_default();
+        let range = format!("{day}/{region}/{service}/aws4_request");
+        let hash = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
+        let text = format!("AWS4-HMAC-SHA256\n{time}\n{range}\n{hash}");
+        let key = self.key(credentials, scope, day);
+        let signature = hex(hmac::sign(&key, text.as_bytes()).as_ref());
+        let id = &credentials.access_key_id;
+        format!(
+            "AWS4-HMAC-SHA256 Credential={id}/{range}, SignedHeaders={signed}, Signature={signature}"
+        )
+    }
+
+    fn key(&self, credentials: &Credentials, scope: Scope<'_>, day: &str) -> hmac::Key {
+        let name = KeyName {
+            key_id: credentials.access_key_id.clone(),
+            region: scope.region.to_owned(),
+            service: scope.service.to_owned(),
+        };
+        let secret = digest::digest(&digest::SHA256, credentials.secret().as_bytes());
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = keys.get(&name)
+            && known.day == day
+            && known.secret.as_ref() == secret.as_ref()
+        {
+            return known.key.clone();
+        }
+        let first = format!("AWS4{}", credentials.secret());
+        let mut key = hmac::Key::new(hmac::HMAC_SHA256, first.as_bytes());
+        for part in [day, scope.region, scope.service, "aws4_request"] {
+            key = hmac::Key::new(
+                hmac::HMAC_SHA256,
+                hmac::sign(&key, part.as_bytes()).as_ref(),
+            );
+        }
+        if keys.len() >= MAX_KEYS {
+            keys.clear();
+        }
+        let day = day.to_owned();
+        let made = DayKey {
+            day,
+            secret,
+            key: key.clone(),
+        };
+        keys.insert(name, made);
+        key
+    }
+}
+
+/// The canonical request, and the names of the signed headers.
+fn canonical_request(service: &str, what: &Signable<'_>) -> (String, String) {
+    let mut out = String::with_capacity(512);
+    out.push_str(what.method);
+    out.push('\n');
+    if service == "s3" {
+        out.push_str(what.path);
+    } else {
+        // Other services normalise the path, and encode it once more.
+        encode(&normalised(what.path), true, &mut out);
+    }
+    out.push('\n');
+    let mut query: Vec<(&str, &str)> = what
+        .query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .collect();
+    query.sort_unstable();
+    for (index, (name, value)) in query.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "&" };
+        let _ = write!(out, "{comma}{name}={value}");
+    }
+    out.push('\n');
+    let mut headers: Vec<(String, String)> = Vec::with_capacity(what.headers.len());
+    for (name, value) in what.headers {
+        let name = name.to_ascii_lowercase();
+        if UNSIGNED_HEADERS.contains(&name.as_str()) {
+            continue;
+        }
+        let value = value.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        match headers.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, values)) => {
+                values.push(',');
+                values.push_str(&value);
+            }
+            None => headers.push((name, value)),
+        }
+    }
+    headers.sort_unstable();
+    let mut names = String::new();
+    for (name, value) in &headers {
+        let _ = writeln!(out, "{name}:{value}");
+        if !names.is_empty() {
+            names.push(';');
+        }
+        names.push_str(name);
+    }
+    let _ = write!(out, "\n{names}\n{}", what.payload_hash);
+    (out, names)
+}
+
+/// RFC 3986, section 5.2.4, and without empty segments.
+fn normalised(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            other => segments.push(other),
+        }
+    }
+    let slash = path.ends_with('/') && !segments.is_empty();
+    format!("/{}{}", segments.join("/"), if slash { "/" } else { "" })
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|nibble| HEX.get(usize::from(nibble)).map_or('0', |b| char::from(*b)))
+        .collect()
+}
+
+/// SHA-256 of a payload, in hexadecimal.
+pub fn payload_hash(bytes: &RawSlice) -> String {
+    if bytes.is_empty() {
+        return EMPTY_SHA256.to_owned();
+    }
+    let mut context = digest::Context::new(&digest::SHA256);
+    bytes.for_each_copy(|piece| context.update(piece));
+    hex(context.finish().as_ref())
+}
+
+/// Unix seconds as in X-Amz-Date.
+pub fn amz_date(seconds: u64) -> String {
+    // Days since 1970-03-01 shifted to eras of 400 years (Howard Hinnant, "chrono-compatible low-level date
+    // algorithms").
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect()
+    }
+
+    /// AWS's published test suite: key id AKIDEXAMPLE, service "service", us-east-1.
+    fn suite(method: &str, path: &str, query: &str, list: &[(&str, &str)], hash: &str) -> String {
+        let secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+        let credentials = Credentials::new("AKIDEXAMPLE", secret, None);
+        let scope = Scope {
+            region: "us-east-1",
+            service: "service",
+            time: "20150830T123600Z",
+        };
+        let mut list = list.to_vec();
+        list.push(("Host", "example.amazonaws.com"));
+        list.push(("X-Amz-Date", "20150830T123600Z"));
+        let what = Signable {
+            method,
+            path,
+            query,
+            headers: &headers(&list),
+            payload_hash: hash,
+        };
+        Signer::default().sign(&credentials, scope, &what)
+    }
+
+    #[test]
+    fn aws_test_suite() {
+        let cases: &[(&str, &str, &str, &[(&str, &str)], &str)] = &[
+            (
+                "GET",
+                "/",
+                "",
+                &[],
+                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+            ),
+            (
+                "GET",
+                "/",
+                "Param2=value2&Param1=value1",
+                &[],
+                "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500",
+            ),
+            (
+                "POST",
+                "/",
+                "",
+                &[],
+                "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b",
+            ),
+            (
+                "POST",
+                "/",
+                "",
+                &[("My-Header1", "value1")],
+                "c5410059b04c1ee005303aed430f6e6645f61f4dc9e1461ec8f8916fdf18852c",
+            ),
+            (
+                "GET",
+                "/./example/..",
+                "",
+                &[],
+                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+            ),
+        ];
+        for (method, path, query, list, signature) in cases {
+            let got = suite(method, path, query, list, EMPTY_SHA256);
+            assert!(
+                got.ends_with(&format!("Signature={signature}")),
+                "{method} {path}: {got}"
+            );
+            assert!(got.contains("Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request"));
+        }
+    }
+
+    /// The examples of "Signature calculations for the Authorization header" in S3's API reference.
+    #[test]
+    fn s3_examples() {
+        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+        let credentials = Credentials::new("AKIAIOSFODNN7EXAMPLE", secret, None);
+        let scope = Scope {
+            region: "us-east-1",
+            service: "s3",
+            time: "20130524T000000Z",
+        };
+        let signer = Signer::default();
+        let sign = |method, path, query, hash: &str, list: &[(&str, &str)]| {
+            let mut list = list.to_vec();
+            list.extend([
+                ("Host", "examplebucket.s3.amazonaws.com"),
+                ("x-amz-content-sha256", hash),
+                ("x-amz-date", "20130524T000000Z"),
+            ]);
+            let what = Signable {
+                method,
+                path,
+                query,
+                headers: &headers(&list),
+                payload_hash: hash,
+            };
+            signer.sign(&credentials, scope, &what)
+        };
+        let got = sign(
+            "GET",
+            "/test.txt",
+            "",
+            EMPTY_SHA256,
+            &[("Range", "bytes=0-9")],
+        );
+        assert!(got.ends_with("f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"));
+        let hash = payload_hash(&RawSlice::from_vec(b"Welcome to Amazon S3.".to_vec()));
+        let put = [
+            ("Date", "Fri, 24 May 2013 00:00:00 GMT"),
+            ("x-amz-storage-class", "REDUCED_REDUNDANCY"),
+        ];
+        let got = sign("PUT", "/test%24file.text", "", &hash, &put);
+        assert!(got.ends_with("98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"));
+        let got = sign("GET", "/", "lifecycle", EMPTY_SHA256, &[]);
+        assert!(got.ends_with("fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"));
+        let got = sign("GET", "/", "max-keys=2&prefix=J", EMPTY_SHA256, &[]);
+        assert!(got.ends_with("34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"));
+    }
+
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "19700101T000000Z"),
+            (951_782_400, "20000229T000000Z"),
+            (1_440_938_160, "20150830T123600Z"),
+            (4_107_542_399, "21000228T235959Z"),
+            (4_107_542_400, "21000301T000000Z"),
+        ] {
+            assert_eq!(amz_date(seconds), text);
+        }
+    }
+}
