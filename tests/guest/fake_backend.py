@@ -41,13 +41,20 @@ class Stream:
         self.crc = 0
         self.expected: str | None = None
         self.ahead = b""
+        self.broken: Failure | None = None
 
     def take(self, count: int) -> tuple[bytes, bool]:
         """Up to `count` bytes, and whether more follow."""
         parts = [self.ahead]
         have = len(self.ahead)
         while have <= count:
-            piece = self.source.read(min(1 << 16, count + 1 - have))
+            try:
+                piece = self.source.read(min(1 << 16, count + 1 - have))
+            except urllib3.exceptions.HTTPError as error:
+                late = isinstance(error, urllib3.exceptions.ReadTimeoutError)
+                name = "ReadTimeoutError" if late else "IncompleteReadError"
+                self.broken = Failure(abi.STATUS_TRANSPORT, name, str(error))
+                break
             if not piece:
                 break
             parts.append(piece)
@@ -55,6 +62,10 @@ class Stream:
         data = b"".join(parts)
         self.ahead = data[count:]
         data = data[:count]
+        if self.broken is not None:
+            if not data:
+                raise self.broken
+            return data, True
         self.crc = zlib.crc32(data, self.crc)
         if not self.ahead and self.expected is not None:
             actual = base64.b64encode(self.crc.to_bytes(4, "big")).decode()
@@ -175,6 +186,9 @@ class FakeBackend:
             if flags & abi.STREAM_BODY and operation != abi.BODY:
                 body = self.uploads[entry[0]] = Upload()
             self._dispatch(entry, operation, flags, head, body, stream)
+        except urllib3.exceptions.HTTPError as error:
+            failure = Failure(abi.STATUS_TRANSPORT, "ConnectionClosedError", str(error))
+            self._complete(entry, failure.status, json.dumps(failure.head).encode(), b"", 0, 0)
         except Failure as failure:
             self._complete(entry, failure.status, json.dumps(failure.head).encode(), b"", 0, 0)
 
@@ -289,17 +303,30 @@ class FakeBackend:
                 signer = kind(self.credentials, *scope)
             signer.add_auth(request)
             fields = dict(request.headers.items())
-        try:
-            response = self.pool.urlopen(
+        data = body if not isinstance(body, bytes) or body else None
+        if body == b"" and method in {"PUT", "POST"}:
+            fields = {**fields, "Content-Length": "0"}
+
+        def attempt() -> Any:
+            return self.pool.urlopen(
                 method,
                 url,
-                body=body if not isinstance(body, bytes) or body else None,
-                headers={**fields, "Content-Length": "0"} if body == b"" and method in {"PUT", "POST"} else fields,
+                body=data,
+                headers=fields,
                 preload_content=False,
                 decode_content=False,
                 redirect=False,
                 timeout=urllib3.Timeout(connect=connect, read=read),
             )
+
+        retries = 0
+        try:
+            response = attempt()
+            while (
+                entry[1] == abi.S3 and response.status in {500, 502, 503, 504} and retries < 2 and not isinstance(data, Upload)
+            ):
+                retries += 1
+                response = attempt()
         except urllib3.exceptions.NewConnectionError as error:
             raise Failure(abi.STATUS_TRANSPORT, "EndpointConnectionError", str(error), url) from error
         except urllib3.exceptions.ConnectTimeoutError as error:
@@ -313,7 +340,7 @@ class FakeBackend:
         if entry[1] == abi.S3 and method == "GET" and response.status == 200:
             expected = response.headers.get("x-amz-checksum-crc32")
             stream.expected = expected if expected and "-" not in expected else None
-        reply = {"status": response.status, "headers": [list(pair) for pair in response.headers.items()], "retries": 0}
+        reply = {"status": response.status, "headers": [list(pair) for pair in response.headers.items()], "retries": retries}
         self._answer(entry, reply, stream)
 
     # -- the instance ------------------------------------------------------------------------------------------

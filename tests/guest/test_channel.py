@@ -130,6 +130,26 @@ def test_getbuffer_is_a_view_that_outlives_its_stream(channel):
     assert channel.heap_free == free
 
 
+def test_a_large_use_of_the_heap_is_given_back(channel):
+    def resident():
+        return os.fstat(channel.backend.arena_fd).st_blocks * 512
+
+    view = ask(channel, 700_000, room=1 << 20).getbuffer()
+    body = ask(channel, 900_000, room=1 << 20)
+    assert resident() > 1_500_000
+    channel.shrink()
+    assert bytes(view) == pattern(700_000)
+    assert body.read() == pattern(900_000)
+    del view, body
+    gc.collect()
+    call(channel, ECHO, b'{"size": 900000}', room_max=1 << 20).release()
+    ask(channel, 900_000, room=1 << 20).read()
+    channel.touched = abi.MIN_SIZE
+    channel.shrink()
+    assert resident() < 1_300_000
+    assert ask(channel, 900_000, room=1 << 20).read() == pattern(900_000)
+
+
 def test_unread_bodies_never_starve_others(channel):
     bodies = [ask(channel, 400_000, room=1 << 19) for _ in range(20)]  # 8 MB through a heap of 2 MiB
     assert all(body.read() == pattern(400_000) for body in bodies)

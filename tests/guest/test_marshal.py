@@ -4,13 +4,17 @@ import collections
 import enum
 import json
 import sys
+import typing
 from decimal import Decimal
 
 import pytest
 from nexus.guest.runtime import marshal
 from nexus.guest.runtime.faults import Fault
 
-Point = collections.namedtuple("Point", "x y")
+
+class Point(typing.NamedTuple):
+    x: object
+    y: object
 
 
 class Colour(enum.IntEnum):
@@ -18,7 +22,7 @@ class Colour(enum.IntEnum):
 
 
 class Text(str):
-    pass
+    __slots__ = ()
 
 
 @pytest.mark.parametrize(
@@ -27,7 +31,7 @@ class Text(str):
         (None, "null"),
         ({"a": [1, 2.5, True, None, "b"]}, '{"a": [1, 2.5, true, null, "b"]}'),
         ((1, 2), "[1, 2]"),
-        ({1: "a", 2.5: "b", True: "c", None: "d"}, '{"1": "c", "2.5": "b", "null": "d"}'),
+        ({1: "a", 2.5: "b", None: "d", False: "e"}, '{"1": "a", "2.5": "b", "null": "d", "false": "e"}'),
         ({"d": Decimal("1.10"), "e": [Decimal(3), "x"]}, '{"d": 1.10, "e": [3, "x"]}'),
         (Decimal("-0.5"), "-0.5"),
         (Point(1, Point(2, "z")), '{"x": 1, "y": {"x": 2, "y": "z"}}'),
@@ -54,8 +58,9 @@ def test_bytes_pass_as_they_are():
     [
         ({1, 2}, "Unable to marshal response: Object of type set is not JSON serializable"),
         (object(), "Unable to marshal response: Object of type object is not JSON serializable"),
-        ([float("nan")], "Unable to marshal response: Out of range float values are not JSON compliant"),
-        ({"a": Decimal("NaN")}, "Unable to marshal response: Out of range float values are not JSON compliant"),
+        ([float("nan")], "Unable to marshal response: Out of range float values are not JSON compliant: nan"),
+        ({"a": Decimal("NaN")}, "Unable to marshal response: Out of range float values are not JSON compliant: nan"),
+        ({"a": (1, [float("-inf")])}, "Unable to marshal response: Out of range float values are not JSON compliant: -inf"),
         ({(1, 2): 3}, "Unable to marshal response: keys must be str, int, float, bool or None, not tuple"),
         ({"b": b"\xff"}, "Unable to marshal response: 'utf-8' codec can't decode byte 0xff"),
         (lambda: None, "Unable to marshal response: Object of type function is not JSON serializable"),

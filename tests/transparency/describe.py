@@ -7,6 +7,7 @@ from typing import Any
 VOLATILE_HEADERS = {"date", "x-amz-request-id", "x-amzn-requestid", "x-amz-id-2", "last-modified", "connection", "server"}
 # What the client's own request leaves in a stand-in server's answers.
 ECHOED_HEADERS = {"x-amz-content-sha256", "x-amz-sdk-checksum-algorithm"}
+_PORT = re.compile(r"127\.0\.0\.1:[0-9]{4,5}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|0x[0-9a-f]{8,}|/tmp/tmp\w+")
 
 
@@ -16,7 +17,7 @@ def describe(value: Any, bucket: str) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
-        return _UUID.sub("<uuid>", value.replace(bucket, "<bucket>"))
+        return _UUID.sub("<uuid>", _PORT.sub("<stub>", value.replace(bucket, "<bucket>")))
     if isinstance(value, (bytes, bytearray, memoryview)):
         data = bytes(value)
         return {"bytes": kind, "length": len(data), "start": data[:40].hex(), "sum": sum(data)}

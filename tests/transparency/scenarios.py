@@ -324,12 +324,54 @@ def threads(step, b):
     step("count", lambda: client.list_objects_v2(Bucket=b, Prefix="t/")["KeyCount"])
 
 
+def services(step, b, event):
+    own = {"endpoint_url": event["stub"], "region_name": "eu-west-1"}
+    dynamodb = boto3.client("dynamodb", **own)
+    step("item", dynamodb.get_item, TableName="t", Key={"id": {"S": "1"}})
+    step("table", lambda: boto3.resource("dynamodb", **own).Table("t").get_item(Key={"id": "1"})["Item"])
+    step("error", dynamodb.get_item, TableName="missing", Key={"id": {"S": "1"}})
+    step("validation", dynamodb.get_item, TableName="t")
+    step("identity", boto3.client("sts", **own).get_caller_identity)
+    step("queue", boto3.client("sqs", **own).send_message, QueueUrl=event["stub"] + "/q", MessageBody="m")
+    once = Config(retries={"total_max_attempts": 1}, read_timeout=1)
+    step("cut off", boto3.client("dynamodb", config=once, **own).get_item, TableName="cut", Key={"id": {"S": "1"}})
+    step("too slow", boto3.client("dynamodb", config=once, **own).get_item, TableName="slow", Key={"id": {"S": "1"}})
+    step("broken off", boto3.client("s3", config=once, **own).get_object, Bucket="broken", Key="k")
+    body = step("half", lambda: boto3.client("s3", config=once, **own).get_object(Bucket="half", Key="k")["Body"])
+    body = boto3.client("s3", **own).get_object(Bucket="half", Key="k")["Body"]
+    step("read half", body.read)
+    body = boto3.client("s3", **own).get_object(Bucket="half", Key="k")["Body"]
+    step("read sized", lambda: [len(body.read(600)), body.read(600)])
+    retried = boto3.client("dynamodb", **own)
+    step("retried", retried.get_item, TableName="busy", Key={"id": {"S": "1"}})
+    step("s3 retried", boto3.client("s3", **own).list_objects_v2, Bucket="busy")
+
+
+def explicit(step, b, event):
+    key, secret = event["credentials"]
+    own = boto3.client("s3", aws_access_key_id=key, aws_secret_access_key=secret)
+    step("put", own.put_object, Bucket=b, Key="k", Body=b"mine")
+    step("get", lambda: own.get_object(Bucket=b, Key="k")["Body"].read())
+    session = boto3.session.Session(aws_access_key_id=key, aws_secret_access_key=secret, region_name="us-east-1")
+    step("session", lambda: session.resource("s3").Object(b, "k").get()["Body"].read())
+    step("presigned", lambda: own.generate_presigned_url("get_object", Params={"Bucket": b, "Key": "k"}).split("?")[0])
+    fields = own.generate_presigned_post(b, "k")
+    step("post", lambda: sorted(fields["fields"]))
+
+
 SCENARIOS = [put, get, streams, listing, others, resources, transfers, hooks, configured, threads]
+WITH_EVENT = [services, explicit]
 
 
 def handler(event, context):
     bucket = event["bucket"]
     client.create_bucket(Bucket=bucket)
     step = Steps(bucket)
-    {scenario.__name__: scenario for scenario in SCENARIOS}[event["scenario"]](step, bucket)
+    name = event["scenario"]
+    for scenario in SCENARIOS:
+        if scenario.__name__ == name:
+            scenario(step, bucket)
+    for scenario in WITH_EVENT:
+        if scenario.__name__ == name:
+            scenario(step, bucket, event)
     return step.log

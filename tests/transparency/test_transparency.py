@@ -12,7 +12,24 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-NAMES = ["put", "get", "streams", "listing", "others", "resources", "transfers", "hooks", "configured", "threads"]
+sys.path.insert(0, str(HERE))
+
+import stub_services
+
+NAMES = [
+    "put",
+    "get",
+    "streams",
+    "listing",
+    "others",
+    "resources",
+    "transfers",
+    "hooks",
+    "configured",
+    "threads",
+    "services",
+    "explicit",
+]
 NATIVE = "import json, sys, scenarios; print(json.dumps(scenarios.handler(json.loads(sys.argv[1]), None)))"
 
 
@@ -70,10 +87,16 @@ def native(store, event):
     return json.loads(done.stdout)
 
 
+def event(name, bucket, store, stub):
+    return {"scenario": name, "bucket": bucket, "stub": stub, "credentials": store[1:]}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_same_outcome(name, store, shimmed):
     mark = uuid.uuid4().hex[:8]
-    expected = native(store, {"scenario": name, "bucket": f"native-{mark}"})
-    actual = shimmed({"scenario": name, "bucket": f"shimmd-{mark}"})
+    with stub_services.serve() as stub:
+        expected = native(store, event(name, f"native-{mark}", store, stub))
+    with stub_services.serve() as stub:
+        actual = shimmed(event(name, f"shimmd-{mark}", store, stub))
     different = [(left, right) for left, right in zip(expected, actual, strict=True) if left != right]
     assert not different, "\n".join(f"native {left}\nshim   {right}" for left, right in different)

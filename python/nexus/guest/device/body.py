@@ -20,6 +20,11 @@ READ_SIZE = 1 << 20
 _READ_MIN = 1 << 14
 
 
+# Turns a stream's error, the bytes that the failing read had got, and the number that are missing (None: unknown)
+# into what the caller's SDK would raise.
+Translate = Callable[[BackendError, bytes, int | None], BaseException]
+
+
 def pinned(channel: Channel, start: int, held: int, offset: int, length: int) -> memoryview:
     """A read-only view of the arena that gives `held` bytes at `start` back once no slice of it is left."""
     import ctypes
@@ -30,9 +35,9 @@ def pinned(channel: Channel, start: int, held: int, offset: int, length: int) ->
 
 
 class ArenaBody(io.RawIOBase):
-    """A readable, unseekable stream. `error` turns a BackendError into what the caller's SDK would raise."""
+    """A readable, unseekable stream. `error` translates what breaks it."""
 
-    def __init__(self, channel: Channel, reply: Reply, error: Callable[[BackendError], BaseException] | None = None):
+    def __init__(self, channel: Channel, reply: Reply, error: Translate | None = None):
         self._channel = channel
         self._offset = reply.body_offset
         self._length = reply.body_length
@@ -100,7 +105,7 @@ class ArenaBody(io.RawIOBase):
             self._stream = 0
             if error.name == "IncompleteReadError" and not whole:
                 return False  # sized reads see an early end; the length's keeper notices
-            raise (self._error(error) if self._error else error) from None
+            raise
         if not reply.more:
             self._stream = 0
         self._offset = self._start = reply.body_offset
@@ -120,6 +125,18 @@ class ArenaBody(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes; all that is left where it is None or negative."""
+        parts: list[bytes] = []
+        try:
+            return self._read(size, parts)
+        except BackendError as error:
+            raise self._translated(error, b"".join(parts)) from None
+
+    def _translated(self, error: BackendError, partial: bytes) -> BaseException:
+        """`error` as the caller's SDK would raise it."""
+        missing = None if self.total_length is None else self.total_length - self._position
+        return self._error(error, partial, missing) if self._error else error
+
+    def _read(self, size: int | None, parts: list[bytes]) -> bytes:
         if self.closed:
             return b""
         with self._guard:
@@ -127,7 +144,6 @@ class ArenaBody(io.RawIOBase):
             wanted = 0 if size is None else size
             if not whole and not wanted:
                 return b""
-            parts: list[bytes] = []
             while (whole or wanted) and self._fill(whole=whole):
                 count = self._length if whole else min(wanted, self._length)
                 parts.append(bytes(self._part()[:count]))
@@ -143,8 +159,11 @@ class ArenaBody(io.RawIOBase):
         if self.closed:
             return 0
         with self._guard, memoryview(buffer).cast("B") as target:
-            if not len(target) or not self._fill():
-                return 0
+            try:
+                if not len(target) or not self._fill():
+                    return 0
+            except BackendError as error:
+                raise self._translated(error, b"") from None
             count = min(len(target), self._length)
             target[:count] = self._part()[:count]
             self._consume(count)

@@ -4,6 +4,8 @@ One thread at a time waits in the kernel, as *leader*. It hands completions to t
 own, the lead to another. A submission costs one doorbell, a wait that finds its completion costs nothing more.
 """
 
+import contextlib
+import mmap
 import threading
 import weakref
 from collections import deque
@@ -18,6 +20,8 @@ from .transport import Transport
 Buffer = bytes | bytearray | memoryview
 # A thread that waits for heap or for a place in the ring gives up after this long without any progress (seconds).
 STARVATION_LIMIT = 120.0
+# Heap that an idle instance keeps the memory of (bytes): giving it back costs an exit and faults.
+KEPT = 1 << 20
 # Requests whose body follows in parts hold one place while each part needs another: keep enough of them free.
 MAX_STREAMED = 16
 
@@ -60,6 +64,8 @@ class Channel:
         self._discarded: deque[tuple[int, int, int]] = deque()
         self._leading = False
         self._last_id = 0
+        # Up to where the heap has been written to, by either side.
+        self.touched = 0
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
         # Room that one reply asks for at most, so that a few large ones do not take the whole heap.
         self.room_limit = max((len(transport.arena) - abi.HEAP) // 4, 1 << 16)
@@ -90,6 +96,21 @@ class Channel:
             self._heap.release(kept_end, end - kept_end)
             if self._starving:
                 self._wake_starving()
+
+    def shrink(self) -> None:
+        """Give the memory behind the heap's free pages back, where more than KEPT bytes of it have been used."""
+        if self.touched <= abi.HEAP + KEPT:
+            return
+        with self._lock:
+            for start, length in self._heap.free_ranges():
+                first = max(start, abi.HEAP + KEPT) + mmap.PAGESIZE - 1 & -mmap.PAGESIZE
+                last = min(start + length, self.touched) + mmap.PAGESIZE - 1 & -mmap.PAGESIZE
+                if start + length < last:
+                    last -= mmap.PAGESIZE
+                if first < last:
+                    with contextlib.suppress(OSError):  # memory is kept then, nothing else
+                        self.arena.madvise(mmap.MADV_REMOVE, first, last - first)
+            self.touched = 0
 
     def hold(self, holder: Holder) -> None:
         """Remember, weakly, that `holder` sits on heap which it could give back."""
@@ -139,6 +160,7 @@ class Channel:
             offset, room = place
             memory = self._memory
             body_offset = offset + body_start
+            self.touched = max(self.touched, offset + fixed)
             memory[offset : offset + head_length] = head
             if body_length:
                 memory[body_offset : body_offset + body_length] = body
@@ -200,6 +222,7 @@ class Channel:
             return False
         self._rings.attach()
         self._heap = Heap(abi.HEAP, len(self._memory))
+        self.touched = 0
         self._tickets.clear()
         self._holders.clear()
         self._discarded.clear()

@@ -58,6 +58,10 @@ class Heap:
         self.free_bytes -= size
         return offset
 
+    def free_ranges(self) -> list[tuple[int, int]]:
+        """Offset and length of every free range, lowest first."""
+        return list(zip(self._starts, self._lengths, strict=True))
+
     def release(self, offset: int, length: int) -> None:
         """Give back `length` bytes at `offset`; both multiples of the granularity."""
         if length <= 0:

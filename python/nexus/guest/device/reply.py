@@ -31,7 +31,9 @@ class Reply:
         self.body_length = length
         if length:
             self.body_offset = body
-            channel.trim(room, end, body, body + aligned(length))
+            kept = body + aligned(length)
+            channel.touched = max(channel.touched, kept)
+            channel.trim(room, end, body, kept)
         else:
             self.body_offset = 0
             if end > room:

@@ -118,6 +118,7 @@ def run(channel: Channel, handler: Handler) -> None:
     outcome: Outcome | None = None
     head = b""
     while True:
+        channel.shrink()
         try:
             invocation, event = exchange(channel, outcome, head)
         except BackendError as error:

@@ -5,6 +5,7 @@ become objects, Decimal is written as a number, NaN and infinities are refused.
 """
 
 import json
+import math
 import sys
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,7 @@ from .faults import Fault
 
 # Python 3.12's managed runtime was the first to leave non-ASCII characters as they are.
 _ASCII = sys.version_info < (3, 12)
+_OUT_OF_RANGE = "Out of range float values are not JSON compliant"
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _encode = json.JSONEncoder(ensure_ascii=_ASCII, allow_nan=False).encode
 _decode = json.JSONDecoder().decode
@@ -35,7 +37,21 @@ def dump(value: object) -> bytes:
             return _Unusual().encode(value).encode("utf-8")
         return _encode(value).encode("utf-8")
     except Exception as error:
-        raise Fault("Runtime.MarshalError", f"Unable to marshal response: {error}") from error
+        text = str(error)
+        if text == _OUT_OF_RANGE:  # before Python 3.12 the message lacks the value
+            text += f": {_first_infinite(value)}"
+        raise Fault("Runtime.MarshalError", f"Unable to marshal response: {text}") from error
+
+
+def _first_infinite(value: Any) -> object:
+    """The number that JSON has no form for."""
+    if isinstance(value, (float, Decimal)):
+        return None if math.isfinite(value) else float(value)
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return None
+    return next((found for found in map(_first_infinite, value) if found is not None), None)
 
 
 def _is_plain(value: object) -> bool:
@@ -106,4 +122,8 @@ class _Unusual:
 
     @staticmethod
     def _key(key: Any) -> Any:
-        return key.decode("utf-8") if isinstance(key, bytes) else key
+        if isinstance(key, bytes):
+            return key.decode("utf-8")
+        if key is not None and not isinstance(key, (str, int, float)):
+            raise TypeError(f"keys must be str, int, float, bool or None, not {type(key).__name__}")
+        return key

@@ -26,12 +26,12 @@ def as_sent(error: BackendError, url: str, request: object = None) -> BaseExcept
     return raised
 
 
-def as_streamed(error: BackendError) -> BaseException:
+def as_streamed(error: BackendError, partial: bytes, missing: int | None) -> BaseException:
     """For a body that broke midway: what the HTTP library under urllib3 would raise."""
     if error.status == abi.STATUS_TIMEOUT or error.name == "ReadTimeoutError":
         return TimeoutError(error.message)
     if error.name == "IncompleteReadError":
-        return http.client.IncompleteRead(b"")
+        return http.client.IncompleteRead(partial, missing)
     if error.name == "FlexibleChecksumError":
         broken: BaseException = exceptions.FlexibleChecksumError(error_msg=error.message)
         return broken

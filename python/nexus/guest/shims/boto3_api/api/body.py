@@ -61,8 +61,8 @@ class ArenaStream(ArenaBody):
         super().__init__(channel, reply, _as_urllib3)
 
 
-def _as_urllib3(error: BackendError) -> BaseException:
-    streamed = errors.as_streamed(error)
+def _as_urllib3(error: BackendError, partial: bytes, missing: int | None) -> BaseException:
+    streamed = errors.as_streamed(error, partial, missing)
     if isinstance(streamed, TimeoutError):
         return ReadTimeoutError(None, "", "Read timed out.")  # type: ignore[arg-type]
     if isinstance(streamed, BackendError) or type(streamed).__module__ == "http.client":
