@@ -64,12 +64,15 @@ impl Child {
         }
     }
 
-    /// Whether it has ended, without waiting.
-    pub fn has_ended(&mut self) -> bool {
-        if self.status.is_none() {
-            self.status = reap(self.pidfd.get_ref(), libc::WNOHANG);
-        }
-        self.status.is_some()
+    /// Whether it has ended, without waiting: a pidfd is readable from then on.
+    pub fn has_ended(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.pidfd.get_ref().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd of ours, which the kernel fills.
+        self.status.is_some() || unsafe { libc::poll(&raw mut poll, 1, 0) } > 0
     }
 
     /// Send SIGKILL, unless it has ended and been reaped.
