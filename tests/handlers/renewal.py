@@ -4,6 +4,7 @@ import random
 import secrets
 import ssl
 import tempfile
+import time
 import uuid
 
 own = random.Random()
@@ -28,8 +29,14 @@ else:
     numpy.random.random()
 
 
+calls = 0
+
+
 def handler(event, context):
     """`unique`: name to draw, must differ from clone to clone. `same`: was seeded, so must not."""
+    global calls
+    calls += 1
+    time.sleep((event or {}).get("hold_s", 0))
     unique = {
         "random": random.getrandbits(64),
         "random.Random": own.getrandbits(64),
@@ -46,4 +53,4 @@ def handler(event, context):
         unique["numpy generator"] = int(generator.integers(0, 2**62))
         unique["numpy bits"] = int(bits.random_raw())
         same["numpy fixed"] = int(fixed.integers(0, 2**62))
-    return {"unique": unique, "same": same}
+    return {"unique": unique, "same": same, "calls": calls}

@@ -1,18 +1,17 @@
 """The same program gives the same results, types and exceptions with real boto3 and with the shim."""
 
-import importlib
 import json
-import logging
 import os
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent / "guest")]
 
 import stub_services
 
@@ -34,31 +33,53 @@ NATIVE = "import json, sys, scenarios; print(json.dumps(scenarios.handler(json.l
 
 
 @pytest.fixture(scope="module")
-def store():
-    """An S3 server as (endpoint, key id, secret)."""
-    moto = importlib.import_module("moto.server")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}", "AKIDEXAMPLE", "example-secret"
-    server.stop()
+def store(binaries, tmp_path_factory):
+    """The object store by itself, as (endpoint, key id, secret)."""
+    folder = tmp_path_factory.mktemp("store")
+    key, secret = "AKIDEXAMPLE", "example-secret"
+    (folder / "credentials.json").write_text(json.dumps({"access_key_id": key, "secret_access_key": secret}))
+    (folder / "credentials.json").chmod(0o600)
+    address = folder / "address.json"
+    command = [binaries / "nexus-store", "--listen", "127.0.0.1:0", "--directory", folder / "data"]
+    command += ["--credentials", folder / "credentials.json", "--address-file", address]
+    (folder / "data").mkdir()
+    process = subprocess.Popen(command)
+    for _ in range(200):
+        if address.exists():
+            break
+        time.sleep(0.05)
+    yield f"http://{json.loads(address.read_text())['address']}", key, secret
+    process.terminate()
+    process.wait(10)
 
 
 @pytest.fixture(scope="module", params=["api", "http"])
 def shimmed(request, store):
     """Runs the handler in a guest whose backend is the Python stand-in."""
-    sys.path.insert(0, str(HERE.parent / "guest"))
     from fake_backend import FakeBackend
 
     endpoint, key, secret = store
     backend = FakeBackend(endpoint, (key, secret))
     process = backend.start("scenarios.handler", HERE, NEXUS_OFFLOAD=request.param)
-    yield lambda event: _outcome(backend.invoke(json.dumps(event).encode(), timeout=110))
+    yield lambda event: _outcome(backend.invoke(json.dumps(event).encode(), timeout=60))
     process.kill()
     output, _ = process.communicate()
     print(output.decode())
     backend.close()
+
+
+@pytest.fixture(scope="module", params=["api", "http"])
+def deployed(request, node):
+    """Runs the handler in an instance of a real node."""
+    name = f"scenarios-{request.param}"
+    node.deploy(name, HERE, handler="scenarios.handler", memory_mib=512, timeout_s=60, offload=request.param)
+
+    def run(event):
+        payload, response = node.invoke(name, event)
+        assert not response.get("FunctionError"), f"{payload}\n{node.logs(name)}"
+        return payload
+
+    return run
 
 
 def _outcome(outcome):
@@ -91,12 +112,22 @@ def event(name, bucket, store, stub):
     return {"scenario": name, "bucket": bucket, "stub": stub, "credentials": store[1:]}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_same_outcome(name, store, shimmed):
+def compare(name, store, run):
     mark = uuid.uuid4().hex[:8]
     with stub_services.serve() as stub:
         expected = native(store, event(name, f"native-{mark}", store, stub))
     with stub_services.serve() as stub:
-        actual = shimmed(event(name, f"shimmd-{mark}", store, stub))
+        actual = run(event(name, f"shimmd-{mark}", store, stub))
     different = [(left, right) for left, right in zip(expected, actual, strict=True) if left != right]
     assert not different, "\n".join(f"native {left}\nshim   {right}" for left, right in different)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_outcome_on_the_stand_in(name, store, shimmed):
+    compare(name, store, shimmed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_outcome_on_a_node(name, node, deployed):
+    keys = node.credentials
+    compare(name, (node.store_endpoint, keys["access_key_id"], keys["secret_access_key"]), deployed)
