@@ -14,7 +14,7 @@ use nexus_personality::window::Window;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -51,6 +51,8 @@ pub struct Guest {
     state: Mutex<State>,
     changed: Condvar,
     doorbell: AtomicI32,
+    /// Whether slots grow beyond what is asked for: not in a restore, which asks for all at once.
+    growing: AtomicBool,
     report: Arc<Report>,
 }
 
@@ -88,6 +90,7 @@ impl Guest {
             state: Mutex::default(),
             changed: Condvar::new(),
             doorbell: AtomicI32::new(-1),
+            growing: AtomicBool::new(true),
             report,
         })
     }
@@ -107,6 +110,16 @@ impl Guest {
             lock(&self.pool).push(vcpu);
         }
         Ok(())
+    }
+
+    /// See the field.
+    pub fn set_growing(&self, growing: bool) {
+        self.growing.store(growing, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn window(&self) -> Window {
+        self.window
     }
 
     /// Tie the process to its machine. Once, before the first thread.
@@ -325,7 +338,8 @@ pub struct Handle(pub Arc<Guest>);
 
 impl Machine for Handle {
     fn back(&self, start: u64, end: u64) -> io::Result<()> {
-        self.0.vm.back(start, end, true)
+        let grow = self.0.growing.load(Ordering::Relaxed);
+        self.0.vm.back(start, end, grow)
     }
 
     fn set_executable(&self, start: u64, end: u64, executable: bool) -> io::Result<()> {

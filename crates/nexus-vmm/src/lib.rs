@@ -11,4 +11,5 @@ pub mod microvm;
 pub mod process;
 pub mod report;
 pub mod serve;
+pub mod snapshot;
 pub mod xsave;

@@ -1,11 +1,13 @@
-//! The command line: `serve`, `run`, `probe`.
+//! The command line: `serve`, `run`, `probe`, `verify`.
 
 use nexus_vmm::front;
 use nexus_vmm::kvm::probe;
-use nexus_vmm::serve::{STATUS_FAILED, serve};
+use nexus_vmm::serve::{STATUS_FAILED, STATUS_REFUSED, serve};
+use nexus_vmm::snapshot::read;
+use std::path::Path;
 use std::process::exit;
 
-const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]";
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +18,7 @@ fn main() {
             eprintln!("nexus-vmm: {reason}");
             STATUS_FAILED
         }),
+        ["verify", directory] => verify(Path::new(directory)),
         ["probe"] => probe(false),
         ["probe", "--json"] => probe(true),
         _ => usage(),
@@ -26,6 +29,17 @@ fn main() {
 fn usage() -> i32 {
     eprintln!("{USAGE}");
     STATUS_FAILED
+}
+
+/// Status 0 where the snapshot can be used, else the reason.
+fn verify(directory: &Path) -> i32 {
+    match read::verify(directory) {
+        Ok(()) => 0,
+        Err(reason) => {
+            eprintln!("nexus-vmm: {}: {reason}", directory.display());
+            STATUS_REFUSED
+        }
+    }
 }
 
 /// Status 0 either way: the answer is the report.

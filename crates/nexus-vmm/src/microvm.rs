@@ -2,15 +2,20 @@
 
 use crate::config::{Mode, Serve};
 use crate::guest::{End, Guest, Handle};
+use crate::jail;
 use crate::kvm::cpuid::Template;
 use crate::kvm::flavour::Flavour;
-use crate::kvm::probe;
 use crate::kvm::vm::Vm;
+use crate::kvm::{self, probe};
 use crate::report::{Event, Report, now};
+use crate::snapshot::write::Taker;
+use crate::snapshot::{plan, read};
 use nexus_personality::config::Config;
-use nexus_personality::machine::{Machine, ThreadState};
+use nexus_personality::machine::Machine;
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +23,8 @@ use std::time::Duration;
 const WATCH: Duration = Duration::from_millis(100);
 /// Beyond the limit before the guest is ended: the hypervisor's own memory.
 const WATCH_SLACK: u64 = 16 << 20;
+/// For all threads to stop at a snapshot.
+const STOP: Duration = Duration::from_secs(10);
 
 /// Why a guest could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -34,43 +41,39 @@ fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
 }
 
-/// A VM with a process in it, nothing of it run yet.
-pub struct MicroVm {
-    pub guest: Arc<Guest>,
-    pub process: Arc<Process>,
-    pub flavour: Flavour,
+/// A VM without a process.
+struct Machinery {
+    guest: Arc<Guest>,
+    window: Window,
+    flavour: Flavour,
+    template: Template,
 }
 
-impl MicroVm {
-    /// Make both. With `flavour` the probe is left out: the first exit of each vCPU still checks it.
-    ///
-    /// # Errors
-    /// No KVM, or the configuration is wrong.
-    pub fn new(
-        config: &Serve,
-        flavour: Option<Flavour>,
-        report: &Arc<Report>,
-    ) -> Result<Self, Failure> {
-        let refused = |e: crate::kvm::Error| {
-            Failure::Refused(format!("this machine cannot run microVMs: {e}"))
-        };
+impl Machinery {
+    /// `known`: what a snapshot says of the machine, which leaves out the probe. The first exit of each vCPU still checks it.
+    fn new(known: Option<(Flavour, Template)>, report: &Arc<Report>) -> Result<Self, Failure> {
+        let refused =
+            |e: kvm::Error| Failure::Refused(format!("this machine cannot run microVMs: {e}"));
         let kvm = probe::open().map_err(refused)?;
-        let template = Template::supported(&kvm).map_err(refused)?;
-        let flavour = match flavour {
-            Some(flavour) => flavour,
-            None => probe::flavour(&kvm, &template).map_err(refused)?,
+        let (flavour, template) = match known {
+            Some(known) => known,
+            None => {
+                let template = Template::supported(&kvm).map_err(refused)?;
+                (probe::flavour(&kvm, &template).map_err(refused)?, template)
+            }
         };
         let window = Window::reserve().map_err(failed)?;
-        let vm = Vm::new(&kvm, template, flavour, window.base()).map_err(refused)?;
-        let guest = Guest::new(vm, window, Arc::clone(report));
-        let machine: Arc<dyn Machine> = Arc::new(Handle(Arc::clone(&guest)));
-        let process = Process::new(window, personality(config), machine).map_err(failed)?;
-        guest.attach(&process);
+        let vm = Vm::new(&kvm, template.clone(), flavour, window.base()).map_err(refused)?;
         Ok(Self {
-            guest,
-            process,
+            guest: Guest::new(vm, window, Arc::clone(report)),
+            window,
             flavour,
+            template,
         })
+    }
+
+    fn machine(&self) -> Arc<dyn Machine> {
+        Arc::new(Handle(Arc::clone(&self.guest)))
     }
 }
 
@@ -93,18 +96,82 @@ fn personality(config: &Serve) -> Config {
 /// # Errors
 /// See [`Failure`].
 pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i32, Failure> {
-    let vm = MicroVm::new(config, None, report)?;
-    let first = vm.process.load().map_err(failed)?;
-    crate::jail::confine_microvm(config).map_err(failed)?;
-    ready(&vm, report, started);
-    start(&vm, vec![first])?;
-    finish(config, &vm, report)
+    // First, while this process has no other thread.
+    let taker = match (&config.snapshot, config.mode) {
+        (Some(target), Mode::Initialise) => Some(Taker::new(target).map_err(Failure::Failed)?),
+        _ => None,
+    };
+    let vm = Machinery::new(None, report)?;
+    let process = Process::new(vm.window, personality(config), vm.machine()).map_err(failed)?;
+    vm.guest.attach(&process);
+    let first = process.load().map_err(failed)?;
+    jail::confine_microvm(config).map_err(failed)?;
+    ready(vm.flavour, report, started);
+    vm.guest.start(first).map_err(failed)?;
+    let end = watch(config, &vm.guest, &process, report);
+    tell_unknown_calls(&process, report);
+    match (end, taker) {
+        (End::Snapshot(_), Some(taker)) => take(&vm, &process, taker, report),
+        (end, _) => tell_end(config, end, report),
+    }
 }
 
-fn ready(vm: &MicroVm, report: &Report, started: Duration) {
+/// Go on from the configuration's snapshot; the exit status of this process.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i32, Failure> {
+    let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
+    let refused =
+        |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));
+    let opened = read::snapshot(directory).map_err(refused)?;
+    let metadata = opened.metadata;
+    if metadata.threads.len() > config.max_threads {
+        return Err(refused(format!(
+            "it has {} threads",
+            metadata.threads.len()
+        )));
+    }
+    let template = read::template(&metadata.cpuid).map_err(refused)?;
+    let vm = Machinery::new(Some((metadata.flavour, template)), report)?;
+    let process = Process::restore(
+        vm.window,
+        personality(config),
+        vm.machine(),
+        &metadata.process,
+    )
+    .map_err(|e| refused(e.to_string()))?;
+    vm.guest.attach(&process);
+    let segments = plan::plan(
+        process.mm().vmas(),
+        &metadata.runs,
+        opened.pages.as_raw_fd(),
+        opened.file.length,
+    )
+    .map_err(refused)?;
+    plan::map(&segments, vm.window)
+        .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
+    vm.guest.set_growing(false);
+    process.mm().back_all().map_err(failed)?;
+    vm.guest.set_growing(true);
+    process
+        .restore_device(metadata.process.device)
+        .map_err(|e| refused(e.to_string()))?;
+    drop(opened.pages);
+    jail::confine_microvm(config).map_err(failed)?;
+    ready(vm.flavour, report, started);
+    for state in metadata.threads {
+        vm.guest.start(state).map_err(failed)?;
+    }
+    let end = watch(config, &vm.guest, &process, report);
+    tell_unknown_calls(&process, report);
+    tell_end(config, end, report)
+}
+
+fn ready(flavour: Flavour, report: &Report, started: Duration) {
     report.send(&Event::Ready {
         isolation: "kvm",
-        machine: vm.flavour.machine(),
+        machine: flavour.machine(),
         us: (now().saturating_sub(started))
             .as_micros()
             .try_into()
@@ -112,34 +179,47 @@ fn ready(vm: &MicroVm, report: &Report, started: Duration) {
     });
 }
 
-fn start(vm: &MicroVm, threads: Vec<ThreadState>) -> Result<(), Failure> {
-    for state in threads {
-        vm.guest.start(state).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// Wait for the end and tell of it.
-fn finish(config: &Serve, vm: &MicroVm, report: &Report) -> Result<i32, Failure> {
-    let end = loop {
-        if let Some(end) = vm.guest.wait(WATCH) {
-            break end;
+/// Wait for the end, and hold the guest's memory against its limit meanwhile.
+fn watch(config: &Serve, guest: &Guest, process: &Process, report: &Report) -> End {
+    loop {
+        if let Some(end) = guest.wait(WATCH) {
+            return end;
         }
-        let used = vm.process.private_bytes().unwrap_or(0);
+        let used = process.private_bytes().unwrap_or(0);
         if used > (config.memory_mib << 20) + WATCH_SLACK {
             report.send(&Event::MemoryLimit {
                 limit_mib: config.memory_mib,
             });
-            break End::Exit(libc::SIGKILL);
+            return End::Exit(libc::SIGKILL);
         }
-    };
-    for (number, count) in vm.process.unknown_calls() {
+    }
+}
+
+fn take(vm: &Machinery, process: &Process, taker: Taker, report: &Report) -> Result<i32, Failure> {
+    let threads = vm.guest.stop_all(process, STOP).map_err(Failure::Failed)?;
+    let taken = taker
+        .take(process, vm.window, threads, vm.flavour, &vm.template)
+        .map_err(Failure::Failed)?;
+    report.send(&Event::Snapshot {
+        bytes: taken.bytes,
+        mappings: taken.mappings,
+    });
+    report.send(&Event::Exit { status: 0 });
+    Ok(0)
+}
+
+fn tell_unknown_calls(process: &Process, report: &Report) {
+    for (number, count) in process.unknown_calls() {
+        let name = nexus_personality::table::find(number).map_or("", |call| call.name);
         report.send(&Event::UnknownSyscall {
             number,
-            name: "",
+            name,
             count,
         });
     }
+}
+
+fn tell_end(config: &Serve, end: End, report: &Report) -> Result<i32, Failure> {
     match end {
         End::Exit(status) => {
             report.send(&Event::Exit { status });

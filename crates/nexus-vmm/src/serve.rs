@@ -40,7 +40,7 @@ fn run_since(config: &Serve, started: Duration) -> i32 {
             .map(|never| match never {})
             .map_err(Failure::Failed),
         Mode::Run | Mode::Initialise => microvm::run(config, &report, started),
-        Mode::Restore => Err(Failure::Refused("restore is not built yet".into())),
+        Mode::Restore => microvm::restore(config, &report, started),
     };
     match result {
         Ok(status) => status,

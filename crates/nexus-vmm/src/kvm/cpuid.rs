@@ -69,22 +69,34 @@ impl Template {
         } else {
             available & XCR0_AVX
         };
-        let mut has = Features::default();
         for entry in leaves.as_mut_slice() {
             match (entry.function, entry.index) {
-                (1, _) => {
-                    has.xsave = entry.ecx & (1 << 26) != 0;
-                    entry.ecx |= u32::from(has.xsave) << 27;
+                // OSXSAVE follows XSAVE, since CR4 will have it.
+                (1, _) => entry.ecx |= (entry.ecx >> 26 & 1) << 27,
+                (0xd, 0) => {
+                    entry.eax = xcr0 as u32;
+                    entry.edx = 0;
                 }
+                _ => {}
+            }
+        }
+        Ok(Self::finished(leaves))
+    }
+
+    /// From leaves that are as the guest shall see them.
+    #[must_use]
+    pub fn finished(leaves: CpuId) -> Self {
+        let mut has = Features::default();
+        let mut xcr0 = 0;
+        for entry in leaves.as_slice() {
+            match (entry.function, entry.index) {
+                (1, _) => has.xsave = entry.ecx & (1 << 26) != 0,
                 (7, 0) => {
                     has.smep = entry.ebx & (1 << 7) != 0;
                     has.smap = entry.ebx & (1 << 20) != 0;
                     has.umip = entry.ecx & (1 << 2) != 0;
                 }
-                (0xd, 0) => {
-                    entry.eax = xcr0 as u32;
-                    entry.edx = 0;
-                }
+                (0xd, 0) => xcr0 = u64::from(entry.eax) & XCR0_AVX512,
                 _ => {}
             }
         }
@@ -93,15 +105,15 @@ impl Template {
             .iter()
             .filter(|leaf| leaf.function == 0xd && (2..63).contains(&leaf.index))
             .filter(|leaf| xcr0 & (1 << leaf.index) != 0)
-            .map(|leaf| (leaf.ebx + leaf.eax) as usize)
-            .fold(576, usize::max)
-            .min(4096);
-        Ok(Self {
+            .map(|leaf| u64::from(leaf.ebx) + u64::from(leaf.eax))
+            .fold(576, u64::max)
+            .min(4096) as usize;
+        Self {
             leaves,
             xcr0,
             xsave_size,
             has,
-        })
+        }
     }
 }
 

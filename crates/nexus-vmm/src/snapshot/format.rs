@@ -1,0 +1,150 @@
+//! The metadata file: a fixed header, then the encoded state. It was written by a tenant's hypervisor, so it is
+//! parsed as hostile; checksums find damage, not malice.
+
+use crate::kvm::cpuid::NativeLeaves;
+use crate::kvm::flavour::Flavour;
+use nexus_personality::machine::ThreadState;
+use nexus_personality::snapshot::ProcessState;
+use serde::{Deserialize, Serialize};
+
+/// "NEXUSSNP"
+const MAGIC: [u8; 8] = *b"NEXUSSNP";
+/// Changes whenever the encoded state does.
+pub const FORMAT: u32 = 1;
+/// Magic, format, payload checksum, payload length, pages length, pages checksum, header checksum.
+pub const HEADER: usize = 8 + 4 + 4 + 8 + 8 + 4 + 4;
+const MAX_PAYLOAD: u64 = 256 << 20;
+const VMM_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Consecutive guest pages whose content is in `pages`, from `offset` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    pub start: u64,
+    pub end: u64,
+    pub offset: u64,
+}
+
+/// One CPUID leaf as it was given to KVM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaf(pub [u32; 7]);
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Metadata {
+    pub vmm: String,
+    pub flavour: Flavour,
+    pub native: NativeLeaves,
+    pub cpuid: Vec<Leaf>,
+    pub process: ProcessState,
+    pub threads: Vec<ThreadState>,
+    pub runs: Vec<Run>,
+}
+
+/// What the header says of the pages file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PagesFile {
+    pub length: u64,
+    pub checksum: u32,
+}
+
+impl Metadata {
+    #[must_use]
+    pub fn vmm_version() -> String {
+        VMM_VERSION.to_owned()
+    }
+}
+
+/// The whole metadata file.
+///
+/// # Errors
+/// The state cannot be encoded, or is larger than a restore would accept.
+pub fn encode(metadata: &Metadata, pages: PagesFile) -> Result<Vec<u8>, String> {
+    let payload =
+        postcard::to_stdvec(metadata).map_err(|e| format!("encoding the snapshot: {e}"))?;
+    if payload.len() as u64 > MAX_PAYLOAD {
+        return Err(format!(
+            "the snapshot's state takes {} bytes, more than {MAX_PAYLOAD}",
+            payload.len()
+        ));
+    }
+    let mut file = Vec::with_capacity(HEADER + payload.len());
+    file.extend_from_slice(&MAGIC);
+    file.extend_from_slice(&FORMAT.to_le_bytes());
+    file.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
+    file.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    file.extend_from_slice(&pages.length.to_le_bytes());
+    file.extend_from_slice(&pages.checksum.to_le_bytes());
+    let sum = crc32fast::hash(&file);
+    file.extend_from_slice(&sum.to_le_bytes());
+    file.extend_from_slice(&payload);
+    Ok(file)
+}
+
+fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (head, tail) = rest.split_first_chunk::<N>()?;
+    *rest = tail;
+    Some(head)
+}
+
+/// Check and decode a metadata file.
+///
+/// # Errors
+/// Why it cannot be used: a sentence.
+pub fn decode(file: &[u8]) -> Result<(Metadata, PagesFile), String> {
+    let short = || "the metadata file is cut off".to_owned();
+    let header = file.get(..HEADER).ok_or_else(short)?;
+    let mut rest = header;
+    let magic = take::<8>(&mut rest).ok_or_else(short)?;
+    if *magic != MAGIC {
+        return Err("the metadata file is not a snapshot's".into());
+    }
+    let format = u32::from_le_bytes(*take(&mut rest).ok_or_else(short)?);
+    let payload_sum = u32::from_le_bytes(*take(&mut rest).ok_or_else(short)?);
+    let payload_length = u64::from_le_bytes(*take(&mut rest).ok_or_else(short)?);
+    let length = u64::from_le_bytes(*take(&mut rest).ok_or_else(short)?);
+    let checksum = u32::from_le_bytes(*take(&mut rest).ok_or_else(short)?);
+    let sum = u32::from_le_bytes(*take(&mut rest).ok_or_else(short)?);
+    if crc32fast::hash(&header[..HEADER - 4]) != sum {
+        return Err("the metadata's header is damaged (checksum)".into());
+    }
+    if format != FORMAT {
+        return Err(format!(
+            "snapshot format {format}; this nexus-vmm reads format {FORMAT}"
+        ));
+    }
+    let payload = &file[HEADER..];
+    if payload.len() as u64 != payload_length {
+        return Err(format!(
+            "the metadata file is {} bytes long behind its header instead of {payload_length}",
+            payload.len()
+        ));
+    }
+    if crc32fast::hash(payload) != payload_sum {
+        return Err("the metadata is damaged (checksum)".into());
+    }
+    let (metadata, rest): (Metadata, _) = postcard::take_from_bytes(payload)
+        .map_err(|e| format!("the metadata cannot be read: {e}"))?;
+    if !rest.is_empty() {
+        return Err("the metadata has bytes behind its end".into());
+    }
+    Ok((metadata, PagesFile { length, checksum }))
+}
+
+/// Hold a snapshot against this machine and this program.
+///
+/// # Errors
+/// What does not match.
+pub fn check(metadata: &Metadata) -> Result<(), String> {
+    if metadata.vmm != VMM_VERSION {
+        return Err(format!(
+            "the snapshot was taken by nexus-vmm {}, this is {VMM_VERSION}",
+            metadata.vmm
+        ));
+    }
+    if metadata.native != NativeLeaves::read() {
+        return Err("the snapshot was taken on another CPU model (CPUID differs)".into());
+    }
+    if metadata.threads.is_empty() {
+        return Err("the snapshot has no thread".into());
+    }
+    Ok(())
+}

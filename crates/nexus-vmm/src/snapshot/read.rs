@@ -1,0 +1,112 @@
+//! Opening a snapshot for restore, and verifying one as a whole.
+
+use super::format::{self, Leaf, Metadata, PagesFile};
+use super::{METADATA, PAGES};
+use crate::kvm::cpuid::Template;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+const MAX_METADATA: u64 = (256 << 20) + 4096;
+
+/// A snapshot whose metadata is sound and fits this machine.
+pub struct Opened {
+    pub metadata: Metadata,
+    pub pages: File,
+    pub file: PagesFile,
+}
+
+fn open(path: &Path) -> Result<File, String> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    let regular = file.metadata().is_ok_and(|m| m.is_file());
+    if regular {
+        Ok(file)
+    } else {
+        Err(format!("{} is not a file", path.display()))
+    }
+}
+
+/// Open and check all but the content of the pages.
+///
+/// # Errors
+/// Why it cannot be used: a sentence.
+pub fn snapshot(directory: &Path) -> Result<Opened, String> {
+    let mut bytes = Vec::new();
+    open(&directory.join(METADATA))?
+        .take(MAX_METADATA)
+        .read_to_end(&mut bytes)
+        .map_err(|e| format!("reading the snapshot's metadata: {e}"))?;
+    let (metadata, file) = format::decode(&bytes)?;
+    format::check(&metadata)?;
+    let pages = open(&directory.join(PAGES))?;
+    let length = pages
+        .metadata()
+        .map_err(|e| format!("the pages file: {e}"))?
+        .len();
+    if length != file.length {
+        return Err(format!(
+            "the pages file has {length} bytes instead of {}",
+            file.length
+        ));
+    }
+    Ok(Opened {
+        metadata,
+        pages,
+        file,
+    })
+}
+
+/// Everything that [`snapshot`] checks, and the checksum of the pages.
+///
+/// # Errors
+/// As there.
+pub fn verify(directory: &Path) -> Result<(), String> {
+    let mut opened = snapshot(directory)?;
+    let mut sum = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match opened.pages.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => sum.update(&buffer[..count]),
+            Err(e) => return Err(format!("reading the pages file: {e}")),
+        }
+    }
+    if sum.finalize() == opened.file.checksum {
+        Ok(())
+    } else {
+        Err("the pages file is damaged (checksum)".into())
+    }
+}
+
+/// The CPUID that the guest had.
+///
+/// # Errors
+/// More leaves than KVM takes.
+pub fn template(leaves: &[Leaf]) -> Result<Template, String> {
+    if leaves.len() > KVM_MAX_CPUID_ENTRIES {
+        return Err("the snapshot has too many CPUID leaves".into());
+    }
+    let entries: Vec<kvm_cpuid_entry2> = leaves
+        .iter()
+        .map(
+            |Leaf([function, index, flags, eax, ebx, ecx, edx])| kvm_cpuid_entry2 {
+                function: *function,
+                index: *index,
+                flags: *flags,
+                eax: *eax,
+                ebx: *ebx,
+                ecx: *ecx,
+                edx: *edx,
+                ..Default::default()
+            },
+        )
+        .collect();
+    let leaves = CpuId::from_entries(&entries).map_err(|e| format!("CPUID: {e:?}"))?;
+    Ok(Template::finished(leaves))
+}

@@ -1,0 +1,82 @@
+//! Taking a snapshot of a stopped guest.
+
+use super::commit::Pending;
+use super::format::{Leaf, Metadata, encode};
+use super::pages::{self, Pagemap};
+use crate::kvm::cpuid::{NativeLeaves, Template};
+use crate::kvm::flavour::Flavour;
+use nexus_personality::machine::ThreadState;
+use nexus_personality::process::Process;
+use nexus_personality::window::Window;
+use std::io::Write;
+use std::path::Path;
+
+/// What must be opened before the jail closes.
+pub struct Taker {
+    pending: Pending,
+    pagemap: Pagemap,
+}
+
+/// What was written.
+pub struct Taken {
+    pub bytes: u64,
+    pub mappings: usize,
+}
+
+impl Taker {
+    /// Prepare for a snapshot at `target`.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn new(target: &Path) -> Result<Self, String> {
+        let pagemap = Pagemap::open().map_err(|e| format!("/proc/self/pagemap: {e}"))?;
+        let pending = Pending::new(target)
+            .map_err(|e| format!("preparing the snapshot {}: {e}", target.display()))?;
+        Ok(Self { pending, pagemap })
+    }
+
+    /// Write, make durable, give it its name.
+    ///
+    /// # Errors
+    /// What cannot be kept, or what the host refused: a sentence.
+    pub fn take(
+        mut self,
+        process: &Process,
+        window: Window,
+        threads: Vec<ThreadState>,
+        flavour: Flavour,
+        template: &Template,
+    ) -> Result<Taken, String> {
+        let state = process
+            .save()
+            .map_err(|e| format!("the guest cannot be kept: {e}"))?;
+        let (runs, file) = pages::save(process, window, &self.pagemap, &self.pending.pages)
+            .map_err(|e| format!("writing the snapshot's pages: {e}"))?;
+        let taken = Taken {
+            bytes: file.length,
+            mappings: state.mappings.len(),
+        };
+        let cpuid = template
+            .leaves
+            .as_slice()
+            .iter()
+            .map(|l| Leaf([l.function, l.index, l.flags, l.eax, l.ebx, l.ecx, l.edx]))
+            .collect();
+        let metadata = Metadata {
+            vmm: Metadata::vmm_version(),
+            flavour,
+            native: NativeLeaves::read(),
+            cpuid,
+            process: state,
+            threads,
+            runs,
+        };
+        let bytes = encode(&metadata, file)?;
+        self.pending
+            .metadata
+            .write_all(&bytes)
+            .map_err(|e| format!("writing the snapshot's metadata: {e}"))?;
+        self.pending.commit()?;
+        Ok(taken)
+    }
+}
