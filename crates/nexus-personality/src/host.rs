@@ -162,6 +162,8 @@ pub fn install_handlers() -> io::Result<()> {
     Ok(())
 }
 
+// The index is a constant within the array.
+#[allow(clippy::indexing_slicing)]
 extern "C" fn handler(
     signal: libc::c_int,
     _info: *mut libc::siginfo_t,

@@ -605,9 +605,10 @@ fn pair_sockets(descriptions: &mut [SavedDescription], sockets: &[RawFd]) -> Res
     let mut next = place.into_iter();
     for d in descriptions.iter_mut() {
         if let SavedObject::Socket(number, second) = &mut d.object
-            && let Some((n, s)) = next.next() {
-                (*number, *second) = (n, s);
-            }
+            && let Some((n, s)) = next.next()
+        {
+            (*number, *second) = (n, s);
+        }
     }
     Ok(())
 }

@@ -325,6 +325,8 @@ pub static CALLS: &[Call] = &[
     full(232, "epoll_wait", polling::epoll_wait),
     full(233, "epoll_ctl", polling::epoll_ctl),
     full(234, "tgkill", signals::tgkill),
+    absent(237, "mbind", info::absent, "no memory policy"),
+    absent(239, "get_mempolicy", info::absent, "no memory policy"),
     full(257, "openat", open::openat),
     partial(258, "mkdirat", dirs::mkdirat, "/tmp only"),
     absent(260, "fchownat", dirs::chown, "there is one user"),

@@ -159,7 +159,13 @@ impl Namespace {
     /// ENOTDIR for a path through a file in memory.
     pub fn lookup(&self, path: &[u8]) -> Result<Option<Node>, Errno> {
         if let Some(rest) = below(path, b"/tmp") {
-            return self.lookup_tmp(rest);
+            // A root below /tmp comes first; directories on the way to it need not exist in memory.
+            return match self.lookup_root(path)? {
+                Some(node) => Ok(Some(node)),
+                None => Ok(self
+                    .lookup_tmp(rest)?
+                    .or_else(|| self.is_parent(path).then_some(Node::Synthetic))),
+            };
         }
         if let Some(rest) = below(path, b"/dev") {
             return Ok(self.lookup_device(rest));
@@ -167,7 +173,20 @@ impl Namespace {
         if let Some(node) = self.made_up(path) {
             return Ok(Some(node));
         }
-        for root in &self.roots {
+        if let Some(node) = self.lookup_root(path)? {
+            return Ok(Some(node));
+        }
+        Ok(self.is_parent(path).then_some(Node::Synthetic))
+    }
+
+    /// The deepest root that holds this path, below `/tmp` only those that lie there themselves.
+    fn lookup_root(&self, path: &[u8]) -> Result<Option<Node>, Errno> {
+        let in_tmp = below(path, b"/tmp").is_some();
+        for root in self
+            .roots
+            .iter()
+            .filter(|r| !in_tmp || below(&r.prefix, b"/tmp").is_some())
+        {
             let Some(rest) = below(path, &root.prefix) else {
                 continue;
             };
@@ -193,7 +212,7 @@ impl Namespace {
                 }
             }
         }
-        Ok(self.is_parent(path).then_some(Node::Synthetic))
+        Ok(None)
     }
 
     /// Whether a root or a made-up file lies somewhere below this path.

@@ -24,13 +24,16 @@ pub struct Inode {
     usage: Arc<Usage>,
 }
 
+/// Names of a directory.
+pub type Entries = BTreeMap<Vec<u8>, Arc<Inode>>;
+
 /// Content by kind.
 #[derive(Debug)]
 pub enum Content {
     /// A memfd.
     File(OwnedFd),
     /// Names to inodes.
-    Directory(Mutex<BTreeMap<Vec<u8>, Arc<Inode>>>),
+    Directory(Mutex<Entries>),
     /// A symbolic link's target.
     Link(Vec<u8>),
 }
@@ -60,7 +63,10 @@ impl Usage {
     /// Nothing used yet, of `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { limit, ..Self::default() }
+        Self {
+            limit,
+            ..Self::default()
+        }
     }
 }
 
@@ -229,7 +235,7 @@ impl Inode {
     ///
     /// # Errors
     /// ENOTDIR.
-    pub fn entries(&self) -> Result<MutexGuard<'_, BTreeMap<Vec<u8>, Arc<Self>>>, Errno> {
+    pub fn entries(&self) -> Result<MutexGuard<'_, Entries>, Errno> {
         match &self.content {
             Content::Directory(entries) => {
                 Ok(entries.lock().unwrap_or_else(PoisonError::into_inner))

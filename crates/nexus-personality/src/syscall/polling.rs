@@ -256,11 +256,13 @@ fn do_select(
             libc::POLLPRI,
         ];
         for ((result, set), group) in results.iter_mut().zip(&given).zip(groups) {
-            if has(set, *fd) && hit & group != 0
-                && let Some(word) = result.get_mut((fd / 64) as usize) {
-                    *word |= 1 << (fd % 64);
-                    total += 1;
-                }
+            if has(set, *fd)
+                && hit & group != 0
+                && let Some(word) = result.get_mut((fd / 64) as usize)
+            {
+                *word |= 1 << (fd % 64);
+                total += 1;
+            }
         }
     }
     for (set, result) in sets.iter().zip(&results) {

@@ -88,7 +88,7 @@ impl Stat {
         }
     }
 
-    fn of_node(t: &Thread, path: &[u8], node: &Node) -> Result<Self, Errno> {
+    fn of_node(path: &[u8], node: &Node) -> Result<Self, Errno> {
         Ok(match node {
             Node::Host {
                 directory,
@@ -101,18 +101,19 @@ impl Stat {
             Node::Synthetic => Self::made_up(path, libc::S_IFDIR | 0o555, 4096),
             Node::Device(name) => Self::device(name),
             Node::MadeUp(_) => Self::made_up(path, libc::S_IFREG | 0o444, 0),
-            Node::Link(target) => {
-                let _ = t;
-                Self::made_up(path, libc::S_IFLNK | 0o777, target.len() as u64)
-            }
+            Node::Link(target) => Self::made_up(path, libc::S_IFLNK | 0o777, target.len() as u64),
         })
     }
 
-    fn of_description(d: &Description) -> Result<Self, Errno> {
+    fn of_description(t: &Thread, d: &Description) -> Result<Self, Errno> {
         Ok(match &d.object {
             Object::Host(file) => Self::of_host(&host_stat(file.fd.as_raw_fd())?),
             Object::Memory(inode) => Self::of_memory(inode),
-            Object::Directory(path) => Self::made_up(path, libc::S_IFDIR | 0o755, 4096),
+            // Directories are opened by name: the same answer as for that name.
+            Object::Directory(path) => match t.process.names.lookup(path)? {
+                Some(node) => Self::of_node(path, &node)?,
+                None => Self::made_up(path, libc::S_IFDIR | 0o755, 4096),
+            },
             Object::Null => Self::device("null"),
             Object::Zero => Self::device("zero"),
             Object::Random => Self::device("urandom"),
@@ -207,11 +208,11 @@ fn look(t: &Thread, directory: u64, path: u64, flags: u64) -> Result<Stat, Errno
         && (path == 0 || t.process.memory.read::<u8>(path)? == 0)
         && directory as u32 != CWD as u32
     {
-        return Stat::of_description(&*super::io::description(t, directory)?);
+        return Stat::of_description(t, &*super::io::description(t, directory)?);
     }
     let resolved = resolve(t, directory, path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
     match &resolved.node {
-        Some(node) => Stat::of_node(t, &resolved.path, node),
+        Some(node) => Stat::of_node(&resolved.path, node),
         None => Err(ENOENT),
     }
 }
@@ -227,7 +228,7 @@ pub fn lstat(t: &mut Thread, _: &mut dyn Cpu, [path, to, ..]: [u64; 6]) -> SysRe
 }
 
 pub fn fstat(t: &mut Thread, _: &mut dyn Cpu, [fd, to, ..]: [u64; 6]) -> SysResult {
-    let stat = Stat::of_description(&*super::io::description(t, fd)?)?;
+    let stat = Stat::of_description(t, &*super::io::description(t, fd)?)?;
     t.process.memory.write_bytes(to, &stat.bytes()).map(|()| 0)
 }
 
@@ -278,7 +279,7 @@ fn faccess(t: &Thread, directory: u64, path: u64, mode: u64, flags: u64) -> SysR
     }
     let resolved = resolve(t, directory, path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
     let node = resolved.node.as_ref().ok_or(ENOENT)?;
-    let stat = Stat::of_node(t, &resolved.path, node)?;
+    let stat = Stat::of_node(&resolved.path, node)?;
     let writes = mode & libc::W_OK as u64 != 0;
     match node {
         Node::Memory(_) | Node::Device(_) => {}

@@ -1,0 +1,238 @@
+//! The address space: what mmap and its relatives promise, and that the window never has a hole.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::Guest;
+use nexus_personality::window::{RESERVED, USER_END, USER_START};
+use proptest::prelude::*;
+
+const EFAULT: i64 = -14;
+const ENOMEM: i64 = -12;
+const EINVAL: i64 = -22;
+
+/// Whether the host has a mapping at every address of the window's user space.
+fn has_no_hole(guest: &Guest) -> bool {
+    let (from, to) = (
+        guest.window.base() + USER_START,
+        guest.window.base() + USER_END,
+    );
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mut at = from;
+    for line in maps.lines() {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let (start, end) = (
+            u64::from_str_radix(start, 16).unwrap(),
+            u64::from_str_radix(end, 16).unwrap(),
+        );
+        if end <= at {
+            continue;
+        }
+        if start > at {
+            return at >= to;
+        }
+        at = end;
+    }
+    at >= to
+}
+
+#[test]
+fn fresh_memory_is_zero_and_keeps_what_is_written() {
+    let mut g = Guest::plain();
+    let at = g.memory(8192);
+    assert_eq!(g.peek(at, 8192), vec![0; 8192]);
+    g.poke(at + 4000, b"over a page's end, and on");
+    assert_eq!(g.peek(at + 4000, 25), b"over a page's end, and on");
+}
+
+#[test]
+fn unmapped_memory_faults_and_leaves_no_hole() {
+    let mut g = Guest::plain();
+    let at = g.memory(3 * 4096);
+    assert_eq!(g.call("munmap", &[at + 4096, 4096]), 0);
+    assert!(has_no_hole(&g));
+    let name = at + 4096;
+    assert_eq!(g.call("uname", &[name]), EFAULT);
+    assert_eq!(
+        g.call("uname", &[at]),
+        0,
+        "what lies beside it is still there"
+    );
+    assert_eq!(
+        g.call("uname", &[at + 4096 - 8]),
+        EFAULT,
+        "a structure that straddles the end"
+    );
+}
+
+#[test]
+fn addresses_outside_of_user_space_are_refused() {
+    let mut g = Guest::plain();
+    for address in [
+        0,
+        4096,
+        0x20_0000,
+        RESERVED.start,
+        0xfee0_0000,
+        USER_END,
+        1 << 47,
+        u64::MAX - 4095,
+        u64::MAX,
+    ] {
+        assert_eq!(g.call("uname", &[address]), EFAULT, "{address:#x}");
+        let fixed = g.call("mmap", &[address & !4095, 4096, 3, 0x32, u64::MAX, 0]);
+        assert!(
+            fixed == ENOMEM || fixed == EINVAL,
+            "mmap at {address:#x}: {fixed}"
+        );
+        assert!(
+            g.call("munmap", &[address & !4095, 4096]) < 0,
+            "munmap at {address:#x}"
+        );
+    }
+    assert!(has_no_hole(&g));
+}
+
+#[test]
+fn overflowing_lengths_are_refused() {
+    let mut g = Guest::plain();
+    let at = g.memory(4096);
+    for length in [u64::MAX, u64::MAX - 4095, 1 << 63, USER_END] {
+        assert!(g.call("mmap", &[0, length, 3, 0x22, u64::MAX, 0]) < 0);
+        assert!(g.call("munmap", &[at, length]) < 0);
+        assert!(g.call("mprotect", &[at, length, 1]) < 0);
+        assert!(g.call("mremap", &[at, 4096, length, 1]) < 0);
+        assert!(g.call("madvise", &[at, length, 4]) < 0);
+    }
+}
+
+#[test]
+fn read_only_memory_cannot_be_written_by_a_call() {
+    let mut g = Guest::plain();
+    let at = g.memory(4096);
+    assert_eq!(g.call("mprotect", &[at, 4096, 1]), 0);
+    assert_eq!(g.call("uname", &[at]), EFAULT);
+    assert_eq!(g.call("mprotect", &[at, 4096, 3]), 0);
+    assert_eq!(g.call("uname", &[at]), 0);
+}
+
+#[test]
+fn only_chunks_with_executable_mappings_are_executable() {
+    let mut g = Guest::plain();
+    let data = g.memory(4096);
+    let code = g
+        .call("mmap", &[0, 4096, 5, 0x22, u64::MAX, 0])
+        .cast_unsigned();
+    let chunk = |a: u64| a & !0x1f_ffff;
+    assert_ne!(
+        chunk(data),
+        chunk(code),
+        "code and data in chunks of their own"
+    );
+    let is = |g: &Guest, a| g.machine.executable.lock().unwrap().get(&chunk(a)).copied();
+    assert_eq!(is(&g, code), Some(true));
+    assert_ne!(is(&g, data), Some(true));
+    assert_eq!(g.call("munmap", &[code, 4096]), 0);
+    assert_eq!(is(&g, code), Some(false));
+}
+
+#[test]
+fn memory_over_the_limit_is_refused_and_the_rest_still_works() {
+    let mut g = Guest::plain();
+    assert_eq!(g.call("mmap", &[0, 1 << 30, 3, 0x22, u64::MAX, 0]), ENOMEM);
+    assert!(g.process.memory_refused());
+    assert!(
+        g.call("mmap", &[0, 1 << 30, 0, 0x4022, u64::MAX, 0]) > 0,
+        "a reservation costs nothing"
+    );
+    g.memory(1 << 20);
+}
+
+#[test]
+fn flags_that_are_not_served_are_refused() {
+    let mut g = Guest::plain();
+    for flags in [0x100_u64, 0x2000, 0x4_0000, 0x40] {
+        assert_eq!(
+            g.call("mmap", &[0, 4096, 3, 0x22 | flags, u64::MAX, 0]),
+            EINVAL,
+            "{flags:#x}"
+        );
+    }
+}
+
+#[test]
+fn a_moved_mapping_keeps_its_content_and_the_old_place_is_empty() {
+    let mut g = Guest::plain();
+    let above = g.memory(4096);
+    let at = g.memory(4096);
+    assert_eq!(at + 4096, above, "no room to grow in place");
+    g.poke(at, b"precious");
+    let new = g.call("mremap", &[at, 4096, 1 << 20, 1]).cast_unsigned();
+    assert_eq!(g.peek(new, 8), b"precious");
+    assert_ne!(new, at);
+    assert_eq!(g.call("uname", &[at]), EFAULT);
+    assert_eq!(g.call("uname", &[above]), 0);
+    assert!(has_no_hole(&g));
+}
+
+#[test]
+fn a_file_that_shrinks_under_a_mapping_is_an_error_not_a_crash() {
+    let mut g = Guest::plain();
+    assert_eq!(g.write_file("/tmp/f", &[7; 8192]), 8192);
+    let fd = g.open("/tmp/f", libc::O_RDWR).cast_unsigned();
+    let at = g.call("mmap", &[0, 8192, 3, 1, fd, 0]).cast_unsigned();
+    assert_eq!(g.peek(at + 4096, 1), [7]);
+    assert_eq!(g.call("ftruncate", &[fd, 0]), 0);
+    assert_eq!(g.call("uname", &[at + 4096]), EFAULT);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Map(u64, u64, u64),
+    Unmap(u64, u64),
+    Protect(u64, u64, u64),
+    Remap(u64, u64, u64),
+    Advise(u64, u64),
+    Brk(u64),
+}
+
+fn operation() -> impl Strategy<Value = Op> {
+    let page = 0..64u64;
+    let length = 1..16u64;
+    prop_oneof![
+        (page.clone(), length.clone(), 0..8u64).prop_map(|(a, l, p)| Op::Map(a, l, p)),
+        (page.clone(), length.clone()).prop_map(|(a, l)| Op::Unmap(a, l)),
+        (page.clone(), length.clone(), 0..8u64).prop_map(|(a, l, p)| Op::Protect(a, l, p)),
+        (page.clone(), length.clone(), 1..32u64).prop_map(|(a, l, n)| Op::Remap(a, l, n)),
+        (page, length).prop_map(|(a, l)| Op::Advise(a, l)),
+        (0..64u64).prop_map(Op::Brk),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn no_sequence_of_calls_makes_a_hole(ops in proptest::collection::vec(operation(), 1..40)) {
+        let mut g = Guest::plain();
+        let base = 0x3000_0000u64;
+        g.process.mm().heap = (0x4000_0000, 0x4000_0000);
+        for op in ops {
+            match op {
+                Op::Map(a, l, p) => { g.call("mmap", &[base + a * 4096, l * 4096, p, 0x32, u64::MAX, 0]); }
+                Op::Unmap(a, l) => { g.call("munmap", &[base + a * 4096, l * 4096]); }
+                Op::Protect(a, l, p) => { g.call("mprotect", &[base + a * 4096, l * 4096, p]); }
+                Op::Remap(a, l, n) => { g.call("mremap", &[base + a * 4096, l * 4096, n * 4096, 1]); }
+                Op::Advise(a, l) => { g.call("madvise", &[base + a * 4096, l * 4096, 4]); }
+                Op::Brk(n) => { g.call("brk", &[0x4000_0000 + n * 4096]); }
+            }
+        }
+        prop_assert!(has_no_hole(&g));
+        let mm = g.process.mm();
+        let mut end = 0;
+        for (start, vma) in mm.vmas() {
+            prop_assert!(*start >= end && vma.end > *start, "mappings overlap");
+            end = vma.end;
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Saving and restoring a process: everything but memory comes back, and what was tampered with is refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{FakeCpu, FakeMachine, Guest, config, device};
+use nexus_personality::machine::{Outcome, ThreadState};
+use nexus_personality::snapshot::{ProcessState, SavedBacking, SavedObject};
+use nexus_personality::window::Window;
+use nexus_personality::{Config, Error, Process};
+use std::sync::Arc;
+
+fn restore(config: Config, state: &ProcessState) -> Result<Guest, Error> {
+    let window = Window::reserve().unwrap();
+    let machine = Arc::new(FakeMachine::default());
+    let process = Process::restore(window, config, Arc::<FakeMachine>::clone(&machine), state)?;
+    let starts: Vec<u64> = process.mm().vmas().keys().copied().collect();
+    for start in starts {
+        process.map_contents(start)?;
+    }
+    process.mm().back_all().unwrap();
+    process.restore_device(state.device)?;
+    let thread = process.enter(&ThreadState {
+        tid: process.pid(),
+        ..Default::default()
+    });
+    Ok(Guest {
+        window,
+        machine,
+        process,
+        thread,
+        cpu: FakeCpu::default(),
+    })
+}
+
+fn json(state: &ProcessState) -> ProcessState {
+    serde_json::from_str(&serde_json::to_string(state).unwrap()).unwrap()
+}
+
+#[test]
+fn files_directories_pipes_and_signals_come_back() {
+    let host = tempfile::tempdir().unwrap();
+    std::fs::write(host.path().join("f"), "0123456789").unwrap();
+    let roots = [("/data", host.path())];
+    let mut g = Guest::new(config(&roots));
+    let buffer = g.memory(4096);
+    let file = g.open("/data/f", 0).cast_unsigned();
+    assert_eq!(g.call("read", &[file, buffer, 4]), 4);
+    let copy = g.call("dup", &[file]).cast_unsigned();
+    assert_eq!(g.write_file("/tmp/kept", b"in memory"), 9);
+    assert_eq!(g.call("pipe2", &[buffer, 0]), 0);
+    let ends: Vec<u64> = g
+        .peek(buffer, 8)
+        .chunks(4)
+        .map(|c| u64::from(c[0]))
+        .collect();
+    let event = g.call("eventfd2", &[5, 0]).cast_unsigned();
+    let action = [0x40_2000u64, 0x0400_0000, 0x40_3000, 0];
+    g.poke(buffer, &action.map(u64::to_le_bytes).concat());
+    assert_eq!(g.call("rt_sigaction", &[10, buffer, 0, 8]), 0);
+    let directory = g.text("/tmp");
+    assert_eq!(g.call("chdir", &[directory]), 0);
+
+    let state = json(&g.process.save().unwrap());
+    let old = g.process.pid();
+    let mut g = restore(config(&roots), &state).unwrap();
+    let buffer = g.memory(4096);
+    assert_eq!(g.process.generation(), 1);
+    assert_ne!(g.process.pid(), old);
+    assert_eq!(g.call("read", &[copy, buffer, 2]), 2);
+    assert_eq!(g.peek(buffer, 2), b"45", "position, shared by duplicates");
+    assert_eq!(g.call("read", &[file, buffer, 2]), 2);
+    assert_eq!(g.peek(buffer, 2), b"67");
+    assert_eq!(
+        g.read_file("kept").unwrap(),
+        b"in memory",
+        "content, and the working directory"
+    );
+    g.poke(buffer, b"through");
+    assert_eq!(g.call("write", &[ends[1], buffer, 7]), 7);
+    assert_eq!(g.call("read", &[ends[0], buffer + 100, 100]), 7);
+    assert_eq!(g.peek(buffer + 100, 7), b"through");
+    assert_eq!(g.call("read", &[event, buffer, 8]), 8);
+    assert_eq!(g.peek(buffer, 1), [5]);
+    assert_eq!(g.call("rt_sigaction", &[10, 0, buffer, 8]), 0);
+    assert_eq!(g.peek(buffer, 32), action.map(u64::to_le_bytes).concat());
+}
+
+#[test]
+fn mappings_come_back_at_their_addresses() {
+    let mut g = Guest::plain();
+    let at = g.memory(3 * 4096);
+    assert_eq!(g.call("mprotect", &[at, 4096, 1]), 0);
+    let state = json(&g.process.save().unwrap());
+    let mut g = restore(config(&[]), &state).unwrap();
+    assert_eq!(g.call("uname", &[at]), -14, "read-only as before");
+    assert_eq!(g.call("uname", &[at + 4096]), 0);
+    assert_eq!(g.process.mm().vmas().len(), state.mappings.len());
+}
+
+#[test]
+fn a_fresh_device_is_mapped_where_the_old_one_was() {
+    let with_device = || Config {
+        device: Some(device()),
+        wants_snapshot: true,
+        ..config(&[])
+    };
+    let mut g = Guest::new(with_device());
+    let fd = g.open("/dev/nexus", libc::O_RDWR).cast_unsigned();
+    let arena = g.call("mmap", &[0, 8 << 20, 3, 1, fd, 0]).cast_unsigned();
+    g.poke(arena + 100, b"old payload");
+    let snapshot = g.call_number(16, &[fd, u64::from(nexus_abi::device::SNAPSHOT), 0]);
+    assert_eq!(snapshot, (1, Outcome::Snapshot));
+    let state = json(&g.process.save().unwrap());
+    let mut g = restore(with_device(), &state).unwrap();
+    assert_eq!(
+        g.peek(arena + 100, 11),
+        [0; 11],
+        "the arena is no part of a snapshot"
+    );
+    assert_eq!(
+        g.call("ioctl", &[fd, u64::from(nexus_abi::device::GENERATION), 0]),
+        1
+    );
+    assert_eq!(
+        g.call("ioctl", &[fd, u64::from(nexus_abi::device::SNAPSHOT), 0]),
+        0,
+        "once is enough"
+    );
+}
+
+#[test]
+fn a_file_that_changed_is_refused_by_name() {
+    let host = tempfile::tempdir().unwrap();
+    std::fs::write(host.path().join("library"), "version 1").unwrap();
+    let roots = [("/data", host.path())];
+    let mut g = Guest::new(config(&roots));
+    let fd = g.open("/data/library", 0).cast_unsigned();
+    assert!(g.call("mmap", &[0, 4096, 1, 2, fd, 0]) > 0);
+    let state = g.process.save().unwrap();
+    assert!(restore(config(&roots), &state).is_ok());
+    std::fs::write(host.path().join("library"), "version 22").unwrap();
+    let refusal = restore(config(&roots), &state).err().unwrap().to_string();
+    assert!(
+        refusal.contains("/data/library") && refusal.contains("no longer"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_by_name() {
+    let mut g = Guest::plain();
+    let buffer = g.memory(4096);
+    g.call("pipe2", &[buffer, 0]);
+    let write = u64::from(g.peek(buffer + 4, 1)[0]);
+    assert_eq!(g.call("write", &[write, buffer, 1]), 1);
+    assert!(g.process.save().unwrap_err().to_string().contains("pipe"));
+    let mut g = Guest::plain();
+    assert!(g.call("mmap", &[0, 4096, 3, 0x21, u64::MAX, 0]) > 0);
+    assert!(
+        g.process
+            .save()
+            .unwrap_err()
+            .to_string()
+            .contains("shared memory")
+    );
+}
+
+#[test]
+fn a_forged_state_is_refused() {
+    let mut g = Guest::plain();
+    g.memory(4096);
+    g.open("/dev/null", 0);
+    let good = g.process.save().unwrap();
+    let forge = |change: &dyn Fn(&mut ProcessState)| {
+        let mut state = good.clone();
+        change(&mut state);
+        restore(config(&[]), &state).is_err()
+    };
+    assert!(!forge(&|_| {}), "unchanged it is good");
+    assert!(
+        forge(&|s| s.mappings[0].start = 0x20_0000),
+        "the system chunk"
+    );
+    assert!(forge(&|s| s.mappings[0].start = 0xfee0_0000));
+    assert!(forge(&|s| s.mappings[0].end = u64::MAX));
+    assert!(forge(&|s| s.mappings[0].end = s.mappings[0].start));
+    assert!(forge(&|s| s.mappings[0].start += 1));
+    assert!(
+        forge(&|s| s.mappings.push(s.mappings[0].clone())),
+        "overlap"
+    );
+    assert!(forge(&|s| s.mappings[0].backing = SavedBacking::File {
+        path: b"/etc/shadow".to_vec(),
+        identity: nexus_personality::files::Identity {
+            size: 0,
+            modified: (0, 0),
+            inode: 0,
+            device: 0
+        },
+        offset: 0,
+    }));
+    assert!(forge(&|s| s.heap = (10, 5)));
+    assert!(forge(
+        &|s| s.descriptions[0].object = SavedObject::Standard(17)
+    ));
+    assert!(forge(
+        &|s| s.descriptions[0].object = SavedObject::Memory(99)
+    ));
+    assert!(forge(
+        &|s| s.descriptions[0].descriptors = vec![(1 << 40, false)]
+    ));
+    assert!(
+        forge(&|s| s.device.arena = 0x1_0000_0000),
+        "no device was given"
+    );
+}
