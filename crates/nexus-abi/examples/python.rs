@@ -1,132 +1,121 @@
-//! Prints the Python side of the contract: `python/nexus/guest/abi.py`.
+//! Prints `python/nexus/guest/abi.py`: every number that the guest's side shares with this crate.
 
-use nexus_abi::{arena, device, operation};
-
-/// A number as ruff leaves it: hexadecimal in upper case.
-fn hex(name: &str, value: u64) {
-    println!("{name} = 0x{value:X}");
-}
-
-fn decimal(name: &str, value: i64) {
-    println!("{name} = {value}");
-}
-
-fn text(name: &str, value: &str) {
-    println!("{name} = \"{value}\"");
-}
+use nexus_abi::arena::{self, completion, control, submission};
+use nexus_abi::device;
+use nexus_abi::operation::{self, status};
+use std::fmt::Display;
 
 fn main() {
     println!(
-        "\"\"\"Generated from crates/nexus-abi by `cargo run -q -p nexus-abi --example python`. Do not edit.\"\"\"\n"
+        "\"\"\"Generated from crates/nexus-abi by `cargo run -q -p nexus-abi --example python`. Do not edit.\"\"\""
     );
+    println!();
     layout();
     println!();
     entries();
     println!();
     operations();
     println!();
-    device();
+    devices();
+}
+
+fn line(name: &str, value: impl Display) {
+    println!("{name} = {value}");
+}
+
+fn hex(name: &str, value: impl Into<u64>) {
+    println!("{name} = 0x{:X}", value.into());
+}
+
+/// An offset or size in bytes: all of them fit.
+fn bytes(name: &str, value: usize) {
+    hex(name, value as u64);
 }
 
 fn layout() {
     hex("MAGIC", arena::MAGIC);
-    decimal("VERSION", arena::VERSION.into());
-    for (name, offset) in [
-        ("MAGIC", arena::control::MAGIC),
-        ("VERSION", arena::control::VERSION),
-        ("ARENA_SIZE", arena::control::ARENA_SIZE),
-        ("SUBMIT_TAIL", arena::control::SUBMIT_TAIL),
-        ("SUBMIT_HEAD", arena::control::SUBMIT_HEAD),
-        ("COMPLETE_TAIL", arena::control::COMPLETE_TAIL),
-        ("COMPLETE_HEAD", arena::control::COMPLETE_HEAD),
-    ] {
-        hex(&format!("CONTROL_{name}"), offset as u64);
-    }
-    hex("SUBMIT_RING", arena::SUBMIT_RING as u64);
-    hex("COMPLETE_RING", arena::COMPLETE_RING as u64);
-    decimal("RING_ENTRIES", arena::RING_ENTRIES.into());
-    println!("ENTRY_SIZE = {}", arena::ENTRY_SIZE);
-    hex("HEAP", arena::HEAP as u64);
-    hex("DEFAULT_SIZE", arena::DEFAULT_SIZE as u64);
-    hex("MIN_SIZE", arena::MIN_SIZE as u64);
-    hex("MAX_SIZE", arena::MAX_SIZE as u64);
+    line("VERSION", arena::VERSION);
+    bytes("CONTROL_MAGIC", control::MAGIC);
+    bytes("CONTROL_VERSION", control::VERSION);
+    bytes("CONTROL_ARENA_SIZE", control::ARENA_SIZE);
+    bytes("CONTROL_SUBMIT_TAIL", control::SUBMIT_TAIL);
+    bytes("CONTROL_SUBMIT_HEAD", control::SUBMIT_HEAD);
+    bytes("CONTROL_COMPLETE_TAIL", control::COMPLETE_TAIL);
+    bytes("CONTROL_COMPLETE_HEAD", control::COMPLETE_HEAD);
+    bytes("SUBMIT_RING", arena::SUBMIT_RING);
+    bytes("COMPLETE_RING", arena::COMPLETE_RING);
+    line("RING_ENTRIES", arena::RING_ENTRIES);
+    line("ENTRY_SIZE", arena::ENTRY_SIZE);
+    bytes("HEAP", arena::HEAP);
+    bytes("DEFAULT_SIZE", arena::DEFAULT_SIZE);
+    bytes("MIN_SIZE", arena::MIN_SIZE);
+    bytes("MAX_SIZE", arena::MAX_SIZE);
     hex("UNKNOWN_LENGTH", arena::UNKNOWN_LENGTH);
-    println!("BODY_ALIGNMENT = {}", arena::BODY_ALIGNMENT);
+    line("BODY_ALIGNMENT", arena::BODY_ALIGNMENT);
 }
 
 fn entries() {
-    use arena::{completion, submission};
-    for (name, offset) in [
-        ("ID", submission::ID),
-        ("OPERATION", submission::OPERATION),
-        ("FLAGS", submission::FLAGS),
-        ("HEAD_OFFSET", submission::HEAD_OFFSET),
-        ("HEAD_LENGTH", submission::HEAD_LENGTH),
-        ("BODY_OFFSET", submission::BODY_OFFSET),
-        ("BODY_LENGTH", submission::BODY_LENGTH),
-        ("ROOM_OFFSET", submission::ROOM_OFFSET),
-        ("ROOM_LENGTH", submission::ROOM_LENGTH),
-        ("TIMEOUT_MS", submission::TIMEOUT_MS),
-        ("STREAM", submission::STREAM),
-        ("RESERVED", submission::RESERVED),
-    ] {
-        println!("SUBMISSION_{name} = {offset}");
-    }
+    line("SUBMISSION_ID", submission::ID);
+    line("SUBMISSION_OPERATION", submission::OPERATION);
+    line("SUBMISSION_FLAGS", submission::FLAGS);
+    line("SUBMISSION_HEAD_OFFSET", submission::HEAD_OFFSET);
+    line("SUBMISSION_HEAD_LENGTH", submission::HEAD_LENGTH);
+    line("SUBMISSION_BODY_OFFSET", submission::BODY_OFFSET);
+    line("SUBMISSION_BODY_LENGTH", submission::BODY_LENGTH);
+    line("SUBMISSION_ROOM_OFFSET", submission::ROOM_OFFSET);
+    line("SUBMISSION_ROOM_LENGTH", submission::ROOM_LENGTH);
+    line("SUBMISSION_TIMEOUT_MS", submission::TIMEOUT_MS);
+    line("SUBMISSION_STREAM", submission::STREAM);
+    line("SUBMISSION_RESERVED", submission::RESERVED);
     println!();
-    for (name, offset) in [
-        ("ID", completion::ID),
-        ("STATUS", completion::STATUS),
-        ("FLAGS", completion::FLAGS),
-        ("HEAD_OFFSET", completion::HEAD_OFFSET),
-        ("HEAD_LENGTH", completion::HEAD_LENGTH),
-        ("BODY_OFFSET", completion::BODY_OFFSET),
-        ("BODY_LENGTH", completion::BODY_LENGTH),
-        ("STREAM", completion::STREAM),
-        ("TOTAL_LENGTH", completion::TOTAL_LENGTH),
-    ] {
-        println!("COMPLETION_{name} = {offset}");
-    }
+    line("COMPLETION_ID", completion::ID);
+    line("COMPLETION_STATUS", completion::STATUS);
+    line("COMPLETION_FLAGS", completion::FLAGS);
+    line("COMPLETION_HEAD_OFFSET", completion::HEAD_OFFSET);
+    line("COMPLETION_HEAD_LENGTH", completion::HEAD_LENGTH);
+    line("COMPLETION_BODY_OFFSET", completion::BODY_OFFSET);
+    line("COMPLETION_BODY_LENGTH", completion::BODY_LENGTH);
+    line("COMPLETION_STREAM", completion::STREAM);
+    line("COMPLETION_TOTAL_LENGTH", completion::TOTAL_LENGTH);
 }
 
 fn operations() {
-    for (name, value) in [
-        ("NEXT", operation::NEXT),
-        ("INIT_ERROR", operation::INIT_ERROR),
-        ("BODY", operation::BODY),
-        ("READ", operation::READ),
-        ("CLOSE", operation::CLOSE),
-        ("S3", operation::S3),
-        ("HTTP", operation::HTTP),
-        ("NEXT_RESULT", operation::NEXT_RESULT),
-        ("NEXT_ERROR", operation::NEXT_ERROR),
-        ("STREAM_BODY", operation::STREAM_BODY),
-        ("MORE_BODY", operation::MORE_BODY),
-    ] {
-        decimal(name, value.into());
-    }
-    decimal("MORE", operation::MORE.into());
-    text("PLACEHOLDER_KEY_ID", operation::PLACEHOLDER_KEY_ID);
-    text("PLACEHOLDER_SECRET", operation::PLACEHOLDER_SECRET);
+    line("NEXT", operation::NEXT);
+    line("INIT_ERROR", operation::INIT_ERROR);
+    line("BODY", operation::BODY);
+    line("READ", operation::READ);
+    line("CLOSE", operation::CLOSE);
+    line("S3", operation::S3);
+    line("HTTP", operation::HTTP);
+    line("NEXT_RESULT", operation::NEXT_RESULT);
+    line("NEXT_ERROR", operation::NEXT_ERROR);
+    line("STREAM_BODY", operation::STREAM_BODY);
+    line("MORE_BODY", operation::MORE_BODY);
+    line("MORE", operation::MORE);
+    line(
+        "PLACEHOLDER_KEY_ID",
+        format_args!("{:?}", operation::PLACEHOLDER_KEY_ID),
+    );
+    line(
+        "PLACEHOLDER_SECRET",
+        format_args!("{:?}", operation::PLACEHOLDER_SECRET),
+    );
     println!();
-    for (name, value) in [
-        ("INVALID", operation::status::INVALID),
-        ("TRANSPORT", operation::status::TRANSPORT),
-        ("DENIED", operation::status::DENIED),
-        ("TIMEOUT", operation::status::TIMEOUT),
-        ("NO_STREAM", operation::status::NO_STREAM),
-        ("NO_ROOM", operation::status::NO_ROOM),
-        ("BUSY", operation::status::BUSY),
-    ] {
-        decimal(&format!("STATUS_{name}"), value.into());
-    }
+    line("STATUS_INVALID", status::INVALID);
+    line("STATUS_TRANSPORT", status::TRANSPORT);
+    line("STATUS_DENIED", status::DENIED);
+    line("STATUS_TIMEOUT", status::TIMEOUT);
+    line("STATUS_NO_STREAM", status::NO_STREAM);
+    line("STATUS_NO_ROOM", status::NO_ROOM);
+    line("STATUS_BUSY", status::BUSY);
 }
 
-fn device() {
-    text("DEVICE_PATH", device::PATH);
+fn devices() {
+    line("DEVICE_PATH", format_args!("{:?}", device::PATH));
     hex("DOORBELL_OFFSET", device::DOORBELL_OFFSET);
-    hex("WAIT", device::WAIT.into());
-    hex("SNAPSHOT", device::SNAPSHOT.into());
-    hex("SIZE", device::SIZE.into());
-    hex("GENERATION", device::GENERATION.into());
-    text("PROCESS_ENV", device::PROCESS_ENV);
+    hex("WAIT", device::WAIT);
+    hex("SNAPSHOT", device::SNAPSHOT);
+    hex("SIZE", device::SIZE);
+    hex("GENERATION", device::GENERATION);
+    line("PROCESS_ENV", format_args!("{:?}", device::PROCESS_ENV));
 }

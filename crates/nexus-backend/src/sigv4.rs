@@ -270,7 +270,14 @@ mod tests {
 
     #[test]
     fn aws_test_suite() {
-        let cases: &[(&str, &str, &str, &[(&str, &str)], &str)] = &[
+        type Case = (
+            &'static str,
+            &'static str,
+            &'static str,
+            &'static [(&'static str, &'static str)],
+            &'static str,
+        );
+        let cases: &[Case] = &[
             (
                 "GET",
                 "/",

@@ -1,0 +1,89 @@
+//! Plays both neighbours of the backend: a guest over the descriptors, and a server over TCP.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
+
+pub mod guest;
+pub mod server;
+
+use guest::Guest;
+use nexus_backend::{Backend, Config, FunctionIdentity, RuntimeMessage, Statistics};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub const KEY_ID: &str = "AKIDREALREALREAL";
+pub const SECRET: &str = "a-secret-that-no-guest-ever-sees-0123456789";
+
+/// A backend with one instance, whose S3 is at `endpoint`.
+pub struct Node {
+    pub guest: Guest,
+    /// Ends with the first message of the runtime.
+    pub message: JoinHandle<(RuntimeMessage, Statistics)>,
+    stop: Option<oneshot::Sender<()>>,
+    _files: tempfile::TempDir,
+}
+
+pub fn node(endpoint: &str) -> Node {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("credentials.json");
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .unwrap();
+    write!(
+        file,
+        r#"{{"access_key_id": "{KEY_ID}", "secret_access_key": "{SECRET}"}}"#
+    )
+    .unwrap();
+    let backend = Backend::new(Config {
+        region: "us-east-1".to_owned(),
+        endpoints: [("s3".to_owned(), endpoint.to_owned())].into(),
+        credentials_file: Some(path),
+    })
+    .unwrap();
+    let identity = FunctionIdentity {
+        name: "f".to_owned(),
+        region: "us-east-1".to_owned(),
+    };
+    let (mut channel, descriptors) = backend.open(identity, 8 << 20).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let message = tokio::spawn(async move {
+        let message = tokio::select! {
+            message = channel.receive() => message,
+            _ = stopped => RuntimeMessage::Next(None),
+        };
+        (message, channel.statistics())
+    });
+    Node {
+        guest: Guest::new(descriptors),
+        message,
+        stop: Some(stop),
+        _files: files,
+    }
+}
+
+impl Node {
+    /// Drop the channel, as at the end of an instance.
+    pub fn end(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Run a guest's part on a thread of its own, as a guest would.
+    pub async fn play<T: Send + 'static>(
+        &mut self,
+        part: impl FnOnce(&mut Guest) -> T + Send + 'static,
+    ) -> T {
+        let mut guest = std::mem::replace(&mut self.guest, Guest::gone());
+        let (guest, result) = tokio::task::spawn_blocking(move || {
+            let result = part(&mut guest);
+            (guest, result)
+        })
+        .await
+        .unwrap();
+        self.guest = guest;
+        result
+    }
+}
