@@ -257,9 +257,10 @@ impl Guest {
     /// A store to the doorbell's page that was not at its first byte.
     fn ring(&self, write: bool) {
         let fd = self.doorbell.load(Ordering::Relaxed);
+        let one = 1_u64;
         if write && fd >= 0 {
             // SAFETY: eight live bytes to an eventfd.
-            unsafe { libc::write(fd, (&raw const *&1_u64).cast(), 8) };
+            unsafe { libc::write(fd, (&raw const one).cast(), 8) };
         }
     }
 

@@ -96,6 +96,7 @@ fn personality(config: &Serve) -> Config {
 /// # Errors
 /// See [`Failure`].
 pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i32, Failure> {
+    jail::close_inherited(config, report.fd()).map_err(failed)?;
     // First, while this process has no other thread.
     let taker = match (&config.snapshot, config.mode) {
         (Some(target), Mode::Initialise) => Some(Taker::new(target).map_err(Failure::Failed)?),
@@ -121,6 +122,7 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
 /// # Errors
 /// See [`Failure`].
 pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i32, Failure> {
+    jail::close_inherited(config, report.fd()).map_err(failed)?;
     let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
     let refused =
         |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));

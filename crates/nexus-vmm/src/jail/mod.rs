@@ -4,6 +4,11 @@ pub mod files;
 pub mod filter;
 pub mod privileges;
 
+use crate::config::Serve;
+use std::os::fd::RawFd;
+
+const OPEN_FILES: u64 = 4096;
+
 /// A step of the jail that did not succeed. The guest does not run then.
 #[derive(Debug, thiserror::Error)]
 #[error("jail: {step}: {reason}")]
@@ -28,11 +33,33 @@ impl Error {
     }
 }
 
-/// Before a guest in a microVM runs.
+/// Before a guest in a microVM runs: everything it needs is open.
 ///
 /// # Errors
 /// A step failed.
-pub fn confine_microvm(config: &crate::config::Serve) -> Result<(), Error> {
-    privileges::limit(None, 4096)?;
-    privileges::drop_all(config.jail.uid)
+pub fn confine_microvm(config: &Serve) -> Result<(), Error> {
+    privileges::limit(None, OPEN_FILES)?;
+    if config.jail.landlock {
+        // Before the change of user, who may not search what leads to the roots.
+        let beneath = |writable: bool| {
+            let roots = config
+                .roots
+                .iter()
+                .filter(move |root| root.writable == writable);
+            roots.map(|root| root.host.as_path()).collect::<Vec<_>>()
+        };
+        files::confine(&beneath(false), &beneath(true))?;
+    }
+    privileges::drop_all(config.jail.uid)?;
+    filter::confine_microvm()
+}
+
+/// Close what was inherited beside the descriptors that the configuration names. First of all.
+///
+/// # Errors
+/// The host refuses.
+pub fn close_inherited(config: &Serve, report: Option<RawFd>) -> Result<(), Error> {
+    let device = config.device.map(|d| [d.arena, d.doorbell, d.completion]);
+    let keep: Vec<RawFd> = device.into_iter().flatten().chain(report).collect();
+    privileges::close_others(&keep)
 }

@@ -130,7 +130,9 @@ pub fn plan(
 }
 
 fn check(run: &Run, from: u64, length: u64) -> Result<(), String> {
-    let aligned = run.start % PAGE == 0 && run.end % PAGE == 0 && run.offset % PAGE == 0;
+    let aligned = [run.start, run.end, run.offset]
+        .iter()
+        .all(|at| at.is_multiple_of(PAGE));
     let inside = run
         .end
         .checked_sub(run.start)
