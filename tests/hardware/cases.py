@@ -1,0 +1,64 @@
+"""What has to hold on hardware KVM: commands in the lane's machine, and what they must say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command.
+
+    :param status: its exit status; 128 + n where signal n ended it.
+    :param says: texts that its output must contain.
+    :param never: texts that it must not contain.
+    :param local: it holds on any machine with KVM, not only in the lane's.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    status: int = 0
+    says: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    local: bool = True
+
+    def wrong(self, status: int, output: str) -> list[str]:
+        """What is not as it must be."""
+        faults = [] if status == self.status else [f"status {status}, not {self.status}"]
+        faults += [f"it does not say {text!r}" for text in self.says if text not in output]
+        faults += [f"it says {text!r}" for text in self.never if text in output]
+        return faults
+
+
+def guest(name: str, *arguments: str, **expected: object) -> Case:
+    """A program of tests/programs in a microVM of its own."""
+    label = "-".join([name, *arguments])
+    command = ("/bin/nexus-vmm", "run", "--", f"/programs/{name}", *arguments)
+    return Case(label, command, **expected)  # type: ignore[arg-type]
+
+
+SIGILL, SIGFPE, SIGSEGV = 128 + 4, 128 + 8, 128 + 11
+
+CASES = [
+    Case("probe", ("/bin/nexus-vmm", "probe", "--json"), says=('"usable":true', '"machine":"svm"'), local=False),
+    guest("hello", status=7, says=("hello from a microVM", "argument: none")),
+    guest("hello", "one", status=7, says=("argument: one",)),
+    guest("threads", says=("sum 80000",)),
+    guest("state", says=("state survives",), never=("wrong",)),
+    # A fault that nobody handles ends the guest with its signal ...
+    guest("fault", "read", status=SIGSEGV),
+    guest("fault", "ud", status=SIGILL),
+    guest("fault", "divide", status=SIGFPE),
+    guest("fault", "halt", status=SIGSEGV),
+    # ... and one that somebody handles is told exactly.
+    guest("caught", "read", says=("signal 11 address 0x50000000",)),
+    guest("caught", "write", says=("signal 11 address 0x50000008",)),
+    guest("caught", "readonly", says=("signal 11 at the page",)),
+    guest("caught", "execute", says=("signal 11 at the page",)),
+    guest("caught", "ud", says=("signal 4 at the instruction",)),
+    guest("caught", "divide", says=("signal 8 at the instruction",)),
+    guest("caught", "halt", says=("signal 11",)),
+    guest("caught", "port", says=("signal 11",)),
+    guest("caught", "msr", says=("signal 11",)),
+    guest("caught", "stub", says=("no page of the machine can be written", "512 pages refused")),
+]
