@@ -94,7 +94,8 @@ def test_a_damaged_snapshot_is_refused_and_made_anew(node, handlers):
     node.deploy("damaged", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
     assert node.invoke("damaged", {})[0]["calls"] == 1
     node.admin("POST", "/nexus/v1/functions/damaged/evict")
-    files = [path for path in (node.state / "snapshots").rglob("*") if path.is_file() and path.stat().st_size]
+    folders = [path for path in node.state.rglob("snapshots") if path.is_dir()]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
     assert files, "the node keeps no snapshots"
     for path in files:
         path.chmod(0o600)

@@ -15,20 +15,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "guest")]
 
 import stub_services
 
-NAMES = [
-    "put",
-    "get",
-    "streams",
-    "listing",
-    "others",
-    "resources",
-    "transfers",
-    "hooks",
-    "configured",
-    "threads",
-    "services",
-    "explicit",
-]
+NAMES = ["put", "get", "streams", "listing", "others", "resources", "transfers", "hooks", "configured", "threads", "explicit"]
+# These reach for servers that a node's policy keeps functions from.
+ELSEWHERE = ["services", "unreachable"]
 NATIVE = "import json, sys, scenarios; print(json.dumps(scenarios.handler(json.loads(sys.argv[1]), None)))"
 
 
@@ -122,7 +111,7 @@ def compare(name, store, run):
     assert not different, "\n".join(f"native {left}\nshim   {right}" for left, right in different)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + ELSEWHERE)
 def test_same_outcome_on_the_stand_in(name, store, shimmed):
     compare(name, store, shimmed)
 
@@ -131,3 +120,10 @@ def test_same_outcome_on_the_stand_in(name, store, shimmed):
 def test_same_outcome_on_a_node(name, node, deployed):
     keys = node.credentials
     compare(name, (node.store_endpoint, keys["access_key_id"], keys["secret_access_key"]), deployed)
+
+
+def test_a_denied_endpoint_is_named(node, deployed):
+    mark = uuid.uuid4().hex[:8]
+    for name, outcome in deployed({"scenario": "unreachable", "bucket": f"denied-{mark}", "stub": "", "credentials": ["", ""]}):
+        assert outcome["raised"] == "botocore.exceptions.HTTPClientError", name
+        assert "functions may not reach http://" in outcome["text"]
