@@ -64,13 +64,9 @@ class Tracker:
             random.seed = shared.seed
         hooks: list[Hook] = [generator.seed for generator in self._unseeded if type(generator).seed is random.Random.seed]
         hooks += self._numpy.hooks()
-        if (ssl := sys.modules.get("ssl")) is not None:
-            hooks.append(functools.partial(_renew_ssl, ssl))
-        if (tempfile := sys.modules.get("tempfile")) is not None:
-            hooks.append(functools.partial(setattr, tempfile, "_name_sequence", None))
         if (uuid := sys.modules.get("uuid")) is not None:
-            hooks.append(functools.partial(_renew_uuid, uuid))
-        return hooks + self._at_fork
+            _prepare_uuid(uuid)
+        return [*hooks, functools.partial(_without_new_pid, os.getpid()), *self._at_fork]
 
 
 def _shared_random() -> random.Random | None:
@@ -79,17 +75,36 @@ def _shared_random() -> random.Random | None:
     return shared if isinstance(shared, random.Random) else None
 
 
-def _renew_ssl(ssl: ModuleType) -> None:
-    # Reseeds OpenSSL's primary generator; the per-thread ones notice and follow.
-    ssl.RAND_add(os.urandom(48), 48.0)
+def _without_new_pid(before: int) -> None:
+    """What renews itself in a process with another id, where the id happens to be the same.
+
+    OpenSSL's generators and tempfile's names both compare process ids, so that touching their pages (1 ms) is left to
+    the clones that use them.
+    """
+    if os.getpid() != before:
+        return
+    if (ssl := sys.modules.get("ssl")) is not None:
+        ssl.RAND_add(os.urandom(48), 48.0)
+    if (tempfile := sys.modules.get("tempfile")) is not None:
+        tempfile._name_sequence = None  # type: ignore[attr-defined]
 
 
-def _renew_uuid(uuid: ModuleType) -> None:
-    # uuid1: a fresh random node (multicast bit set: RFC 4122, 4.5), and no memory of the last time. Without libuuid,
-    # whose clock sequence and last time are in its own memory.
-    uuid._node = int.from_bytes(os.urandom(6), "big") | (1 << 40)  # type: ignore[attr-defined]
-    uuid._last_timestamp = None  # type: ignore[attr-defined]
+def _prepare_uuid(uuid: ModuleType) -> None:
+    """Let each clone's first uuid1 draw a node of its own (multicast bit set: RFC 4122, 4.5).
+
+    Without libuuid, whose clock sequence is in its own memory; the fallback draws one from `random` for every call.
+    """
+
+    def getnode() -> int:
+        node: int | None = uuid._node
+        if node is None:
+            node = int.from_bytes(os.urandom(6), "big") | (1 << 40)
+            uuid._node = node  # type: ignore[attr-defined]
+        return node
+
+    uuid._node = None  # type: ignore[attr-defined]
     uuid._generate_time_safe = None  # type: ignore[attr-defined]
+    uuid.getnode = getnode  # type: ignore[attr-defined]
 
 
 def run(hooks: list[Hook]) -> None:

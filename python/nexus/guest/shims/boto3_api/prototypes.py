@@ -60,10 +60,12 @@ class Prototypes:
         ):
             return duplicate(known.client)
         client = self._original(session, *args, **kwargs)
-        if known is None and isinstance(service, str):
-            # The caller may change what it gets, so the prototype is a copy of its own.
-            self._known[key] = _Prototype(duplicate(client), weakref.ref(session), _lookup_cache(session), _environment())
-        return client
+        if known is not None or not isinstance(service, str):
+            return client
+        # The caller may change what it gets, so it gets a copy already. A session that goes takes its prototypes along.
+        gone = weakref.ref(session, lambda _: self._known.pop(key, None))
+        self._known[key] = _Prototype(client, gone, _lookup_cache(session), _environment())
+        return duplicate(client)
 
     def setup_default_session(self, **kwargs: Any) -> None:
         """What `boto3.setup_default_session` does: the first plain one is the session that is ready already."""
@@ -100,6 +102,7 @@ def duplicate(client: Any) -> Any:
     twin._request_signer = signer
     twin._endpoint = endpoint
     twin._cache = {}
+    twin._nexus_origin = client  # some of its event handlers refer to it weakly
     return twin
 
 

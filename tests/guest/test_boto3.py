@@ -1,0 +1,106 @@
+"""What the shim does that a comparison with real boto3 cannot show: which level is used, and where it says no."""
+
+import json
+import os
+import sys
+
+import pytest
+from nexus.guest import abi
+from support import run
+
+PRELUDE = """
+import json, os
+from nexus.guest import abi, device
+from nexus.guest.device.rehearsal import RehearsalTransport
+operations = []
+HEADERS = [["content-length", "4"], ["x-amz-request-id", "r"]]
+def answer(operation, head):
+    request = json.loads(head)
+    operations.append(request.get("op") or request)
+    body = b"body" if b"Get" in head or operation == abi.HTTP else b""
+    return 0, json.dumps({"status": 200, "headers": HEADERS, "retries": 0}).encode(), body
+device._channel = device.Channel(RehearsalTransport(answer))
+from nexus.guest.shims import boto3_api
+boto3_api.install("api")
+import boto3
+"""
+
+
+def program(text):
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "AWS_ACCESS_KEY_ID": abi.PLACEHOLDER_KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": abi.PLACEHOLDER_SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    return json.loads(run([sys.executable, "-B", "-c", PRELUDE + text], env=environment))
+
+
+@pytest.mark.parametrize(
+    ("call", "fast"),
+    [
+        ("c.get_object(Bucket='bucket', Key='k')", True),
+        ("c.put_object(Bucket='bucket', Key='k', Body=b'x')", True),
+        ("c.put_object(Bucket='bucket', Key='k', Body=b'x' * 3_000_000)", False),
+        ("c.get_object(Bucket='bucket', Key='a/../b')", False),
+        ("c.get_object(Bucket='express--use1-az4--x-s3', Key='k')", False),
+        ("c.get_object(Bucket='arn:aws:s3:us-east-1:000000000000:accesspoint/p', Key='k')", False),
+        ("c.get_object(Bucket='bucket', Key='k', SSECustomerAlgorithm='AES256', SSECustomerKey='0' * 32)", False),
+        ("c.get_bucket_location(Bucket='bucket')", False),
+        ("boto3.client('s3', aws_access_key_id='a', aws_secret_access_key='b').get_object(Bucket='bucket', Key='k')", False),
+        ("hooked.get_object(Bucket='bucket', Key='k')", False),
+    ],
+)
+def test_level(call, fast):
+    text = f"""
+c = boto3.client("s3")
+hooked = boto3.client("s3")
+hooked.meta.events.register("before-send.s3", lambda **_: None)
+try:
+    {call}
+except Exception as error:
+    assert operations, error
+print(json.dumps([type(one) is str for one in operations[:1]]))
+"""
+    assert program(text) == [fast]
+
+
+def test_requests_leave_unsigned_with_their_scope_and_without_any_key():
+    text = """
+boto3.client("dynamodb", region_name="eu-west-1").list_tables()
+print(json.dumps(operations[0]))
+"""
+    request = program(text)
+    assert request["sign"] == {"service": "dynamodb", "region": "eu-west-1"}
+    names = {name.lower() for name, _ in request["headers"]}
+    assert "authorization" not in names
+    assert abi.PLACEHOLDER_SECRET not in json.dumps(request)
+
+
+def test_presigning_needs_the_real_key_and_says_so():
+    text = """
+try:
+    boto3.client("s3").generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "k"})
+except NotImplementedError as error:
+    print(json.dumps(str(error)))
+"""
+    assert program(text).startswith("presigning s3 needs the secret key, which stays outside the function's sandbox")
+
+
+def test_copies_of_a_client_are_independent():
+    text = """
+first = boto3.client("s3")
+second = boto3.client("s3")
+seen = []
+first.meta.events.register("provide-client-params.s3", lambda **_: seen.append(1))
+second.get_object(Bucket="bucket", Key="k")
+assert not seen
+first.get_object(Bucket="bucket", Key="k")
+third = boto3.client("s3")
+third.get_object(Bucket="bucket", Key="k")
+signers = {id(client._request_signer) for client in (first, second, third)}
+print(json.dumps([len(seen), len(signers), [type(one) is str for one in operations]]))
+"""
+    assert program(text) == [1, 3, [True, False, True]]
