@@ -8,12 +8,14 @@ use crate::kvm::flavour::Flavour;
 use crate::kvm::vm::Vm;
 use crate::kvm::{self, probe};
 use crate::report::{Event, Report, now};
+use crate::snapshot::format::Metadata;
 use crate::snapshot::write::Taker;
 use crate::snapshot::{plan, read};
 use nexus_personality::config::Config;
 use nexus_personality::machine::Machine;
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -136,29 +138,21 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
     }
     let template = read::template(&metadata.cpuid).map_err(refused)?;
     let vm = Machinery::new(Some((metadata.flavour, template)), report)?;
-    let process = Process::restore(
-        vm.window,
-        personality(config),
-        vm.machine(),
-        &metadata.process,
-    )
-    .map_err(|e| refused(e.to_string()))?;
-    vm.guest.attach(&process);
-    let segments = plan::plan(
-        process.mm().vmas(),
-        &metadata.runs,
-        opened.pages.as_raw_fd(),
-        opened.file.length,
-    )
-    .map_err(refused)?;
-    plan::map(&segments, vm.window)
-        .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
-    vm.guest.set_growing(false);
-    process.mm().back_all().map_err(failed)?;
-    vm.guest.set_growing(true);
-    process
-        .restore_device(metadata.process.device)
-        .map_err(|e| refused(e.to_string()))?;
+    // vCPUs take as long to make as the rest does. Joined before the jail, which must hold for every thread.
+    let count = metadata.threads.len();
+    let process = std::thread::scope(|scope| {
+        let vcpus = scope.spawn(|| vm.guest.prepare_vcpus(count));
+        let process = populate(config, &vm, &metadata, &opened.pages, opened.file.length);
+        match vcpus.join() {
+            Ok(Ok(())) => process,
+            Ok(Err(error)) => Err(failed(error)),
+            Err(_) => Err(failed("the thread that makes vCPUs ended")),
+        }
+    })
+    .map_err(|failure| match failure {
+        Failure::Refused(reason) => refused(reason),
+        other => other,
+    })?;
     drop(opened.pages);
     jail::confine_microvm(config).map_err(failed)?;
     ready(vm.flavour, report, started);
@@ -168,6 +162,41 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
     let end = watch(config, &vm.guest, &process, report);
     tell_unknown_calls(&process, report);
     tell_end(config, end, report)
+}
+
+/// The snapshot's process, with its memory mapped and in reach of the guest.
+fn populate(
+    config: &Serve,
+    vm: &Machinery,
+    metadata: &Metadata,
+    pages: &File,
+    length: u64,
+) -> Result<Arc<Process>, Failure> {
+    let refused = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
+    let process = Process::restore(
+        vm.window,
+        personality(config),
+        vm.machine(),
+        &metadata.process,
+    )
+    .map_err(|e| refused(&e))?;
+    vm.guest.attach(&process);
+    let segments = plan::plan(
+        process.mm().vmas(),
+        &metadata.runs,
+        pages.as_raw_fd(),
+        length,
+    )
+    .map_err(|e| refused(&e))?;
+    plan::map(&segments, vm.window)
+        .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
+    vm.guest.set_growing(false);
+    process.mm().back_all().map_err(failed)?;
+    vm.guest.set_growing(true);
+    process
+        .restore_device(metadata.process.device)
+        .map_err(|e| refused(&e))?;
+    Ok(process)
 }
 
 fn ready(flavour: Flavour, report: &Report, started: Duration) {
