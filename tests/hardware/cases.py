@@ -60,5 +60,11 @@ CASES = [
     guest("caught", "halt", says=("signal 11",)),
     guest("caught", "port", says=("signal 11",)),
     guest("caught", "msr", says=("signal 11",)),
+    Case(
+        "snapshot",
+        ("/hardware/node", "/bin/nexus-vmm", "/programs", "/tmp/snapshot"),
+        says=("taken", "woken: clone 1", "woken: clone 3", "damage is noticed in every file", "snapshot holds"),
+        never=("wrong",),
+    ),
     guest("caught", "stub", says=("no page of the machine can be written", "512 pages refused")),
 ]

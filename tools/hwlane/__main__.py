@@ -50,8 +50,9 @@ def _files(image: kernel.Kernel, chosen: list[cases.Case], cache: Path) -> dict[
     here = Path(__file__).parent
     files = {"init": (0o755, build.program(here / "init.c", cache).read_bytes())}
     files["bin/nexus-vmm"] = (0o755, build.vmm(REPOSITORY, cache).read_bytes())
-    for source in sorted((REPOSITORY / "tests" / "programs").glob("*.c")):
-        files[f"programs/{source.stem}"] = (0o755, build.program(source, cache).read_bytes())
+    for folder in ("programs", "hardware"):
+        for source in sorted((REPOSITORY / "tests" / folder).glob("*.c")):
+            files[f"{folder}/{source.stem}"] = (0o755, build.program(source, cache).read_bytes())
     for path in image.modules:
         files[f"modules.d/{path.name}"] = (0o644, path.read_bytes())
     files["modules"] = (0o644, "".join(f"/modules.d/{path.name}\n" for path in image.modules).encode())
