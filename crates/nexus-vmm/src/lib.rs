@@ -8,6 +8,7 @@ pub mod jail;
 pub mod kvm;
 pub mod layout;
 pub mod microvm;
+pub mod names;
 pub mod process;
 pub mod report;
 pub mod serve;

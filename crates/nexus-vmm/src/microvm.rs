@@ -2,7 +2,6 @@
 
 use crate::config::{Mode, Serve};
 use crate::guest::{End, Guest, Handle};
-use crate::jail;
 use crate::kvm::cpuid::Template;
 use crate::kvm::flavour::Flavour;
 use crate::kvm::vm::Vm;
@@ -11,6 +10,7 @@ use crate::report::{Event, Report, now};
 use crate::snapshot::format::Metadata;
 use crate::snapshot::write::Taker;
 use crate::snapshot::{plan, read};
+use crate::{jail, names};
 use nexus_personality::config::Config;
 use nexus_personality::machine::Machine;
 use nexus_personality::process::Process;
@@ -241,7 +241,7 @@ fn take(vm: &Machinery, process: &Process, taker: Taker, report: &Report) -> Res
 
 fn tell_unknown_calls(process: &Process, report: &Report) {
     for (number, count) in process.unknown_calls() {
-        let name = nexus_personality::table::find(number).map_or("", |call| call.name);
+        let name = names::name(number);
         report.send(&Event::UnknownSyscall {
             number,
             name,

@@ -1,18 +1,14 @@
 //! Snapshots end to end: taken, restored with their threads, and refused when damaged.
 #![allow(clippy::unwrap_used)]
 
-use nexus_vmm::snapshot::format::HEADER;
-use serde_json::{Value, json};
-use std::fs;
-use std::io::{Read, Seek, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod common;
 
-const ARENA: RawFd = 50;
-const REPORT: RawFd = 53;
-const CONFIG: RawFd = 54;
+use common::{serve, skip};
+use nexus_vmm::snapshot::format::HEADER;
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 const SCRIPT: &str = "
 import fcntl, os, sys, threading
@@ -32,76 +28,6 @@ thread.join()
 print(restored, fcntl.ioctl(device, 0x4e04, 0), said, bytes(kept[-4:]), open('/tmp/note').read(), os.getpid())
 sys.exit(9)
 ";
-
-fn skip() -> bool {
-    let none = !Path::new("/dev/kvm").exists();
-    if none {
-        eprintln!("no /dev/kvm on this machine: nothing was tested");
-    }
-    none
-}
-
-fn descriptor(fd: i32) -> OwnedFd {
-    assert!(fd >= 0);
-    // SAFETY: just made by the caller.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-/// Run the VMM; its output and the lines of its report.
-fn serve(mode: &str, script: &str, snapshot: &Path) -> (Output, Vec<Value>) {
-    let roots: Vec<Value> = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache"]
-        .iter()
-        .map(|path| json!({"guest": path, "host": path, "writable": false}))
-        .collect();
-    let config = json!({
-        "version": 1, "mode": mode, "memory_mib": 128, "max_threads": 8, "tmp_mib": 8, "cpus": 1,
-        "hostname": "nexus", "roots": roots,
-        "program": {"path": "/usr/bin/python3", "argv": ["python3", "-S", "-c", script], "env": {}, "cwd": "/"},
-        "device": {"arena": ARENA, "doorbell": ARENA + 1, "completion": ARENA + 2},
-        "report": REPORT, "snapshot": snapshot, "jail": {"uid": null, "landlock": true}
-    });
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(config.to_string().as_bytes()).unwrap();
-    file.rewind().unwrap();
-    let (mut lines, report) = std::io::pipe().unwrap();
-    // SAFETY: plain calls that make descriptors.
-    let made = unsafe {
-        let arena = descriptor(libc::memfd_create(c"arena".as_ptr(), 0));
-        libc::ftruncate(arena.as_raw_fd(), 8 << 20);
-        [
-            arena,
-            descriptor(libc::eventfd(0, libc::EFD_NONBLOCK)),
-            descriptor(libc::eventfd(0, libc::EFD_NONBLOCK)),
-            report.into(),
-            file.into(),
-        ]
-    };
-    let sources = [0, 1, 2, 3, 4].map(|n: usize| made[n].as_raw_fd());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nexus-vmm"));
-    command
-        .args(["serve", "--config-fd", &CONFIG.to_string()])
-        .stdin(Stdio::null());
-    // SAFETY: only fcntl and dup2 between fork and exec.
-    unsafe {
-        command.pre_exec(move || {
-            // First out of each other's way.
-            let high = sources.map(|fd| libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 100));
-            for (number, fd) in (ARENA..).zip(high) {
-                libc::dup2(fd, number);
-            }
-            Ok(())
-        });
-    }
-    let output = command.output().unwrap();
-    drop((command, made));
-    let mut text = String::new();
-    lines.read_to_string(&mut text).unwrap();
-    let lines = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    (output, lines)
-}
 
 fn taken(directory: &Path) -> std::path::PathBuf {
     let snapshot = directory.join("snapshot");
