@@ -395,3 +395,43 @@ fn extended_state_survives_a_round_trip_and_hostile_areas_are_refused() {
     hostile[527] = 0x80;
     assert!(other.set_xsave(&hostile).is_err());
 }
+
+#[test]
+fn legacy_entries_reach_nobody() {
+    let Some(bench) = Bench::new() else { return };
+    // mov eax, 20 (getpid); int 0x80; syscall
+    let e = bench.exception(&[0xb8, 20, 0, 0, 0, 0xcd, 0x80, 0x0f, 0x05]);
+    assert!(e.vector == 6 || e.vector == 13, "int 0x80: {e:x?}");
+    // sysenter, syscall
+    let mut vcpu = bench.vcpu(&[0xb8, 20, 0, 0, 0, 0x0f, 0x34, 0x0f, 0x05]);
+    match bench.go(&mut vcpu) {
+        Ok(Exit::Exception(e)) => assert!(e.vector == 6 || e.vector == 13, "sysenter: {e:x?}"),
+        other => panic!("sysenter: {other:x?}"),
+    }
+}
+
+#[test]
+fn compatibility_mode_gives_no_way_out() {
+    let Some(bench) = Bench::new() else { return };
+    for (name, entry) in [
+        ("int 0x80", [0xcd, 0x80]),
+        ("sysenter", [0x0f, 0x34]),
+        ("syscall", [0x0f, 0x05]),
+    ] {
+        // 32-bit code: mov eax, 20 (getpid); enter; ud2
+        let inner = [&[0xb8, 20, 0, 0, 0][..], &entry, &[0x0f, 0x0b]].concat();
+        bench.put(CODE + 0x100, &inner);
+        // push 0x23; push CODE + 0x100; retfq
+        let target = (CODE as u32 + 0x100).to_le_bytes();
+        let code = [&[0x6a, 0x23, 0x68][..], &target, &[0x48, 0xcb]].concat();
+        let mut vcpu = bench.vcpu(&code);
+        match bench.go(&mut vcpu) {
+            // Hardware: there is no such segment. PVM: the host's own exists, but its entries do not.
+            Ok(Exit::Exception(_)) => {
+                assert_ne!(vcpu.regs().rax as u32, std::process::id(), "{name}")
+            }
+            Err(Error::Stopped(_) | Error::Unsafe(_)) => {}
+            other => panic!("{name}: {other:x?}"),
+        }
+    }
+}

@@ -84,8 +84,10 @@ pub fn drop_all(uid: Option<u32>) -> Result<(), Error> {
     if root {
         // While it is still allowed: an executed program gets no capability either.
         for capability in 0..=LAST_CAPABILITY {
-            // SAFETY: a number; the kernel refuses those it does not know.
-            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+            // SAFETY: a number; the kernel refuses the first that it does not know.
+            if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+                break;
+            }
         }
         if let Some(uid) = uid {
             change_user(uid)?;

@@ -5,7 +5,7 @@
 //! I/O bitmap opens its one port. The PVM stub on hardware would run guest code at CPL 0, so the choice is checked
 //! at every system call: the code segment must be the one that the flavour implies.
 
-use crate::layout::PORT_SYSCALL;
+use crate::layout::{PORT_SYSCALL, selector};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,12 +29,12 @@ impl Flavour {
         }
     }
 
-    /// Privilege level of the stub, and so of every system call's exit.
+    /// Code segment of the stub, and so of every system call's exit.
     #[must_use]
-    pub fn syscall_cpl(self) -> u8 {
+    pub fn syscall_cs(self) -> u16 {
         match self {
-            Self::Pvm => 3,
-            Self::Hardware => 0,
+            Self::Pvm => selector::USER_CODE,
+            Self::Hardware => selector::KERNEL_CODE,
         }
     }
 

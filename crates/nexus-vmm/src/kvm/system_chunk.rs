@@ -106,7 +106,7 @@ impl SystemChunk {
         let at = |sel: u16| system::GDT + u64::from(sel & !7);
         self.put(at(selector::KERNEL_CODE), code);
         self.put(at(selector::KERNEL_DATA), data);
-        self.put(at(selector::USER_CODE32), 0x00cf_fb00_0000_ffff);
+        // None for USER_CODE32, which only STAR names: a 32-bit `syscall` would enter CPL 0 by another door.
         self.put(at(selector::USER_DATA), data | user);
         self.put(at(selector::USER_CODE), code | user);
         for vector in 0..VECTORS {

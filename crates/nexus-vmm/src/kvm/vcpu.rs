@@ -227,11 +227,12 @@ impl Vcpu {
 
     /// Make the state canonical after a system call, and check that the stub is right for this machine.
     fn syscall_exit(&mut self, cpl: u8, may_return: bool) -> Result<(), Error> {
-        if cpl != self.flavour.syscall_cpl() {
+        let cs = self.fd.sync_regs_mut().sregs.cs.selector;
+        if cs != self.flavour.syscall_cs() {
             return Err(Error::Unsafe(format!(
-                "a system call arrived at CPL {cpl}, but the {:?} stub implies CPL {}: refusing to run",
+                "a system call arrived with code segment {cs:#x}, but the {:?} stub implies {:#x}: refusing to run",
                 self.flavour,
-                self.flavour.syscall_cpl()
+                self.flavour.syscall_cs()
             )));
         }
         if cpl == 0 {
@@ -394,6 +395,12 @@ fn user_sregs(
         selector: selector::TASK,
         type_: 0xb,
         present: 1,
+        ..Default::default()
+    };
+    // No local descriptors.
+    sregs.ldt = kvm_segment {
+        type_: 2,
+        unusable: 1,
         ..Default::default()
     };
     sregs.gdt.base = SYSTEM_BASE + system::GDT;
