@@ -60,6 +60,8 @@ CASES = [
     guest("caught", "halt", says=("signal 11",)),
     guest("caught", "port", says=("signal 11",)),
     guest("caught", "msr", says=("signal 11",)),
+    # The microVM's own tests: registers, exceptions, ports, tables, doorbell, extended state.
+    Case("machine", ("/hardware/machine", "--test-threads=1"), says=(" 0 failed",), never=("nothing was tested",), local=False),
     Case(
         "snapshot",
         ("/hardware/node", "/bin/nexus-vmm", "/programs", "/tmp/snapshot"),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from kernel import LaneError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _TARGET = "x86_64-unknown-linux-gnu"
 
@@ -27,6 +25,22 @@ def vmm(repository: Path, cache: Path) -> Path:
     return target / _TARGET / "release" / "nexus-vmm"
 
 
+def machine_tests(repository: Path, cache: Path) -> Path:
+    """The microVM's own tests (crates/nexus-vmm/tests/machine.rs), likewise."""
+    environment = {
+        **os.environ,
+        "CARGO_TARGET_DIR": str(cache / "target"),
+        "RUSTFLAGS": "-Ctarget-feature=+crt-static",
+    }
+    command = ["cargo", "test", "--quiet", "--release", "--locked", "-p", "nexus-vmm", "--target", _TARGET]
+    command += ["--test", "machine", "--no-run", "--message-format", "json"]
+    for line in _run(command, repository, environment).splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message["target"]["name"] == "machine":
+            return Path(message["executable"])
+    raise LaneError("cargo built no test called machine")
+
+
 def program(source: Path, cache: Path) -> Path:
     """A C program, linked statically."""
     binary = cache / "programs" / source.stem
@@ -36,10 +50,11 @@ def program(source: Path, cache: Path) -> Path:
     return binary
 
 
-def _run(command: list[str], where: Path, environment: dict[str, str] | None) -> None:
+def _run(command: list[str], where: Path, environment: dict[str, str] | None) -> str:
     try:
         result = subprocess.run(command, cwd=where, env=environment, check=False, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise LaneError(f"{command[0]} is missing") from error
     if result.returncode != 0:
         raise LaneError(f"{' '.join(command)} failed:\n{result.stderr}")
+    return result.stdout
