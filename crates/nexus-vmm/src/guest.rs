@@ -14,6 +14,7 @@ use nexus_personality::window::Window;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -170,7 +171,16 @@ impl Guest {
         let host = unsafe { libc::gettid() };
         lock(&self.hosts).insert(state.tid, host);
         let _ = entered.send(());
-        self.serve(&mut thread, &mut vcpu, immediate_exit);
+        let served = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            self.serve(&mut thread, &mut vcpu, immediate_exit);
+        }));
+        if served.is_err() {
+            // A defect of the hypervisor's: this guest ends, rather than wait for a thread that is gone.
+            self.end(End::Failed(format!(
+                "a defect in serving thread {}",
+                state.tid
+            )));
+        }
         Thread::leave();
         lock(&self.hosts).remove(&state.tid);
         // SAFETY: the page belongs to `vcpu`; no handler of this thread writes to it any more.

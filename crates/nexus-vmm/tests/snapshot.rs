@@ -4,9 +4,10 @@
 mod common;
 
 use common::{serve, skip};
-use nexus_vmm::snapshot::format::HEADER;
+use nexus_vmm::snapshot::format::{self, HEADER};
 use serde_json::json;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -149,4 +150,47 @@ fn damage_is_refused_with_the_reason() {
     assert!(refused(&snapshot).contains("pages file"));
     fs::remove_file(&pages).unwrap();
     assert!(refused(&snapshot).contains("pages"));
+}
+
+/// Change bytes of the state behind sound checksums, as a hostile hypervisor could.
+#[test]
+fn hostile_metadata_never_breaks_the_hypervisor() {
+    if skip() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let snapshot = taken(directory.path());
+    let metadata = snapshot.join("metadata");
+    let sound = fs::read(&metadata).unwrap();
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % below as u64) as usize
+    };
+    for round in 0..4000 {
+        let mut hostile = sound.clone();
+        for _ in 0..=random(3) {
+            let at = HEADER + random(sound.len() - HEADER);
+            hostile[at] = [0, 0xff, 0x80, random(256) as u8][random(4)];
+        }
+        let sum = crc32fast::hash(&hostile[HEADER..]);
+        hostile[12..16].copy_from_slice(&sum.to_le_bytes());
+        let sum = crc32fast::hash(&hostile[..HEADER - 4]);
+        hostile[HEADER - 4..HEADER].copy_from_slice(&sum.to_le_bytes());
+        let decoded = format::decode(&hostile);
+        // A few go all the way: refused, or the guest's own trouble.
+        if round % 100 == 0 && decoded.is_ok() {
+            fs::write(&metadata, &hostile).unwrap();
+            let (output, _) = serve("restore", "", &snapshot);
+            let stopped = output.status.signal() == Some(libc::SIGKILL); // by the test's own deadline
+            assert!(
+                stopped || output.status.signal().is_none(),
+                "round {round}: {output:?}"
+            );
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(!text.contains("panicked"), "round {round}: {text}");
+        }
+    }
 }

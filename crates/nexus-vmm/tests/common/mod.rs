@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 const ARENA: RawFd = 50;
 const REPORT: RawFd = 53;
@@ -72,7 +74,7 @@ pub fn serve(mode: &str, script: &str, snapshot: &Path) -> (Output, Vec<Value>) 
             Ok(())
         });
     }
-    let output = command.output().unwrap();
+    let output = bounded(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     drop((command, made));
     let mut text = String::new();
     lines.read_to_string(&mut text).unwrap();
@@ -81,4 +83,21 @@ pub fn serve(mode: &str, script: &str, snapshot: &Path) -> (Output, Vec<Value>) 
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     (output, lines)
+}
+
+/// As `Command::output`, with an end after 20 s.
+fn bounded(command: &mut Command) -> Output {
+    let child = command.spawn().unwrap();
+    let pid = child.id().cast_signed();
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if wait.recv_timeout(Duration::from_secs(20)) == Err(RecvTimeoutError::Timeout) {
+            // SAFETY: a child that has not been waited for yet, or is about to be.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    watch.join().unwrap();
+    output
 }
