@@ -42,7 +42,7 @@ fn verify(directory: &Path) -> i32 {
     }
 }
 
-/// Status 0 either way: the answer is the report.
+/// Status 0 where microVMs can run.
 fn probe(json: bool) -> i32 {
     let report = probe::Report::make();
     if json {
@@ -50,5 +50,5 @@ fn probe(json: bool) -> i32 {
     } else {
         println!("machine: {}\n{}", report.machine, report.reason);
     }
-    0
+    i32::from(!report.usable)
 }
