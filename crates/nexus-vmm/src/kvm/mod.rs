@@ -3,6 +3,7 @@
 pub mod cpuid;
 pub mod flavour;
 pub mod probe;
+mod setup;
 pub mod system_chunk;
 pub mod vcpu;
 pub mod vm;
