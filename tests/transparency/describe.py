@@ -38,6 +38,8 @@ def _member(key: Any, item: Any, bucket: str) -> Any:
     if key == "HTTPHeaders":
         kept = {k: v for k, v in item.items() if k not in VOLATILE_HEADERS | ECHOED_HEADERS}
         return {"headers": type(item).__name__, **{k: describe(v, bucket) for k, v in sorted(kept.items())}}
+    if key == "Metadata" and isinstance(item, dict):  # a server may send these headers in any order
+        return sorted(describe(item, bucket))
     return describe(item, bucket)
 
 

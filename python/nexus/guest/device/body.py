@@ -5,7 +5,6 @@ keep others from working.
 """
 
 import io
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -13,6 +12,7 @@ from .. import abi
 from .channel import Channel
 from .errors import BackendError
 from .heap import aligned
+from .mutex import Mutex
 from .reply import Reply, call
 
 # One READ fetches at most this much (bytes): large enough that its exit does not matter, small enough to stay in cache.
@@ -47,7 +47,7 @@ class ArenaBody(io.RawIOBase):
         self._stream = reply.stream if reply.more else 0
         self._position = 0
         self._error = error
-        self._guard = threading.Lock()
+        self._guard = Mutex()
         self.total_length = reply.total_length
         reply.body_length = 0  # the heap is ours now
         if self._held:
@@ -76,7 +76,7 @@ class ArenaBody(io.RawIOBase):
             self._channel.release(self._start, held)
 
     def reclaim(self) -> tuple[int, int] | None:
-        if not self._guard.acquire(blocking=False):
+        if not self._guard.try_acquire():
             return None
         try:
             if not self._held:

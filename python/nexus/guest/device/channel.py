@@ -14,6 +14,7 @@ from typing import Protocol
 from .. import abi
 from .errors import ArenaFullError, DeviceUnavailableError
 from .heap import Heap, aligned
+from .mutex import Mutex
 from .ring import Completion, Rings
 from .transport import Transport
 
@@ -56,7 +57,7 @@ class Channel:
         self._memory = memoryview(transport.arena)
         self._rings = Rings(transport.arena)
         self._heap = Heap(abi.HEAP, len(transport.arena))
-        self._lock = threading.Lock()
+        self._lock = Mutex()
         self._tickets: dict[int, Ticket] = {}
         self._followers: dict[Ticket, None] = {}
         self._starving: dict[threading.Lock, None] = {}

@@ -1,0 +1,47 @@
+import threading
+import time
+
+from nexus.guest.device.mutex import Mutex
+
+
+def test_excludes_and_wakes_everybody():
+    mutex, inside, most, total = Mutex(), [], [], []
+
+    def work():
+        for turn in range(200):
+            with mutex:
+                inside.append(1)
+                most.append(len(inside))
+                if turn % 50 == 0:
+                    time.sleep(0.0005)
+                total.append(1)
+                inside.pop()
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert max(most) == 1
+    assert len(total) == 16 * 200
+
+
+def test_try_acquire():
+    mutex = Mutex()
+    assert mutex.try_acquire()
+    assert not mutex.try_acquire()
+    mutex.release()
+    assert mutex.try_acquire()
+
+
+def test_a_waiter_is_woken_by_the_release():
+    mutex, seen = Mutex(), []
+    mutex.acquire()
+    thread = threading.Thread(target=lambda: (mutex.acquire(), seen.append(1), mutex.release()), daemon=True)
+    thread.start()
+    time.sleep(0.05)
+    assert not seen
+    mutex.release()
+    thread.join(5)
+    assert seen == [1]
