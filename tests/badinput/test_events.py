@@ -56,7 +56,7 @@ def test_exception_carries_type_message_and_trace(bad: Any) -> None:
     trace = "".join(error["stackTrace"])
     assert "in inner" in trace
     assert "bad.py" in trace
-    assert "nexus" not in trace, "the runtime's own frames are not the user's business"
+    assert "nexus/guest" not in trace, "the runtime's own frames are not the user's business"
     assert "[ERROR] ValueError: the cat is out of the bag" in bad.logs("bad")
 
 
