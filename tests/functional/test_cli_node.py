@@ -112,7 +112,7 @@ def test_delete_removes_it(basic: Path, handlers: Path) -> None:
     assert run("deploy", f"{handlers}/basic.py:other", "--name", "second", state=basic).returncode == 0
     assert run("invoke", "second", state=basic).stdout.strip() == '"other"'
     assert run("delete", "second", state=basic).returncode == 0
-    assert "second" not in run("ps", state=basic).stdout
+    assert "second" not in [f["name"] for f in json.loads(run("ps", "--json", state=basic).stdout)["functions"]]
 
 
 def test_functions_and_objects_survive_a_restart(tmp_path: Path, handlers: Path) -> None:

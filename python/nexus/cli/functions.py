@@ -23,7 +23,7 @@ _FOLLOW_LINES = 2000
 @click.argument("source", metavar="FILE:HANDLER")
 @click.option("--name", help="Name of the function.  [default: the file's]")
 @click.option("--memory", type=click.IntRange(32, 65536), default=256, show_default=True, help="MiB an instance may use.")
-@click.option("--timeout", type=click.FloatRange(0.1, 900), default=30.0, show_default=True, help="Seconds for one invocation.")
+@click.option("--timeout", type=click.IntRange(1, 900), default=30, show_default=True, help="Seconds for one invocation.")
 @click.option("--requirements", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Packages to install.")
 @click.option("--env", "environment", multiple=True, metavar="KEY=VALUE", help="Variable for the function; repeatable.")
 @click.option("--max-instances", type=click.IntRange(1, 10_000), default=10, show_default=True)
@@ -44,7 +44,7 @@ def deploy(
     source: str,
     name: str | None,
     memory: int,
-    timeout: float,
+    timeout: int,
     requirements: Path | None,
     environment: tuple[str, ...],
     max_instances: int,

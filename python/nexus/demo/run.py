@@ -48,7 +48,7 @@ def run(isolation: str, limit: int | None, state: Path | None) -> int:
 
 def _why(node: Node, kind: str) -> str:
     reason = str(node.status().get("reason") or "")
-    return f"({', '.join(text for text in (kind, reason) if text)})" if kind or reason else ""
+    return f"({reason or kind})" if kind or reason else ""
 
 
 def _work(console: Console, bench: Session, directory: Path, pictures: list[Path], scratch: Path) -> list[str]:

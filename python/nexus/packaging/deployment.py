@@ -37,7 +37,7 @@ class Options:
     """
 
     memory_mib: int = 256
-    timeout_s: float = 30
+    timeout_s: int = 30
     max_instances: int = 10
     keep_alive_s: int = 300
     isolation: str = "auto"

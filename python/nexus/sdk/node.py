@@ -117,7 +117,7 @@ class Node:
         :raises NexusError: the source, a requirement or an option cannot be used.
         """
         code = Source.parse(source) if isinstance(source, str) else source
-        chosen = deployment.check_name(name or code.default_name)
+        chosen = deployment.check_name(code.default_name if name is None else name)
         settings = deployment.Options(**options)
         if settings.requirements is not None:
             settings = replace(settings, requirements=Path(settings.requirements))
