@@ -67,6 +67,8 @@ pub struct Config {
     pub roots: Vec<Root>,
     /// Program.
     pub program: Program,
+    /// Guest address of a vDSO that the machine shows, or 0.
+    pub vdso: u64,
     /// Device, if the guest has one.
     pub device: Option<DeviceDescriptors>,
     /// Whether the device's SNAPSHOT call takes one; else it returns 0.

@@ -339,6 +339,14 @@ fn build_stack(process: &Process, image: &Image, base: u64) -> Result<u64, Errno
         (libc::AT_RANDOM, random_at),
         (libc::AT_EXECFN, strings_at + path),
         (libc::AT_PLATFORM, strings_at + platform),
+        (
+            if process.config.vdso == 0 {
+                libc::AT_IGNORE
+            } else {
+                libc::AT_SYSINFO_EHDR
+            },
+            process.config.vdso,
+        ),
         (libc::AT_NULL, 0),
     ];
     let mut words = vec![argv.len() as u64];

@@ -29,7 +29,9 @@ pub mod system {
     pub const SYSTEM_TABLE: u64 = DIRECTORIES + DIRECTORY_COUNT * PAGE;
     /// 4 KiB entries of the chunk that holds the doorbell.
     pub const DOORBELL_TABLE: u64 = SYSTEM_TABLE + PAGE;
-    pub const GDT: u64 = DOORBELL_TABLE + PAGE;
+    /// 4 KiB entries of the chunk that holds the host's vDSO.
+    pub const CLOCK_TABLE: u64 = DOORBELL_TABLE + PAGE;
+    pub const GDT: u64 = CLOCK_TABLE + PAGE;
     pub const IDT: u64 = GDT + PAGE;
     /// What LSTAR points to.
     pub const STUB: u64 = IDT + PAGE;

@@ -1,5 +1,6 @@
 //! The hypervisor: one KVM microVM per process, without a guest kernel.
 
+pub mod clock;
 pub mod config;
 pub mod fault;
 pub mod front;

@@ -1,5 +1,6 @@
 //! Modes `run`, `initialise` and `restore`: make the VM, jail this process, run the guest to its end.
 
+use crate::clock::Clock;
 use crate::config::{Mode, Serve};
 use crate::guest::{End, Guest, Handle};
 use crate::kvm::cpuid::Template;
@@ -43,35 +44,48 @@ fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
 }
 
+/// What a snapshot says of the machine.
+type Known = (Flavour, Template, Option<Clock>);
+
 /// A VM without a process.
 struct Machinery {
     guest: Arc<Guest>,
     window: Window,
     flavour: Flavour,
     template: Template,
+    clock: Option<Clock>,
 }
 
 impl Machinery {
     /// `known`: what a snapshot says of the machine, which leaves out the probe. The first exit of each vCPU still checks it.
-    fn new(known: Option<(Flavour, Template)>, report: &Arc<Report>) -> Result<Self, Failure> {
+    fn new(known: Option<Known>, report: &Arc<Report>) -> Result<Self, Failure> {
         let refused =
             |e: kvm::Error| Failure::Refused(format!("this machine cannot run microVMs: {e}"));
         let kvm = probe::open().map_err(refused)?;
-        let (flavour, template) = match known {
+        let (flavour, template, clock) = match known {
             Some(known) => known,
             None => {
                 let template = Template::supported(&kvm).map_err(refused)?;
-                (probe::flavour(&kvm, &template).map_err(refused)?, template)
+                let flavour = probe::flavour(&kvm, &template).map_err(refused)?;
+                (flavour, template, Clock::find())
             }
         };
         let window = Window::reserve().map_err(failed)?;
         let vm = Vm::new(&kvm, template.clone(), flavour, window.base()).map_err(refused)?;
+        if let Some(clock) = &clock {
+            vm.map_clock(clock).map_err(refused)?;
+        }
         Ok(Self {
             guest: Guest::new(vm, window, Arc::clone(report)),
             window,
             flavour,
             template,
+            clock,
         })
+    }
+
+    fn known(&self) -> Known {
+        (self.flavour, self.template.clone(), self.clock)
     }
 
     fn machine(&self) -> Arc<dyn Machine> {
@@ -79,8 +93,9 @@ impl Machinery {
     }
 }
 
-fn personality(config: &Serve) -> Config {
+fn personality(config: &Serve, clock: Option<Clock>) -> Config {
     Config {
+        vdso: clock.map_or(0, |c| c.guest_code()),
         memory_mib: config.memory_mib,
         tmp_mib: config.tmp_mib,
         max_threads: config.max_threads,
@@ -105,7 +120,8 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
         _ => None,
     };
     let vm = Machinery::new(None, report)?;
-    let process = Process::new(vm.window, personality(config), vm.machine()).map_err(failed)?;
+    let process =
+        Process::new(vm.window, personality(config, vm.clock), vm.machine()).map_err(failed)?;
     vm.guest.attach(&process);
     let first = process.load().map_err(failed)?;
     jail::confine_microvm(config).map_err(failed)?;
@@ -137,7 +153,12 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
         )));
     }
     let template = read::template(&metadata.cpuid).map_err(refused)?;
-    let vm = Machinery::new(Some((metadata.flavour, template)), report)?;
+    let clock = metadata
+        .clock
+        .map(Clock::known)
+        .transpose()
+        .map_err(refused)?;
+    let vm = Machinery::new(Some((metadata.flavour, template, clock)), report)?;
     // vCPUs take as long to make as the rest does. Joined before the jail, which must hold for every thread.
     let count = metadata.threads.len();
     let process = std::thread::scope(|scope| {
@@ -175,7 +196,7 @@ fn populate(
     let refused = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
     let process = Process::restore(
         vm.window,
-        personality(config),
+        personality(config, vm.clock),
         vm.machine(),
         &metadata.process,
     )
@@ -229,7 +250,7 @@ fn watch(config: &Serve, guest: &Guest, process: &Process, report: &Report) -> E
 fn take(vm: &Machinery, process: &Process, taker: Taker, report: &Report) -> Result<i32, Failure> {
     let threads = vm.guest.stop_all(process, STOP).map_err(Failure::Failed)?;
     let taken = taker
-        .take(process, vm.window, threads, vm.flavour, &vm.template)
+        .take(process, vm.window, threads, vm.known())
         .map_err(Failure::Failed)?;
     report.send(&Event::Snapshot {
         bytes: taken.bytes,

@@ -171,6 +171,21 @@ pub fn madvise(
             };
             crate::errno::check(i64::from(done))
         }
+        libc::MADV_REMOVE => {
+            // Gives an idle arena's payload memory back; of other shared files it is not taken.
+            let arena = mm
+                .find(address)
+                .filter(|(_, v)| v.end >= end && matches!(v.backing, Backing::Arena));
+            if arena.is_none() {
+                return Err(EINVAL);
+            }
+            let at = t.process.memory.host(address, length)?;
+            // SAFETY: the range lies in the window, in the arena's mapping, which is the guest's to write.
+            let done = unsafe {
+                libc::madvise(at as *mut libc::c_void, length as usize, libc::MADV_REMOVE)
+            };
+            crate::errno::check(i64::from(done))
+        }
         0..=3 | 10..=17 => Ok(0),
         _ => Err(EINVAL),
     }

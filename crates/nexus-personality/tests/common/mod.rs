@@ -85,6 +85,7 @@ pub fn config(roots: &[(&str, &Path)]) -> Config {
             cwd: "/".to_owned(),
             ..Default::default()
         },
+        vdso: 0,
         device: None,
         wants_snapshot: false,
     }

@@ -205,6 +205,26 @@ impl SystemChunk {
         Ok(())
     }
 
+    /// Make the pages from `address` on present and read-only: `data` of them, then `code` executable ones.
+    pub fn map_clock(&self, address: u64, data: u64, code: u64) {
+        let first = address % CHUNK / PAGE;
+        for page in 0..(data + code).min(512 - first) {
+            let execute = if page < data { NO_EXECUTE } else { 0 };
+            self.put(
+                system::CLOCK_TABLE + (first + page) * 8,
+                (address + page * PAGE) | PRESENT | USER | ACCESSED_DIRTY | execute,
+            );
+        }
+        let chunk = address / CHUNK;
+        // Links the directory; the entry itself follows.
+        self.set_chunk(chunk, None);
+        let directory = system::DIRECTORIES + (address >> 30) * PAGE;
+        self.put(
+            directory + (chunk & 511) * 8,
+            (SYSTEM_BASE + system::CLOCK_TABLE) | PRESENT | USER | WRITE | ACCESSED_DIRTY,
+        );
+    }
+
     /// Copy bytes out, for the frame that an exception pushed. `None` outside the chunk.
     #[must_use]
     pub fn read_u64(&self, guest: u64) -> Option<u64> {

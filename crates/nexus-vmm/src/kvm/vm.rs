@@ -5,10 +5,13 @@ use super::cpuid::Template;
 use super::flavour::Flavour;
 use super::system_chunk::SystemChunk;
 use super::vcpu::Vcpu;
+use crate::clock::{self, Clock, Identity};
 use crate::layout::{
     CHUNK, CHUNKS, HOLE_END, HOLE_START, SYSTEM_BASE, USER_END, USER_START, is_user_range, system,
 };
-use kvm_bindings::{KVM_CAP_DISABLE_QUIRKS2, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_DISABLE_QUIRKS2, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{
     Cap, IoEventAddress, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags,
     NoDatamatch, VmFd,
@@ -28,6 +31,7 @@ enum Chunk {
     Absent,
     Covered { slot_size: u16, executable: bool },
     Doorbell,
+    Clock,
 }
 
 struct Slots {
@@ -132,15 +136,26 @@ impl Vm {
     }
 
     fn set_slot(&self, slot: u32, guest: u64, size: u64, host: u64) -> Result<(), Error> {
+        self.set_slot_with(slot, guest, size, host, 0)
+    }
+
+    fn set_slot_with(
+        &self,
+        slot: u32,
+        guest: u64,
+        size: u64,
+        host: u64,
+        flags: u32,
+    ) -> Result<(), Error> {
         let region = kvm_userspace_memory_region {
             slot,
-            flags: 0,
+            flags,
             guest_phys_addr: guest,
             memory_size: size,
             userspace_addr: host,
         };
-        // SAFETY: the range is the system chunk's mapping or lies in the window, both of which outlive the VM and
-        // never have a hole that something else could fill.
+        // SAFETY: the range is the system chunk's mapping, the kernel's own vDSO, or lies in the window; all outlive the
+        // VM and never have a hole that something else could fill.
         unsafe { self.fd.set_user_memory_region(region) }
             .map_err(|e| Error::Call("KVM_SET_USER_MEMORY_REGION", e))
     }
@@ -222,6 +237,37 @@ impl Vm {
                 ..
             })
         )
+    }
+
+    /// Show the host's vDSO to the guest, read-only. Before the guest runs.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or KVM refuses the slot.
+    pub fn map_clock(&self, clock: &Clock) -> Result<(), Error> {
+        let index = (clock::ADDRESS / CHUNK) as usize;
+        let mut slots = self.slots();
+        if slots.chunks[index] != Chunk::Absent {
+            let taken = io::ErrorKind::AlreadyExists.into();
+            return Err(Error::Io("map the vDSO", taken));
+        }
+        let Identity {
+            data_pages,
+            code_pages,
+            ..
+        } = clock.identity;
+        let size = (data_pages + code_pages) * crate::layout::PAGE;
+        self.set_slot_with(
+            slots.next,
+            clock::ADDRESS,
+            size,
+            clock.host,
+            KVM_MEM_READONLY,
+        )?;
+        slots.next += 1;
+        slots.chunks[index] = Chunk::Clock;
+        self.system
+            .map_clock(clock::ADDRESS, data_pages, code_pages);
+        Ok(())
     }
 
     /// Make a store to the page at `address` signal `event`, without an exit to this process.

@@ -1,6 +1,7 @@
 //! The metadata file: a fixed header, then the encoded state. It was written by a tenant's hypervisor, so it is
 //! parsed as hostile; checksums find damage, not malice.
 
+use crate::clock::Identity;
 use crate::kvm::cpuid::NativeLeaves;
 use crate::kvm::flavour::Flavour;
 use nexus_personality::machine::ThreadState;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// "NEXUSSNP"
 const MAGIC: [u8; 8] = *b"NEXUSSNP";
 /// Changes whenever the encoded state does.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Magic, format, payload checksum, payload length, pages length, pages checksum, header checksum.
 pub const HEADER: usize = 8 + 4 + 4 + 8 + 8 + 4 + 4;
 const MAX_PAYLOAD: u64 = 256 << 20;
@@ -34,6 +35,8 @@ pub struct Metadata {
     pub flavour: Flavour,
     pub native: NativeLeaves,
     pub cpuid: Vec<Leaf>,
+    /// The vDSO that the guest's C library found its clock in.
+    pub clock: Option<Identity>,
     pub process: ProcessState,
     pub threads: Vec<ThreadState>,
     pub runs: Vec<Run>,

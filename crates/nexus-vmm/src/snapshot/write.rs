@@ -3,6 +3,7 @@
 use super::commit::Pending;
 use super::format::{Leaf, Metadata, encode};
 use super::pages::{self, Pagemap};
+use crate::clock::Clock;
 use crate::kvm::cpuid::{NativeLeaves, Template};
 use crate::kvm::flavour::Flavour;
 use nexus_personality::machine::ThreadState;
@@ -44,8 +45,7 @@ impl Taker {
         process: &Process,
         window: Window,
         threads: Vec<ThreadState>,
-        flavour: Flavour,
-        template: &Template,
+        (flavour, template, clock): (Flavour, Template, Option<Clock>),
     ) -> Result<Taken, String> {
         let state = process
             .save()
@@ -67,6 +67,7 @@ impl Taker {
             flavour,
             native: NativeLeaves::read(),
             cpuid,
+            clock: clock.map(|c| c.identity),
             process: state,
             threads,
             runs,

@@ -1,0 +1,166 @@
+//! The host's vDSO, shown to the guest, so that reading the clock is no exit. (unsafe: reads the vDSO's pages.)
+//!
+//! The kernel maps two things into every process: pages of data that it keeps up to date (`[vvar]`) and, right behind
+//! them, a small library that reads them (`[vdso]`, vdso(7)). A read-only slot over both gives the guest the same clock
+//! at the same price; where the host's clock source is not the TSC, the library itself falls back to a system call.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the guest finds it: a chunk below the doorbell's, where the personality never maps anything.
+pub const ADDRESS: u64 = 0xbfc0_0000;
+const PAGE: u64 = crate::layout::PAGE;
+/// Pages of data, and of code, at most. Linux 6.18 has 6 and 2.
+const MAX_PAGES: u64 = 32;
+
+/// Which vDSO a guest was linked with: the same build has the same layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub data_pages: u64,
+    pub code_pages: u64,
+    pub checksum: u32,
+}
+
+/// The host's vDSO in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Host address of the data pages; the code follows.
+    pub host: u64,
+    pub identity: Identity,
+}
+
+/// Address of the vDSO's code, from the auxiliary vector.
+fn code_address() -> Option<u64> {
+    // SAFETY: no preconditions.
+    Some(unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) })
+        .filter(|a| *a != 0 && a.is_multiple_of(PAGE))
+}
+
+/// Sum of the code pages at `address`.
+fn checksum(address: u64, pages: u64) -> u32 {
+    let length = usize::try_from(pages * PAGE).unwrap_or(0);
+    // SAFETY: the kernel mapped these pages, readable and for the process's life; they never change.
+    crc32fast::hash(unsafe { std::slice::from_raw_parts(address as *const u8, length) })
+}
+
+impl Clock {
+    /// Find it by the table of mappings. `None` where the host has none, or of a form this program does not know.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let code = code_address()?;
+        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        let (mut host, mut data_end, mut code_end) = (None, 0, 0);
+        for line in maps.lines() {
+            let (range, rest) = line.split_once(' ')?;
+            let (start, end) = range.split_once('-')?;
+            let (start, end) = (
+                u64::from_str_radix(start, 16).ok()?,
+                u64::from_str_radix(end, 16).ok()?,
+            );
+            if rest.contains("[vvar") {
+                // The parts lie one behind another.
+                if host.is_some() && start != data_end {
+                    return None;
+                }
+                host = host.or(Some(start));
+                data_end = end;
+            } else if start == code {
+                code_end = end;
+            }
+        }
+        let host = host.filter(|_| data_end == code && code_end > code)?;
+        let (data_pages, code_pages) = ((code - host) / PAGE, (code_end - code) / PAGE);
+        if data_pages > MAX_PAGES || code_pages > MAX_PAGES {
+            return None;
+        }
+        let identity = Identity {
+            data_pages,
+            code_pages,
+            checksum: checksum(code, code_pages),
+        };
+        Some(Self { host, identity })
+    }
+
+    /// The one that a snapshot was taken with, without reading the table of mappings.
+    ///
+    /// # Errors
+    /// This host's is another.
+    pub fn known(identity: Identity) -> Result<Self, String> {
+        let other = || "the snapshot was taken under another kernel (its vDSO differs)".to_owned();
+        let code = code_address().ok_or_else(other)?;
+        if identity.data_pages > MAX_PAGES
+            || identity.code_pages == 0
+            || identity.code_pages > MAX_PAGES
+        {
+            return Err(other());
+        }
+        // One page first: a shorter vDSO than the snapshot's is told by its own header, which has its size.
+        let found = Self::find_pages(code)?;
+        if found < identity.code_pages || checksum(code, identity.code_pages) != identity.checksum {
+            return Err(other());
+        }
+        let host = code
+            .checked_sub(identity.data_pages * PAGE)
+            .ok_or_else(other)?;
+        Ok(Self { host, identity })
+    }
+
+    /// Pages that the ELF image at `code` takes, by its section headers at its end.
+    fn find_pages(code: u64) -> Result<u64, String> {
+        let field = |offset: u64| {
+            // SAFETY: within the ELF header, in the vDSO's first page.
+            unsafe { ((code + offset) as *const u64).read_unaligned() }
+        };
+        // e_shoff, then e_shentsize and e_shnum (elf(5)).
+        let sections = field(0x28);
+        let entry = field(0x3a) & 0xffff;
+        let count = field(0x3c) & 0xffff;
+        let end = sections
+            .checked_add(entry * count)
+            .filter(|e| *e <= MAX_PAGES * PAGE);
+        end.map(|e| e.div_ceil(PAGE))
+            .ok_or_else(|| "the host's vDSO has an unknown form".to_owned())
+    }
+
+    /// Guest address of the code: the value of AT_SYSINFO_EHDR.
+    #[must_use]
+    pub fn guest_code(&self) -> u64 {
+        ADDRESS + self.identity.data_pages * PAGE
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_is_known_again() {
+        let found = Clock::find().unwrap();
+        assert_eq!(Clock::known(found.identity), Ok(found));
+    }
+
+    #[test]
+    fn another_build_is_refused() {
+        let identity = Clock::find().unwrap().identity;
+        for wrong in [
+            Identity {
+                checksum: identity.checksum ^ 1,
+                ..identity
+            },
+            Identity {
+                code_pages: 0,
+                ..identity
+            },
+            Identity {
+                code_pages: identity.code_pages + 20,
+                ..identity
+            },
+            Identity {
+                data_pages: u64::MAX,
+                ..identity
+            },
+        ] {
+            assert!(Clock::known(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
