@@ -30,7 +30,7 @@ def test_demo_makes_right_thumbnails_of_a_few_photographs(isolation: str) -> Non
     [
         (("fabric", "--rounds", "2", "--pairs", "20"), {"cpu per GET+PUT 64 KiB"}),
         (("cold", "--starts", "5"), {"first line p50", "first line p99", "response p50", "response p99"}),
-        (("memory", "--instances", "3"), {"MemAvailable per instance"}),
+        (("memory", "--instances", "3"), {"MemAvailable per instance", "PSS per instance"}),
     ],
 )
 def test_benchmark_writes_its_rows(isolation: str, arguments: tuple[str, ...], names: set[str], tmp_path: Path) -> None:
@@ -41,11 +41,11 @@ def test_benchmark_writes_its_rows(isolation: str, arguments: tuple[str, ...], n
     rows = {row["name"]: row for row in document["rows"]}
     assert names <= set(rows)
     assert document["machine"]["isolation"] == isolation
-    for name in names:
+    # What a few instances take of MemAvailable drowns in what a busy machine does meanwhile.
+    for name in names - {"MemAvailable per instance"}:
         assert rows[name]["baseline"] > 0
-        if name != "MemAvailable per instance":  # a few instances on a busy machine may show nothing
-            assert rows[name]["value"] > 0
-            assert rows[name]["ratio"] == pytest.approx(rows[name]["baseline"] / rows[name]["value"])
+        assert rows[name]["value"] > 0
+        assert rows[name]["ratio"] == pytest.approx(rows[name]["baseline"] / rows[name]["value"])
 
 
 def test_every_photograph_of_the_list_is_there_and_is_its_own_picture() -> None:
