@@ -27,6 +27,10 @@ def test_threads_that_ended_are_not_lost() -> None:
     thread = threading.Thread(target=burn, args=(0.2,))
     thread.start()
     thread.join()
+    # `join` returns a moment before the kernel has taken the thread away.
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{os.getpid()}/task/{thread.native_id}").exists():
+        assert time.monotonic() < deadline
     assert cpu.process_ns(os.getpid()) - before >= 190e6
     assert cpu.schedstat_ns(os.getpid()) - before_living < 150e6, "the thread's own account is gone"
 

@@ -36,9 +36,7 @@ class Arena:
         self.memory[HEAP : HEAP + len(head)] = head
         self.memory[BODY : BODY + len(body)] = body
         room = len(self.memory) - BODY
-        entry = struct.pack(
-            "<QHHIIIIIIIQ16x", self.count, operation, flags, HEAP, len(head), BODY, len(body), BODY, room, 0, 0
-        )
+        entry = struct.pack("<QHHIIIIIIIQ16x", self.count, operation, flags, HEAP, len(head), BODY, len(body), BODY, room, 0, 0)
         offset = SUBMIT_RING + self.count % 64 * 64
         self.memory[offset : offset + 64] = entry
         self.count += 1
