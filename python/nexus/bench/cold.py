@@ -25,8 +25,8 @@ class _Side:
 def measure(isolation: str, starts: int) -> report.Report:
     """Cold starts of a boto3 handler that does one GET+PUT of 64 KiB, and of one that does nothing.
 
-    Every start follows the end of the instance before it; no instance is kept ready. The baseline is a new Python process that
-    imports the same handler and calls it.
+    Every start follows the complete end of the instance before it; no instance is kept ready. The baseline is a new Python
+    process that imports the same handler and calls it.
     """
     event = {"bucket": BUCKET, "key": "in", "target": "out"}
     with session(isolation) as bench:
@@ -55,7 +55,7 @@ def measure(isolation: str, starts: int) -> report.Report:
 
 
 def _cold(bench: Session, name: str, event: object, side: _Side) -> None:
-    bench.node.evict(name)
+    bench.evict(name)
     bench.node.invoke(name, event)
     timing = bench.node.timings(name, 1)[-1]
     if not timing["cold"]:

@@ -28,7 +28,7 @@ def settled_kib() -> int:
     """``MemAvailable`` once it rises no more: what has ended has given its memory back."""
     deadline = time.monotonic() + _LONGEST_DRAIN_S
     before, quiet = available_kib(), 0
-    while time.monotonic() < deadline and quiet < 3:  # noqa: PLR2004
+    while time.monotonic() < deadline and quiet < 2:  # noqa: PLR2004
         time.sleep(0.5)
         now = available_kib()
         quiet = quiet + 1 if abs(now - before) < _QUIET_KIB else 0

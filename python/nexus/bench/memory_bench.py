@@ -35,7 +35,7 @@ def measure(isolation: str, instances: int) -> report.Report:
     with session(isolation, max_instances=instances + 10) as bench:
         package = bench.deploy("s3_small.py", NAME, max_instances=instances, keep_alive_s=600, timeout_s=60)
         own = of_function(bench, NAME, event, instances)
-        bench.node.evict(NAME)
+        bench.evict(NAME)
         other = of_plain(bench, package, event, instances)
         rows = [report.Row("MemAvailable per instance", own.available, "MiB", other.available)]
         notes = [
@@ -56,7 +56,7 @@ def measure(isolation: str, instances: int) -> report.Report:
 
 def of_function(bench: Session, name: str, event: dict[str, object], instances: int) -> Footprint:
     """Footprint of ``instances`` warm instances of a function; the handler must know ``hold`` where it is short."""
-    bench.node.evict(name)
+    bench.evict(name)
     before = memory.settled_kib()
     held = {**event, "hold": _HOLD_S}
     with ThreadPoolExecutor(instances) as pool:
@@ -65,7 +65,7 @@ def of_function(bench: Session, name: str, event: dict[str, object], instances: 
             pids = bench.pids(name)
             if len(pids) >= instances:
                 break
-            bench.node.evict(name)
+            bench.evict(name)
             before = memory.settled_kib()
     if len(pids) < instances:
         raise NexusError(f"only {len(pids)} of {instances} instances of {name} came up", "look at the node's log")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from nexus.bench.plain import PlainProcess
 from nexus.doctor.probe import probe
 from nexus.errors import NexusError
 from nexus.node import credentials
+from nexus.node.processes import Process
 from nexus.packaging import deployment
 from nexus.packaging.code import Source
 from nexus.packaging.depot import Depot
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 BUCKET = "bench"
 SIZE = 64 << 10
+_EVICTION_S = 20.0
 
 
 @dataclass
@@ -63,6 +66,21 @@ class Session:
     def pids(self, name: str) -> list[int]:
         """Processes of a function's instances."""
         return [int(i["pid"]) for i in self.node.instances() if i["function"] == name and i.get("pid")]
+
+    def evict(self, name: str) -> None:
+        """End a function's idle instances and wait until their processes are gone, so that taking them down disturbs nothing.
+
+        :raises NexusError: one did not end in time.
+        """
+        pids = self.pids(name)
+        self.node.evict(name)
+        deadline = time.monotonic() + _EVICTION_S
+        while any(Process.of(pid) for pid in pids):
+            if time.monotonic() > deadline:
+                raise NexusError(
+                    f"an evicted instance of {name} did not end within {_EVICTION_S:.0f} s", "look at the node's log"
+                )
+            time.sleep(0.002)
 
     @property
     def daemon(self) -> int:

@@ -42,14 +42,14 @@ def of_function(bench: Session, photos: list[Path]) -> Figures:
     """The function's figures, over the same few photographs as the process's."""
     first, response = [], []
     for _ in range(COLD_STARTS):
-        bench.node.evict(NAME)
+        bench.evict(NAME)
         bench.node.invoke(NAME, _event(photos[0]))
         timing = bench.node.timings(NAME, 1)[-1]
         first.append((timing["handler_ns"] - timing["received_ns"]) / 1e6)
         response.append((timing["responded_ns"] - timing["received_ns"]) / 1e6)
     client = bench.node.lambda_client()
     warm = _warm(photos, lambda event: client.invoke(FunctionName=NAME, Payload=json.dumps(event).encode())["Payload"].read())
-    bench.node.evict(NAME)
+    bench.evict(NAME)
     before = memory.settled_kib()
     with ThreadPoolExecutor(INSTANCES) as pool:
         for _ in range(4):
