@@ -26,7 +26,7 @@ $(VENV)/.tools: requirements/dev.lock requirements/venv.sh
 # cargo decides what is out of date; binaries that did not change keep their time.
 binaries: $(VENV)/.tools ## build nexusd, nexus-vmm and nexus-store and put them into the package
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or later (package cargo, or rustup)" >&2; exit 1; }
-	@cargo build --quiet --release --locked $(addprefix -p ,$(BINARIES))
+	@sh tools/binaries.sh
 	@mkdir -p python/nexus/_bin
 	@for b in $(BINARIES); do \
 	  cmp -s "$(CARGO_TARGET_DIR)/release/$$b" python/nexus/_bin/$$b || \

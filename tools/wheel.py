@@ -26,9 +26,8 @@ class RustBinaries(BuildHookInterface[Any]):
             return
         root = Path(self.root)
         target = Path(os.environ.get("CARGO_TARGET_DIR") or Path.home() / ".cache" / "nexus" / "target")
-        packages = [argument for name in BINARIES for argument in ("-p", name)]
         subprocess.run(
-            ["cargo", "build", "--release", "--locked", *packages],
+            ["sh", "tools/binaries.sh"],
             cwd=root,
             check=True,
             env={**os.environ, "CARGO_TARGET_DIR": str(target)},

@@ -49,9 +49,9 @@ def _files(image: kernel.Kernel, chosen: list[cases.Case], cache: Path) -> dict[
     """The machine's file system."""
     here = Path(__file__).parent
     files = {"init": (0o755, build.program(here / "init.c", cache).read_bytes())}
-    files["bin/nexus-vmm"] = (0o755, build.vmm(REPOSITORY, cache).read_bytes())
+    files["bin/nexus-vmm"] = (0o755, build.vmm(REPOSITORY).read_bytes())
     if any(case.name == "machine" for case in chosen):
-        files["hardware/machine"] = (0o755, build.machine_tests(REPOSITORY, cache).read_bytes())
+        files["hardware/machine"] = (0o755, build.machine_tests(REPOSITORY).read_bytes())
     for folder in ("programs", "hardware"):
         for source in sorted((REPOSITORY / "tests" / folder).glob("*.c")):
             files[f"{folder}/{source.stem}"] = (0o755, build.program(source, cache).read_bytes())

@@ -12,26 +12,17 @@ from kernel import LaneError
 _TARGET = "x86_64-unknown-linux-gnu"
 
 
-def vmm(repository: Path, cache: Path) -> Path:
-    """A nexus-vmm that needs no shared library."""
-    target = cache / "target"
-    environment = {
-        **os.environ,
-        "CARGO_TARGET_DIR": str(target),
-        "RUSTFLAGS": "-Ctarget-feature=+crt-static",
-    }
+def vmm(repository: Path) -> Path:
+    """A nexus-vmm that needs no shared library: as it is shipped."""
+    target, environment = _static()
     command = ["cargo", "build", "--quiet", "--release", "--locked", "-p", "nexus-vmm", "--target", _TARGET]
     _run(command, repository, environment)
     return target / _TARGET / "release" / "nexus-vmm"
 
 
-def machine_tests(repository: Path, cache: Path) -> Path:
+def machine_tests(repository: Path) -> Path:
     """The microVM's own tests (crates/nexus-vmm/tests/machine.rs), likewise."""
-    environment = {
-        **os.environ,
-        "CARGO_TARGET_DIR": str(cache / "target"),
-        "RUSTFLAGS": "-Ctarget-feature=+crt-static",
-    }
+    _, environment = _static()
     command = ["cargo", "test", "--quiet", "--release", "--locked", "-p", "nexus-vmm", "--target", _TARGET]
     command += ["--test", "machine", "--no-run", "--message-format", "json"]
     for line in _run(command, repository, environment).splitlines():
@@ -39,6 +30,13 @@ def machine_tests(repository: Path, cache: Path) -> Path:
         if message.get("executable") and message["target"]["name"] == "machine":
             return Path(message["executable"])
     raise LaneError("cargo built no test called machine")
+
+
+def _static() -> tuple[Path, dict[str, str]]:
+    """The target directory of `make setup`, and the environment that tools/binaries.sh builds the hypervisor in."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or Path.home() / ".cache" / "nexus" / "target")
+    flags = os.environ.get("RUSTFLAGS", "") + " -Ctarget-feature=+crt-static"
+    return target, {**os.environ, "CARGO_TARGET_DIR": str(target), "RUSTFLAGS": flags}
 
 
 def program(source: Path, cache: Path) -> Path:
