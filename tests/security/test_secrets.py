@@ -1,0 +1,134 @@
+"""Credentials stay on the host: a guest's whole memory is searched for them, after it has used S3."""
+
+import hashlib
+import hmac
+import os
+import time
+from datetime import UTC, datetime
+
+import pytest
+from nexus.guest.abi import PLACEHOLDER_SECRET
+
+CHUNK = 1 << 20
+
+
+def regions(pid):
+    """The mappings of a process that may be read."""
+    with open(f"/proc/{pid}/maps") as file:
+        for line in file:
+            span, permissions, *_rest = line.split(maxsplit=5)
+            name = _rest[3].strip() if len(_rest) > 3 else ""
+            if permissions[0] == "r" and not name.startswith("[v"):
+                start, end = (int(bound, 16) for bound in span.split("-"))
+                yield start, end
+
+
+def resident(pid, start, end):
+    """The parts of a mapping that hold something: the rest reads as zeros, and there are gigabytes of it."""
+    with open(f"/proc/{pid}/pagemap", "rb") as file:
+        for base in range(start, end, 4096 << 9):
+            pages = min(end - base, 4096 << 9) // 4096
+            file.seek(base // 4096 * 8)
+            entries = memoryview(file.read(pages * 8)).cast("Q")
+            first = None
+            for index in range(pages + 1):
+                there = index < pages and entries[index] >> 62 != 0
+                if there and first is None:
+                    first = index
+                elif not there and first is not None:
+                    yield base + first * 4096, base + index * 4096
+                    first = None
+
+
+def search(pid, needles):
+    """Which of ``needles`` lie in the memory of a process; how many bytes were searched."""
+    found, searched = set(), 0
+    overlap = max(map(len, needles.values()))
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for start, end in regions(pid):
+            tail, last = b"", None
+            for begin, stop in resident(pid, start, end):
+                if begin != last:
+                    tail = b""
+                last = stop
+                try:
+                    os.lseek(memory.fileno(), begin, os.SEEK_SET)
+                    data = tail + memory.read(stop - begin)
+                except OSError:
+                    continue
+                searched += len(data)
+                found |= {name for name, needle in needles.items() if needle in data}
+                tail = data[-overlap:]
+    return found, searched
+
+
+def signing_keys(secret, region="us-east-1", service="s3"):
+    """What SigV4 derives from the secret, for the days that this test may touch."""
+    for day in {datetime.now(UTC).strftime("%Y%m%d"), datetime.fromtimestamp(time.time() - 600, UTC).strftime("%Y%m%d")}:
+        key = f"AWS4{secret}".encode()
+        for part in (day, region, service, "aws4_request"):
+            key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+            yield key
+
+
+HANDLER = """
+import boto3
+
+s3 = boto3.client("s3")
+
+def handler(event, context):
+    for turn in range(20):
+        s3.put_object(Bucket=event["bucket"], Key="key", Body=b"x" * 70000)
+        assert len(s3.get_object(Bucket=event["bucket"], Key="key")["Body"].read()) == 70000
+    s3.list_objects_v2(Bucket=event["bucket"])
+    s3.get_bucket_location(Bucket=event["bucket"])  # not on the fast path
+    return "done"
+"""
+
+
+@pytest.fixture(scope="module")
+def used(node, tmp_path_factory):
+    """The process of an instance that has used S3."""
+    folder = tmp_path_factory.mktemp("function")
+    (folder / "uses_s3.py").write_text(HANDLER)
+    node.s3.create_bucket(Bucket="searched")
+    node.deploy("uses-s3", folder / "uses_s3.py", memory_mib=256, timeout_s=30, max_instances=1)
+    payload, response = node.invoke("uses-s3", {"bucket": "searched"})
+    assert not response.get("FunctionError"), payload
+    status, instances = node.admin("GET", "/nexus/v1/instances")
+    assert status == 200
+    return next(one["pid"] for one in instances if one["function"] == "uses-s3")
+
+
+def test_no_secret_in_the_guests_memory(node, used):
+    if os.geteuid() != 0:
+        pytest.skip("only root reads the memory of a jailed process")
+    secret = node.credentials["secret_access_key"]
+    needles = {"secret": secret.encode(), "placeholder": PLACEHOLDER_SECRET.encode(), "code": b"key", "body": b"x" * 4096}
+    needles |= {f"signing key {n}": key for n, key in enumerate(signing_keys(secret))}
+    found, searched = search(used, needles)
+    assert searched > 8 << 20, "that is not the whole of it"
+    # The search finds what is there, in the program's memory and in the arena ...
+    assert {"placeholder", "code", "body"} <= found
+    # ... and nothing that must not be.
+    assert found <= {"placeholder", "code", "body"}, found
+
+
+def test_the_key_id_is_not_there_either(node, used):
+    if os.geteuid() != 0:
+        pytest.skip("only root reads the memory of a jailed process")
+    found, _ = search(used, {"key id": node.credentials["access_key_id"].encode()})
+    assert not found
+
+
+def test_an_instance_is_jailed_under_a_user_of_its_own(node, used):
+    with open(f"/proc/{used}/status") as file:
+        state = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    assert state["NoNewPrivs"] == "1"
+    assert state["Seccomp"] == "2"
+    assert all(int(state[name], 16) == 0 for name in ("CapPrm", "CapEff", "CapBnd"))
+    if os.geteuid() == 0 and node.isolation == "kvm":
+        assert set(state["Uid"].split()) == {"65534"}
+        assert set(state["Gid"].split()) == {"65534"}
+    held = [os.readlink(f"/proc/{used}/fd/{number}") for number in os.listdir(f"/proc/{used}/fd")]
+    assert not [name for name in held if name.startswith("socket:")], held
