@@ -209,13 +209,13 @@ fn check(
         .headers
         .get("x-amz-decoded-content-length")
         .and_then(|v| v.to_str().ok()?.parse().ok());
-    if let Some(expected) = expected.or(announced.content_length) {
-        if u64::try_from(expected).ok() != Some(size) {
-            return Err(s3_error!(
-                IncompleteBody,
-                "You did not provide the number of bytes specified by the Content-Length HTTP header"
-            ));
-        }
+    if let Some(expected) = expected.or(announced.content_length)
+        && u64::try_from(expected).ok() != Some(size)
+    {
+        return Err(s3_error!(
+            IncompleteBody,
+            "You did not provide the number of bytes specified by the Content-Length HTTP header"
+        ));
     }
     let md5 = md5.as_ref();
     if let Some(given) = &announced.content_md5 {
