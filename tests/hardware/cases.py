@@ -37,6 +37,9 @@ def guest(name: str, *arguments: str, **expected: object) -> Case:
     return Case(label, command, **expected)  # type: ignore[arg-type]
 
 
+# Of tests/programs/hostile: what CPL 0 and real page tables make a difference to (tests/security runs them all).
+HOSTILE = ("privileged", "straddle", "sockets")
+
 SIGILL, SIGFPE, SIGSEGV = 128 + 4, 128 + 8, 128 + 11
 
 CASES = [
@@ -68,5 +71,8 @@ CASES = [
         says=("taken", "woken: clone 1", "woken: clone 3", "damage is noticed in every file", "snapshot holds"),
         never=("wrong",),
     ),
+    guest("privileged", "sweep", says=(" 0 wrong",), local=False),
+    guest("straddle", says=("no call went beyond",), local=False),
+    guest("sockets", says=("attempts refused",), local=False),
     guest("caught", "stub", says=("no page of the machine can be written", "512 pages refused")),
 ]

@@ -76,3 +76,8 @@ def test_the_machines_own_pages_do_not_run(attack):
         ended = attack("privileged", "jump", hex(place))
         assert unharmed(ended), (hex(place), ended)
         assert "nothing happened" not in ended.output, (hex(place), ended)
+
+
+def test_all_attempts_in_one_guest(attack):
+    ended = attack("privileged", "sweep")
+    assert (ended.status, " 0 wrong" in ended.output) == (0, True), ended

@@ -55,6 +55,9 @@ def _files(image: kernel.Kernel, chosen: list[cases.Case], cache: Path) -> dict[
     for folder in ("programs", "hardware"):
         for source in sorted((REPOSITORY / "tests" / folder).glob("*.c")):
             files[f"{folder}/{source.stem}"] = (0o755, build.program(source, cache).read_bytes())
+    for name in cases.HOSTILE:
+        source = REPOSITORY / "tests" / "programs" / "hostile" / f"{name}.c"
+        files[f"programs/{name}"] = (0o755, build.program(source, cache).read_bytes())
     for path in image.modules:
         files[f"modules.d/{path.name}"] = (0o644, path.read_bytes())
     files["modules"] = (0o644, "".join(f"/modules.d/{path.name}\n" for path in image.modules).encode())
