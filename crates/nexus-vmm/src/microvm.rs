@@ -114,6 +114,7 @@ fn personality(config: &Serve, clock: Option<Clock>) -> Config {
 /// See [`Failure`].
 pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i32, Failure> {
     jail::close_inherited(config, report.fd()).map_err(failed)?;
+    widen_descriptor_table();
     // First, while this process has no other thread.
     let taker = match (&config.snapshot, config.mode) {
         (Some(target), Mode::Initialise) => Some(Taker::new(target).map_err(Failure::Failed)?),
@@ -141,6 +142,7 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
 /// See [`Failure`].
 pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i32, Failure> {
     jail::close_inherited(config, report.fd()).map_err(failed)?;
+    widen_descriptor_table();
     let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
     let refused =
         |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));
@@ -218,6 +220,19 @@ fn populate(
         .restore_device(metadata.process.device)
         .map_err(|e| refused(&e))?;
     Ok(process)
+}
+
+/// Have the kernel make room for all descriptors now. Growing the table of a process with several threads waits for
+/// an RCU grace period: 15 ms, at the 64th and the 256th file of a restore.
+fn widen_descriptor_table() {
+    const LAST: libc::c_int = 1023;
+    // SAFETY: plain calls; a failure leaves the table as it was, and things slow.
+    unsafe {
+        let high = libc::fcntl(0, libc::F_DUPFD_CLOEXEC, LAST);
+        if high >= 0 {
+            libc::close(high);
+        }
+    }
 }
 
 fn ready(flavour: Flavour, report: &Report, started: Duration) {
