@@ -119,10 +119,19 @@ impl Memory {
         if count > IOV_MAX {
             return Err(EINVAL);
         }
-        let mut list = Vec::with_capacity(usize::try_from(count).map_err(|_| EINVAL)?);
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        // The whole list is copied before any of it is judged, so that a list whose end is not there is EFAULT
+        // whatever its beginning says.
+        let mut raw = vec![0; usize::try_from(count * 16).map_err(|_| EINVAL)?];
+        self.read_bytes(address, &mut raw)?;
+        let words: Vec<u64> = (raw.as_chunks().0.iter())
+            .map(|w| u64::from_le_bytes(*w))
+            .collect();
+        let mut list = Vec::with_capacity(words.len() / 2);
         let mut sum = 0u64;
-        for n in 0..count {
-            let [base, length] = self.read::<[u64; 2]>(address.wrapping_add(n * 16))?;
+        for [base, length] in words.as_chunks().0.iter().copied() {
             sum = sum
                 .checked_add(length)
                 .filter(|s| i64::try_from(*s).is_ok())
