@@ -48,6 +48,9 @@ pub struct Serve {
     pub device: Option<DeviceDescriptors>,
     pub report: Option<RawFd>,
     pub snapshot: Option<PathBuf>,
+    /// Record the working set when asked.
+    #[serde(default)]
+    pub record: bool,
     pub jail: Jail,
 }
 

@@ -50,6 +50,7 @@ fn configuration(arguments: &[&str]) -> Result<Serve, String> {
         device: None,
         report: None,
         snapshot: None,
+        record: false,
         jail: Jail {
             uid: None,
             landlock: true,

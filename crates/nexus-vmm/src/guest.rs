@@ -344,31 +344,50 @@ impl Guest {
     }
 }
 
-/// The handle that the personality holds.
-pub struct Handle(pub Arc<Guest>);
+/// The handle that the personality holds. A restore makes the process and the machine side by side, so the machine
+/// comes later; until then every call is refused.
+#[derive(Default)]
+pub struct Handle(OnceLock<Arc<Guest>>);
+
+impl Handle {
+    /// Once.
+    pub fn set(&self, guest: &Arc<Guest>) {
+        let _ = self.0.set(Arc::clone(guest));
+    }
+
+    fn guest(&self) -> io::Result<&Arc<Guest>> {
+        self.0
+            .get()
+            .ok_or_else(|| io::Error::other("the machine is not there yet"))
+    }
+}
 
 impl Machine for Handle {
     fn back(&self, start: u64, end: u64) -> io::Result<()> {
-        let grow = self.0.growing.load(Ordering::Relaxed);
-        self.0.vm.back(start, end, grow)
+        let guest = self.guest()?;
+        let grow = guest.growing.load(Ordering::Relaxed);
+        guest.vm.back(start, end, grow)
     }
 
     fn set_executable(&self, start: u64, end: u64, executable: bool) -> io::Result<()> {
-        self.0.vm.set_executable(start, end, executable)
+        self.guest()?.vm.set_executable(start, end, executable)
     }
 
     fn map_doorbell(&self, address: u64, event: RawFd) -> io::Result<()> {
-        self.0.vm.map_doorbell(address, event)?;
-        self.0.doorbell.store(event, Ordering::Relaxed);
+        let guest = self.guest()?;
+        guest.vm.map_doorbell(address, event)?;
+        guest.doorbell.store(event, Ordering::Relaxed);
         Ok(())
     }
 
     fn spawn(&self, thread: ThreadState) -> io::Result<()> {
-        self.0.start(thread)
+        self.guest()?.start(thread)
     }
 
     fn kick(&self, tid: Tid) {
-        self.0.kick(tid);
+        if let Ok(guest) = self.guest() {
+            guest.kick(tid);
+        }
     }
 }
 

@@ -9,11 +9,11 @@ use crate::kvm::vm::Vm;
 use crate::kvm::{self, probe};
 use crate::report::{Event, Report, now};
 use crate::snapshot::format::Metadata;
+use crate::snapshot::working_set::{self, Recorder};
 use crate::snapshot::write::Taker;
 use crate::snapshot::{plan, read};
 use crate::{jail, names};
 use nexus_personality::config::Config;
-use nexus_personality::machine::Machine;
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
 use std::fs::File;
@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// How often the guest's memory is held against its limit.
 const WATCH: Duration = Duration::from_millis(100);
+/// The same while the working set is to be recorded, which a first result asks for and later ones would blur.
+const WATCH_RECORDING: Duration = Duration::from_millis(5);
 /// Beyond the limit before the guest is ended: the hypervisor's own memory.
 const WATCH_SLACK: u64 = 16 << 20;
 /// For all threads to stop at a snapshot.
@@ -58,7 +60,7 @@ struct Machinery {
 
 impl Machinery {
     /// `known`: what a snapshot says of the machine, which leaves out the probe. The first exit of each vCPU still checks it.
-    fn new(known: Option<Known>, report: &Arc<Report>) -> Result<Self, Failure> {
+    fn new(known: Option<Known>, window: Window, report: &Arc<Report>) -> Result<Self, Failure> {
         let refused =
             |e: kvm::Error| Failure::Refused(format!("this machine cannot run microVMs: {e}"));
         let kvm = probe::open().map_err(refused)?;
@@ -70,7 +72,6 @@ impl Machinery {
                 (flavour, template, Clock::find())
             }
         };
-        let window = Window::reserve().map_err(failed)?;
         let vm = Vm::new(&kvm, template.clone(), flavour, window.base()).map_err(refused)?;
         if let Some(clock) = &clock {
             vm.map_clock(clock).map_err(refused)?;
@@ -86,10 +87,6 @@ impl Machinery {
 
     fn known(&self) -> Known {
         (self.flavour, self.template.clone(), self.clock)
-    }
-
-    fn machine(&self) -> Arc<dyn Machine> {
-        Arc::new(Handle(Arc::clone(&self.guest)))
     }
 }
 
@@ -120,15 +117,17 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
         (Some(target), Mode::Initialise) => Some(Taker::new(target).map_err(Failure::Failed)?),
         _ => None,
     };
-    let vm = Machinery::new(None, report)?;
-    let process =
-        Process::new(vm.window, personality(config, vm.clock), vm.machine()).map_err(failed)?;
+    let window = Window::reserve().map_err(failed)?;
+    let vm = Machinery::new(None, window, report)?;
+    let machine = Arc::new(Handle::default());
+    machine.set(&vm.guest);
+    let process = Process::new(window, personality(config, vm.clock), machine).map_err(failed)?;
     vm.guest.attach(&process);
     let first = process.load().map_err(failed)?;
     jail::confine_microvm(config).map_err(failed)?;
     ready(vm.flavour, report, started);
     vm.guest.start(first).map_err(failed)?;
-    let end = watch(config, &vm.guest, &process, report);
+    let end = watch(config, &vm.guest, &process, report, None);
     tell_unknown_calls(&process, report);
     match (end, taker) {
         (End::Snapshot(_), Some(taker)) => take(&vm, &process, taker, report),
@@ -160,50 +159,75 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
         .map(Clock::known)
         .transpose()
         .map_err(refused)?;
-    let vm = Machinery::new(Some((metadata.flavour, template, clock)), report)?;
-    // vCPUs take as long to make as the rest does. Joined before the jail, which must hold for every thread.
+    let recorder = (config.record.then(Recorder::new).transpose()).map_err(failed)?;
+    let window = Window::reserve().map_err(failed)?;
+    let handle = Arc::new(Handle::default());
+    // The machine and the memory take equally long to make. Joined before the jail, which must hold for every thread.
     let count = metadata.threads.len();
-    let process = std::thread::scope(|scope| {
-        let vcpus = scope.spawn(|| vm.guest.prepare_vcpus(count));
-        let process = populate(config, &vm, &metadata, &opened.pages, opened.file.length);
-        match vcpus.join() {
-            Ok(Ok(())) => process,
-            Ok(Err(error)) => Err(failed(error)),
-            Err(_) => Err(failed("the thread that makes vCPUs ended")),
-        }
+    let known = (metadata.flavour, template, clock);
+    let (vm, process) = std::thread::scope(|scope| {
+        let machinery = scope.spawn(|| {
+            let vm = Machinery::new(Some(known), window, report)?;
+            vm.guest.prepare_vcpus(count).map_err(failed)?;
+            Ok(vm)
+        });
+        let machine = Arc::clone(&handle);
+        let process = populate(
+            config,
+            window,
+            machine,
+            directory,
+            &opened.pages,
+            &metadata,
+            clock,
+        );
+        let vm = machinery
+            .join()
+            .unwrap_or_else(|_| Err(failed("the thread that makes the machine ended")))?;
+        Ok((vm, process?))
     })
     .map_err(|failure| match failure {
         Failure::Refused(reason) => refused(reason),
         other => other,
     })?;
     drop(opened.pages);
+    handle.set(&vm.guest);
+    vm.guest.attach(&process);
+    vm.guest.set_growing(false);
+    process.mm().back_all().map_err(failed)?;
+    vm.guest.set_growing(true);
+    process
+        .restore_device(metadata.process.device)
+        .map_err(|e| refused(e.to_string()))?;
     jail::confine_microvm(config).map_err(failed)?;
     ready(vm.flavour, report, started);
     for state in metadata.threads {
         vm.guest.start(state).map_err(failed)?;
     }
-    let end = watch(config, &vm.guest, &process, report);
+    let end = watch(config, &vm.guest, &process, report, recorder);
     tell_unknown_calls(&process, report);
     tell_end(config, end, report)
 }
 
-/// The snapshot's process, with its memory mapped and in reach of the guest.
+/// The snapshot's process with its memory mapped, and as much of it present as its working set tells.
 fn populate(
     config: &Serve,
-    vm: &Machinery,
-    metadata: &Metadata,
+    window: Window,
+    machine: Arc<Handle>,
+    directory: &Path,
     pages: &File,
-    length: u64,
+    metadata: &Metadata,
+    clock: Option<Clock>,
 ) -> Result<Arc<Process>, Failure> {
     let refused = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
+    let length = pages.metadata().map_err(failed)?.len();
     let process = Process::restore(
-        vm.window,
-        personality(config, vm.clock),
-        vm.machine(),
+        window,
+        personality(config, clock),
+        machine,
         &metadata.process,
     )
     .map_err(|e| refused(&e))?;
-    vm.guest.attach(&process);
     let segments = plan::plan(
         process.mm().vmas(),
         &metadata.runs,
@@ -211,14 +235,9 @@ fn populate(
         length,
     )
     .map_err(|e| refused(&e))?;
-    plan::map(&segments, vm.window)
+    plan::map(&segments, window)
         .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
-    vm.guest.set_growing(false);
-    process.mm().back_all().map_err(failed)?;
-    vm.guest.set_growing(true);
-    process
-        .restore_device(metadata.process.device)
-        .map_err(|e| refused(&e))?;
+    working_set::prefault(&working_set::read(directory), &segments, window);
     Ok(process)
 }
 
@@ -246,12 +265,23 @@ fn ready(flavour: Flavour, report: &Report, started: Duration) {
     });
 }
 
-/// Wait for the end, and hold the guest's memory against its limit meanwhile.
-fn watch(config: &Serve, guest: &Guest, process: &Process, report: &Report) -> End {
+/// Wait for the end. Meanwhile hold the guest's memory against its limit, and record its working set when asked.
+fn watch(
+    config: &Serve,
+    guest: &Guest,
+    process: &Process,
+    report: &Report,
+    mut recorder: Option<Recorder>,
+) -> End {
+    if let Some(recorder) = &recorder {
+        recorder.listen();
+    }
     loop {
-        if let Some(end) = guest.wait(WATCH) {
+        let pause = recorder.as_ref().map_or(WATCH, |_| WATCH_RECORDING);
+        if let Some(end) = guest.wait(pause) {
             return end;
         }
+        recorder = recorder.filter(|r| !r.poll(process, guest.window(), report));
         let used = process.private_bytes().unwrap_or(0);
         if used > (config.memory_mib << 20) + WATCH_SLACK {
             report.send(&Event::MemoryLimit {

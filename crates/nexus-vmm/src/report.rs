@@ -24,6 +24,10 @@ pub enum Event<'a> {
         bytes: u64,
         mappings: usize,
     },
+    WorkingSet {
+        ranges: &'a [(u64, u64)],
+        last: bool,
+    },
     Refused {
         reason: &'a str,
     },

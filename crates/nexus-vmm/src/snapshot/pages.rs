@@ -31,7 +31,10 @@ impl Pagemap {
     }
 
     /// For each page from the host address `at`: is there a page of this process's own?
-    fn own_pages(&self, at: u64, count: u64) -> io::Result<Vec<bool>> {
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn own_pages(&self, at: u64, count: u64) -> io::Result<Vec<bool>> {
         let mut bytes = vec![0; count as usize * 8];
         self.0.read_exact_at(&mut bytes, at / PAGE * 8)?;
         Ok(bytes

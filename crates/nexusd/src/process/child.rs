@@ -77,8 +77,13 @@ impl Child {
 
     /// Send SIGKILL, unless it has ended and been reaped.
     pub fn kill(&self) {
+        self.signal(libc::SIGKILL);
+    }
+
+    /// Send a signal, unless it has ended and been reaped.
+    pub fn signal(&self, signal: i32) {
         if self.status.is_none() {
-            kill(self.pidfd.get_ref());
+            send(self.pidfd.get_ref(), signal);
         }
     }
 }
@@ -93,12 +98,16 @@ impl Drop for Child {
 }
 
 fn kill(pidfd: &OwnedFd) {
+    send(pidfd, libc::SIGKILL);
+}
+
+fn send(pidfd: &OwnedFd, signal: i32) {
     // SAFETY: a pidfd of ours; no pointer is passed but a null siginfo.
     unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             pidfd.as_raw_fd(),
-            libc::SIGKILL,
+            signal,
             std::ptr::null::<libc::siginfo_t>(),
             0,
         );

@@ -43,6 +43,7 @@ struct VmmConfig<'a> {
     device: Device,
     report: i32,
     snapshot: Option<&'a Path>,
+    record: bool,
     jail: Jail,
 }
 
@@ -74,12 +75,14 @@ struct Jail {
     landlock: bool,
 }
 
-/// The document for `nexus-vmm serve`. `snapshot` is where to write or to read one.
+/// The document for `nexus-vmm serve`. `snapshot` is where to write or to read one; `record`: the VMM is to be ready to
+/// record its guest's working set.
 pub fn vmm_config(
     config: &Config,
     version: &Version,
     mode: Mode,
     snapshot: Option<&Path>,
+    record: bool,
 ) -> Vec<u8> {
     let d = &version.deployment;
     let in_vm = mode != Mode::Process;
@@ -117,6 +120,7 @@ pub fn vmm_config(
         },
         report: numbers::REPORT,
         snapshot,
+        record,
         jail: Jail {
             uid: config
                 .instance_uid()

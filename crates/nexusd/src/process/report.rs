@@ -19,6 +19,10 @@ pub enum Event {
         #[serde(default)]
         mappings: u64,
     },
+    WorkingSet {
+        ranges: Vec<(u64, u64)>,
+        last: bool,
+    },
     Refused {
         reason: String,
     },

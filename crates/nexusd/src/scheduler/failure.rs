@@ -41,6 +41,7 @@ impl Ending {
             Event::Ready { .. }
             | Event::Snapshot { .. }
             | Event::UnknownSyscall { .. }
+            | Event::WorkingSet { .. }
             | Event::Unknown => {}
         }
     }

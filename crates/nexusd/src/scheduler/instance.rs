@@ -1,6 +1,7 @@
 //! One VMM process with its channel and pipes: started, listened to, ended.
 
 use super::failure::{Ending, StartFailure};
+use super::working_set::Recording;
 use crate::clock::monotonic_ns;
 use crate::logs::{FunctionLog, Tail};
 use crate::node::Node;
@@ -41,6 +42,8 @@ pub struct Instance {
     pub spawned_ns: u64,
     /// The guest asked for its first event.
     pub ready_ns: u64,
+    /// What of its snapshot it uses, where that is not known yet.
+    pub recording: Option<Recording>,
     function_log: Arc<FunctionLog>,
     log: PipeReader,
     log_ended: bool,
@@ -76,7 +79,11 @@ impl Instance {
                 .map_err(|e| fail("no arena", &e))?;
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
-        let document = launch::vmm_config(&node.config, version, mode, snapshot);
+        let recording = snapshot
+            .filter(|_| mode == Mode::Restore)
+            .and_then(Recording::of);
+        let document =
+            launch::vmm_config(&node.config, version, mode, snapshot, recording.is_some());
         let ends = Ends {
             device,
             log: log_end,
@@ -106,6 +113,7 @@ impl Instance {
             snapshot_bytes: None,
             spawned_ns,
             ready_ns: 0,
+            recording,
             function_log: Arc::clone(&version.log),
             log,
             log_ended: false,
@@ -183,6 +191,13 @@ impl Instance {
                 let detail = self.ending.fault.clone().unwrap_or_default();
                 let line = format!("[nexus] fault: {detail}, signal {signal}");
                 self.function_log.append_line(&line);
+            }
+            Event::WorkingSet { ranges, last } => {
+                if let Some(recording) = &mut self.recording
+                    && recording.take(ranges, *last)
+                {
+                    self.recording = None;
+                }
             }
             _ => {}
         }

@@ -75,6 +75,11 @@ pub async fn handle(version: &Version, instance: &mut Instance, mut job: Job, co
         handler_end_ns: end.handler_ns.1,
         responded_ns: now,
     });
+    if let Some(recording) = &mut instance.recording
+        && end.reusable
+    {
+        recording.ask(&instance.child);
+    }
     let tail = job.wants_tail.then(|| instance.tail.bytes().to_vec());
     job.answer(end.outcome, tail);
     end.reusable

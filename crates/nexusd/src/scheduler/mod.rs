@@ -13,6 +13,7 @@ mod invocation;
 pub mod job;
 mod pool;
 pub mod record;
+mod working_set;
 
 use crate::node::Node;
 use crate::registry::Version;

@@ -1,0 +1,236 @@
+//! The pages that a clone of a snapshot writes before its first result: recorded once by a restored guest, and made
+//! present ahead of need by those after it. Each first write costs a fault in the guest and one in the host; a list of
+//! them costs one call per stretch. (unsafe: madvise on the window; a signal handler that stores a flag.)
+//!
+//! A hint and nothing more: what it names is checked against the snapshot's own mappings, and what fails is left to
+//! the guest's faults.
+
+use super::pages::Pagemap;
+use super::plan::Segment;
+use crate::layout::PAGE;
+use crate::report::{Event, Report};
+use nexus_personality::mm::Backing;
+use nexus_personality::process::Process;
+use nexus_personality::window::Window;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Its name beside the snapshot's other files.
+pub const NAME: &str = "working-set";
+/// Most bytes read of one.
+const MAX_FILE: u64 = 256 << 10;
+/// Most stretches recorded.
+const MAX_RANGES: usize = 4096;
+/// Most pages made present ahead: 16 MiB.
+const MAX_PAGES: u64 = 4096;
+/// Stretches in one line of the report.
+const PER_LINE: usize = 100;
+
+/// A first page's number and a count of pages.
+pub type Range = (u64, u64);
+
+/// Asked to record (`SIGUSR1`).
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn asked(_: libc::c_int) {
+    ASKED.store(true, Ordering::Relaxed);
+}
+
+/// Records the working set once, when nexusd asks by `SIGUSR1`.
+pub struct Recorder {
+    pagemap: Pagemap,
+}
+
+impl Recorder {
+    /// Before the jail closes and before another thread exists, which would inherit an open mask: no system call of
+    /// the guest's is to be interrupted.
+    ///
+    /// # Errors
+    /// No /proc.
+    pub fn new() -> io::Result<Self> {
+        let pagemap = Pagemap::open()?;
+        mask(libc::SIG_BLOCK);
+        // SAFETY: a zeroed action is valid; the handler only stores a flag.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = asked as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
+        }
+        Ok(Self { pagemap })
+    }
+
+    /// Let the calling thread take the signal.
+    pub fn listen(&self) {
+        mask(libc::SIG_UNBLOCK);
+    }
+
+    /// If asked since: report what the guest has written. `true`: done.
+    pub fn poll(&self, process: &Process, window: Window, report: &Report) -> bool {
+        if !ASKED.load(Ordering::Relaxed) {
+            return false;
+        }
+        let ranges = self.record(process, window).unwrap_or_default();
+        let mut lines = ranges.chunks(PER_LINE).peekable();
+        while let Some(line) = lines.next() {
+            report.send(&Event::WorkingSet {
+                ranges: line,
+                last: lines.peek().is_none(),
+            });
+        }
+        true
+    }
+
+    fn record(&self, process: &Process, window: Window) -> io::Result<Vec<Range>> {
+        let mut ranges: Vec<Range> = Vec::new();
+        let mm = process.mm();
+        for (start, vma) in mm.vmas() {
+            let private =
+                matches!(vma.backing, Backing::Anonymous | Backing::File(..)) && !vma.shared;
+            if !private || vma.prot & libc::PROT_WRITE == 0 {
+                continue;
+            }
+            let own = self
+                .pagemap
+                .own_pages(window.base() + start, (vma.end - start) / PAGE)?;
+            for (page, _) in (start / PAGE..).zip(own).filter(|(_, own)| *own) {
+                if let Some((first, count)) = ranges.last_mut()
+                    && *first + *count == page
+                {
+                    *count += 1;
+                } else if ranges.len() < MAX_RANGES {
+                    ranges.push((page, 1));
+                }
+            }
+        }
+        Ok(ranges)
+    }
+}
+
+fn mask(how: libc::c_int) {
+    // SAFETY: live sets; plain calls.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGUSR1);
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// The working set kept beside a snapshot; empty where there is none, or none that makes sense.
+#[must_use]
+pub fn read(directory: &Path) -> Vec<Range> {
+    let mut text = Vec::new();
+    let read =
+        File::open(directory.join(NAME)).and_then(|f| f.take(MAX_FILE).read_to_end(&mut text));
+    read.ok()
+        .and_then(|_| serde_json::from_slice(&text).ok())
+        .unwrap_or_default()
+}
+
+/// Make present, as the guest's own copies, those pages of `ranges` that lie in writable `segments`.
+pub fn prefault(ranges: &[Range], segments: &[Segment], window: Window) {
+    let mut left = MAX_PAGES;
+    for (start, end) in stretches(ranges, segments) {
+        let length = (end - start).min(left * PAGE);
+        left -= length / PAGE;
+        let Some(host) = window.host(start, length).filter(|_| length > 0) else {
+            return;
+        };
+        // SAFETY: a part of a mapping in the window, which is the guest's; no Rust reference points there.
+        unsafe {
+            libc::madvise(
+                host as *mut libc::c_void,
+                length as usize,
+                libc::MADV_POPULATE_WRITE,
+            );
+        }
+    }
+}
+
+/// The parts of `ranges` in writable `segments`. Both are in order, or parts are missed.
+fn stretches(ranges: &[Range], segments: &[Segment]) -> Vec<(u64, u64)> {
+    let mut segments = segments
+        .iter()
+        .filter(|s| s.prot & libc::PROT_WRITE != 0)
+        .peekable();
+    let mut parts = Vec::new();
+    for (first, count) in ranges {
+        let bounds = first.checked_mul(PAGE).zip(
+            first
+                .checked_add(*count)
+                .and_then(|end| end.checked_mul(PAGE)),
+        );
+        let Some((start, end)) = bounds else { break };
+        while segments.next_if(|s| s.end <= start).is_some() {}
+        while let Some(segment) = segments.peek() {
+            let (from, to) = (start.max(segment.start), end.min(segment.end));
+            if from < to {
+                parts.push((from, to));
+            }
+            if segment.end >= end {
+                break;
+            }
+            segments.next();
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::snapshot::plan::Source;
+
+    fn segment(first: u64, end: u64, prot: i32) -> Segment {
+        Segment {
+            start: first * PAGE,
+            end: end * PAGE,
+            prot,
+            source: Source::Zeros,
+        }
+    }
+
+    fn parts(ranges: &[Range]) -> Vec<Range> {
+        let writable = libc::PROT_READ | libc::PROT_WRITE;
+        let segments = [
+            segment(10, 20, writable),
+            segment(20, 30, libc::PROT_READ),
+            segment(30, 40, writable),
+        ];
+        stretches(ranges, &segments)
+            .into_iter()
+            .map(|(start, end)| (start / PAGE, end / PAGE))
+            .collect()
+    }
+
+    #[test]
+    fn only_writable_parts_are_touched() {
+        assert_eq!(
+            parts(&[(5, 6), (12, 1), (19, 12), (39, 9)]),
+            [(10, 11), (12, 13), (19, 20), (30, 31), (39, 40)]
+        );
+    }
+
+    #[test]
+    fn impossible_ranges_are_passed_over() {
+        assert_eq!(parts(&[(u64::MAX, 1)]), []);
+        assert_eq!(parts(&[(1, u64::MAX)]), []);
+        assert_eq!(parts(&[(u64::MAX / PAGE, 9), (12, 1)]), []);
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_working_set() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(read(directory.path()).is_empty());
+        for text in ["", "[[1,2]", "{}", "[[-1,2]]", "[[1]]"] {
+            std::fs::write(directory.path().join(NAME), text).unwrap();
+            assert!(read(directory.path()).is_empty(), "{text}");
+        }
+        std::fs::write(directory.path().join(NAME), "[[1,2],[9,1]]").unwrap();
+        assert_eq!(read(directory.path()), [(1, 2), (9, 1)]);
+    }
+}
