@@ -61,6 +61,17 @@ def test_event_that_is_not_json_is_refused_before_anything_is_sent(tmp_path: Pat
     assert "is not JSON" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["up", "status", "down"])
+def test_a_state_directory_that_is_a_file_is_named(tmp_path: Path, command: str) -> None:
+    state = tmp_path / "state"
+    state.write_text("")
+    result = run(command, state=state)
+    assert result.returncode == 1
+    assert str(state) in result.stderr
+    assert "--state" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_damaged_node_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "node.json").write_text("{")
     result = run("status", state=tmp_path)

@@ -90,7 +90,7 @@ def test_a_crash_is_told_and_harms_no_other(node, plain, handlers, event):
 
 def test_a_damaged_snapshot_is_refused_and_made_anew(node, handlers):
     if node.isolation != "kvm":
-        return  # there are no snapshots of processes
+        pytest.skip("there are no snapshots of processes")
     node.deploy("damaged", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
     assert node.invoke("damaged", {})[0]["calls"] == 1
     node.admin("POST", "/nexus/v1/functions/damaged/evict")
@@ -109,3 +109,34 @@ def test_a_damaged_snapshot_is_refused_and_made_anew(node, handlers):
     assert "snapshot" in node.logs("damaged")
     node.admin("POST", "/nexus/v1/functions/damaged/evict")
     assert node.invoke("damaged", {})[0]["calls"] == 1
+
+
+def test_a_working_set_is_recorded_once_and_a_wrong_one_does_no_harm(node, handlers):
+    if node.isolation != "kvm":
+        pytest.skip("there are no snapshots of processes")
+
+    def files():
+        return set(node.state.rglob("working-set"))
+
+    def again():
+        node.admin("POST", "/nexus/v1/functions/working/evict")
+        until(lambda: not instances(node, "working"))
+        payload, response = node.invoke("working", {})
+        assert not response.get("FunctionError"), payload
+        assert payload["calls"] == 1
+
+    before = files()
+    node.deploy("working", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
+    assert files() == before
+    node.invoke("working", {})
+    until(lambda: files() > before)
+    (recorded,) = files() - before
+    text = recorded.read_text()
+    ranges = json.loads(text)
+    assert len(ranges) > 10
+    assert all(first > 0 and count > 0 for first, count in ranges)
+    again()
+    assert recorded.read_text() == text
+    for wrong in ("", "[[1,2", '{"a": 1}', "[[0, 18446744073709551615]]", "[[4096, 99999999]]", "[" + "[1,1]," * 90_000):
+        recorded.write_text(wrong)
+        again()

@@ -8,7 +8,6 @@ use crate::kvm::flavour::Flavour;
 use crate::kvm::vm::Vm;
 use crate::kvm::{self, probe};
 use crate::report::{Event, Report, now};
-use crate::snapshot::format::Metadata;
 use crate::snapshot::working_set::{self, Recorder};
 use crate::snapshot::write::Taker;
 use crate::snapshot::{plan, read};
@@ -16,7 +15,6 @@ use crate::{jail, names};
 use nexus_personality::config::Config;
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
-use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -146,7 +144,7 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
     let refused =
         |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));
     let opened = read::snapshot(directory).map_err(refused)?;
-    let metadata = opened.metadata;
+    let metadata = &opened.metadata;
     if metadata.threads.len() > config.max_threads {
         return Err(refused(format!(
             "it has {} threads",
@@ -172,15 +170,7 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
             Ok(vm)
         });
         let machine = Arc::clone(&handle);
-        let process = populate(
-            config,
-            window,
-            machine,
-            directory,
-            &opened.pages,
-            &metadata,
-            clock,
-        );
+        let process = populate(config, window, machine, directory, &opened, clock);
         let vm = machinery
             .join()
             .unwrap_or_else(|_| Err(failed("the thread that makes the machine ended")))?;
@@ -190,7 +180,7 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
         Failure::Refused(reason) => refused(reason),
         other => other,
     })?;
-    drop(opened.pages);
+    let read::Opened { metadata, .. } = opened;
     handle.set(&vm.guest);
     vm.guest.attach(&process);
     vm.guest.set_growing(false);
@@ -215,24 +205,22 @@ fn populate(
     window: Window,
     machine: Arc<Handle>,
     directory: &Path,
-    pages: &File,
-    metadata: &Metadata,
+    opened: &read::Opened,
     clock: Option<Clock>,
 ) -> Result<Arc<Process>, Failure> {
     let refused = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
-    let length = pages.metadata().map_err(failed)?.len();
     let process = Process::restore(
         window,
         personality(config, clock),
         machine,
-        &metadata.process,
+        &opened.metadata.process,
     )
     .map_err(|e| refused(&e))?;
     let segments = plan::plan(
         process.mm().vmas(),
-        &metadata.runs,
-        pages.as_raw_fd(),
-        length,
+        &opened.metadata.runs,
+        opened.pages.as_raw_fd(),
+        opened.file.length,
     )
     .map_err(|e| refused(&e))?;
     plan::map(&segments, window)

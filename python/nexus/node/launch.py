@@ -15,7 +15,7 @@ from nexus.client import Client
 from nexus.errors import NexusError
 from nexus.node import credentials, processes
 from nexus.node.processes import Process
-from nexus.node.record import NodeRecord
+from nexus.node.record import STATE_HINT, NodeRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,10 @@ def up(state: Path, settings: Settings) -> NodeRecord:
     """
     if settings.isolation not in ISOLATIONS:
         raise NexusError(f"isolation {settings.isolation!r} is none of {', '.join(ISOLATIONS)}")
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise NexusError(f"the state directory {state} cannot be made ({error.strerror})", STATE_HINT) from error
     with _lock(state):
         running = NodeRecord.load(state)
         if running is not None and running.alive():

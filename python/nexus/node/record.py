@@ -12,6 +12,8 @@ from nexus.node.processes import Process
 if TYPE_CHECKING:
     from pathlib import Path
 
+STATE_HINT = "name another with --state or NEXUS_STATE"
+
 
 @dataclass(frozen=True)
 class NodeRecord:
@@ -53,6 +55,8 @@ class NodeRecord:
             return cls(**fields)
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise NexusError(f"the state directory {state} is not a directory", STATE_HINT) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"{path} cannot be read ({error})"
             raise NexusError(message, "end leftover nexusd and nexus-store processes, then delete the file") from error

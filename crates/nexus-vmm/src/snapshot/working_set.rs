@@ -7,12 +7,12 @@
 
 use super::pages::Pagemap;
 use super::plan::Segment;
+use super::read::open;
 use crate::layout::PAGE;
 use crate::report::{Event, Report};
 use nexus_personality::mm::Backing;
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,9 @@ const MAX_FILE: u64 = 256 << 10;
 const MAX_RANGES: usize = 4096;
 /// Most pages made present ahead: 16 MiB.
 const MAX_PAGES: u64 = 4096;
+/// Pages looked at in one step, and in all: a guest may reserve far more than it writes.
+const STEP: u64 = 1 << 17;
+const MAX_LOOK: u64 = 1 << 20;
 /// Stretches in one line of the report.
 const PER_LINE: usize = 100;
 
@@ -85,6 +88,7 @@ impl Recorder {
 
     fn record(&self, process: &Process, window: Window) -> io::Result<Vec<Range>> {
         let mut ranges: Vec<Range> = Vec::new();
+        let mut looks = MAX_LOOK;
         let mm = process.mm();
         for (start, vma) in mm.vmas() {
             let private =
@@ -92,17 +96,21 @@ impl Recorder {
             if !private || vma.prot & libc::PROT_WRITE == 0 {
                 continue;
             }
-            let own = self
-                .pagemap
-                .own_pages(window.base() + start, (vma.end - start) / PAGE)?;
-            for (page, _) in (start / PAGE..).zip(own).filter(|(_, own)| *own) {
-                if let Some((first, count)) = ranges.last_mut()
-                    && *first + *count == page
-                {
-                    *count += 1;
-                } else if ranges.len() < MAX_RANGES {
-                    ranges.push((page, 1));
+            let mut at = start / PAGE;
+            while at < vma.end / PAGE && looks > 0 {
+                let count = (vma.end / PAGE - at).min(STEP).min(looks);
+                let own = self.pagemap.own_pages(window.base() + at * PAGE, count)?;
+                for (page, _) in (at..).zip(own).filter(|(_, own)| *own) {
+                    if let Some((first, count)) = ranges.last_mut()
+                        && *first + *count == page
+                    {
+                        *count += 1;
+                    } else if ranges.len() < MAX_RANGES {
+                        ranges.push((page, 1));
+                    }
                 }
+                at += count;
+                looks -= count;
             }
         }
         Ok(ranges)
@@ -123,9 +131,9 @@ fn mask(how: libc::c_int) {
 #[must_use]
 pub fn read(directory: &Path) -> Vec<Range> {
     let mut text = Vec::new();
-    let read =
-        File::open(directory.join(NAME)).and_then(|f| f.take(MAX_FILE).read_to_end(&mut text));
-    read.ok()
+    open(&directory.join(NAME))
+        .ok()
+        .and_then(|file| file.take(MAX_FILE).read_to_end(&mut text).ok())
         .and_then(|_| serde_json::from_slice(&text).ok())
         .unwrap_or_default()
 }
@@ -220,6 +228,40 @@ mod tests {
         assert_eq!(parts(&[(u64::MAX, 1)]), []);
         assert_eq!(parts(&[(1, u64::MAX)]), []);
         assert_eq!(parts(&[(u64::MAX / PAGE, 9), (12, 1)]), []);
+    }
+
+    #[test]
+    fn what_is_named_is_present_and_nothing_else() {
+        let window = Window::reserve().unwrap();
+        let first = nexus_personality::window::USER_START / PAGE;
+        let segments = [segment(
+            first,
+            first + 8,
+            libc::PROT_READ | libc::PROT_WRITE,
+        )];
+        crate::snapshot::plan::map(&segments, window).unwrap();
+        prefault(&[(first + 1, 2), (first + 6, 9)], &segments, window);
+        let pages = Pagemap::open()
+            .unwrap()
+            .own_pages(window.base() + first * PAGE, 10)
+            .unwrap();
+        let present: Vec<usize> = (0..10).filter(|n| pages[*n]).collect();
+        assert_eq!(present, [1, 2, 6, 7]);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = std::ffi::CString::new(
+            directory
+                .path()
+                .join(NAME)
+                .into_os_string()
+                .into_encoded_bytes(),
+        );
+        // SAFETY: a path of ours.
+        assert_eq!(unsafe { libc::mkfifo(path.unwrap().as_ptr(), 0o600) }, 0);
+        assert!(read(directory.path()).is_empty());
     }
 
     #[test]
