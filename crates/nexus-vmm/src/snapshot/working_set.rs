@@ -34,14 +34,14 @@ const PER_LINE: usize = 100;
 /// A first page's number and a count of pages.
 pub type Range = (u64, u64);
 
-/// Asked to record (`SIGUSR1`).
+/// Asked to record (`SIGURG`).
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn asked(_: libc::c_int) {
     ASKED.store(true, Ordering::Relaxed);
 }
 
-/// Records the working set once, when nexusd asks by `SIGUSR1`.
+/// Records the working set once, when nexusd asks by `SIGURG`.
 pub struct Recorder {
     pagemap: Pagemap,
 }
@@ -60,7 +60,7 @@ impl Recorder {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = asked as extern "C" fn(libc::c_int) as libc::sighandler_t;
             action.sa_flags = libc::SA_RESTART;
-            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
+            libc::sigaction(libc::SIGURG, &raw const action, std::ptr::null_mut());
         }
         Ok(Self { pagemap })
     }
@@ -122,7 +122,7 @@ fn mask(how: libc::c_int) {
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGUSR1);
+        libc::sigaddset(&raw mut set, libc::SIGURG);
         libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
     }
 }
