@@ -54,7 +54,7 @@ pub struct Guest {
     doorbell: AtomicI32,
     /// Whether slots grow beyond what is asked for: not in a restore, which asks for all at once.
     growing: AtomicBool,
-    report: Arc<Report>,
+    report: Mutex<Arc<Report>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -92,7 +92,7 @@ impl Guest {
             changed: Condvar::new(),
             doorbell: AtomicI32::new(-1),
             growing: AtomicBool::new(true),
-            report,
+            report: Mutex::new(report),
         })
     }
 
@@ -111,6 +111,11 @@ impl Guest {
             lock(&self.pool).push(vcpu);
         }
         Ok(())
+    }
+
+    /// Report to another place from here on.
+    pub fn set_report(&self, report: &Arc<Report>) {
+        *lock(&self.report) = Arc::clone(report);
     }
 
     /// See the field.
@@ -236,7 +241,7 @@ impl Guest {
         if let Outcome::Exit(status) = outcome
             && status & 0x7f != 0
         {
-            self.report.send(&Event::Fault {
+            lock(&self.report).send(&Event::Fault {
                 vector: exception.vector,
                 error_code: exception.error_code,
                 rip: format!("{rip:#x}"),

@@ -13,5 +13,6 @@ pub mod names;
 pub mod process;
 pub mod report;
 pub mod serve;
+pub mod shell;
 pub mod snapshot;
 pub mod xsave;

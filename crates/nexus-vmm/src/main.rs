@@ -1,19 +1,21 @@
-//! The command line: `serve`, `run`, `probe`, `verify`.
+//! The command line: `serve`, `shell`, `run`, `probe`, `verify`.
 
 use nexus_vmm::front;
 use nexus_vmm::kvm::probe;
 use nexus_vmm::serve::{STATUS_FAILED, STATUS_REFUSED, serve};
+use nexus_vmm::shell::shell;
 use nexus_vmm::snapshot::read;
 use std::path::Path;
 use std::process::exit;
 
-const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR";
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let status = match words.as_slice() {
         ["serve", "--config-fd", fd] => fd.parse().map_or_else(|_| usage(), serve),
+        ["shell", "--control-fd", fd] => fd.parse().map_or_else(|_| usage(), shell),
         ["run", rest @ ..] => front::run(rest).unwrap_or_else(|reason| {
             eprintln!("nexus-vmm: {reason}");
             STATUS_FAILED

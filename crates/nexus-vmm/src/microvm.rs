@@ -8,6 +8,7 @@ use crate::kvm::flavour::Flavour;
 use crate::kvm::vm::Vm;
 use crate::kvm::{self, probe};
 use crate::report::{Event, Report, now};
+use crate::shell::Shell;
 use crate::snapshot::working_set::{self, Recorder};
 use crate::snapshot::write::Taker;
 use crate::snapshot::{plan, read};
@@ -48,8 +49,8 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 type Known = (Flavour, Template, Option<Clock>);
 
 /// A VM without a process.
-struct Machinery {
-    guest: Arc<Guest>,
+pub struct Machinery {
+    pub guest: Arc<Guest>,
     window: Window,
     flavour: Flavour,
     template: Template,
@@ -58,7 +59,14 @@ struct Machinery {
 
 impl Machinery {
     /// `known`: what a snapshot says of the machine, which leaves out the probe. The first exit of each vCPU still checks it.
-    fn new(known: Option<Known>, window: Window, report: &Arc<Report>) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// This machine cannot run microVMs.
+    pub fn new(
+        known: Option<Known>,
+        window: Window,
+        report: &Arc<Report>,
+    ) -> Result<Self, Failure> {
         let refused =
             |e: kvm::Error| Failure::Refused(format!("this machine cannot run microVMs: {e}"));
         let kvm = probe::open().map_err(refused)?;
@@ -81,6 +89,13 @@ impl Machinery {
             template,
             clock,
         })
+    }
+
+    /// Whether it is the machine that a snapshot asks for.
+    fn is(&self, (flavour, template, clock): &Known) -> bool {
+        self.flavour == *flavour
+            && self.template.leaves.as_slice() == template.leaves.as_slice()
+            && self.clock == *clock
     }
 
     fn known(&self) -> Known {
@@ -133,13 +148,20 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     }
 }
 
-/// Go on from the configuration's snapshot; the exit status of this process.
+/// Go on from the configuration's snapshot, in a `shell` where one is there; the exit status of this process.
 ///
 /// # Errors
 /// See [`Failure`].
-pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i32, Failure> {
-    jail::close_inherited(config, report.fd()).map_err(failed)?;
-    widen_descriptor_table();
+pub fn restore(
+    config: &Serve,
+    report: &Arc<Report>,
+    started: Duration,
+    shell: Option<Shell>,
+) -> Result<i32, Failure> {
+    if shell.is_none() {
+        jail::close_inherited(config, report.fd()).map_err(failed)?;
+        widen_descriptor_table();
+    }
     let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
     let refused =
         |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));
@@ -158,24 +180,31 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
         .transpose()
         .map_err(refused)?;
     let recorder = (config.record.then(Recorder::new).transpose()).map_err(failed)?;
-    let window = Window::reserve().map_err(failed)?;
+    let known = (metadata.flavour, template, clock);
+    // One made on other terms is given up; its window serves.
+    let (window, made) = match shell {
+        Some(shell) => (shell.window, Some(shell.machinery).filter(|m| m.is(&known))),
+        None => (Window::reserve().map_err(failed)?, None),
+    };
     let handle = Arc::new(Handle::default());
     // The machine and the memory take equally long to make. Joined before the jail, which must hold for every thread.
     let count = metadata.threads.len();
-    let known = (metadata.flavour, template, clock);
-    let (vm, process) = std::thread::scope(|scope| {
-        let machinery = scope.spawn(|| {
-            let vm = Machinery::new(Some(known), window, report)?;
-            vm.guest.prepare_vcpus(count).map_err(failed)?;
-            Ok(vm)
-        });
+    let make = move || {
+        let vm = Machinery::new(Some(known), window, report)?;
+        vm.guest.prepare_vcpus(count).map_err(failed)?;
+        Ok(vm)
+    };
+    let fill = || {
         let machine = Arc::clone(&handle);
-        let process = populate(config, window, machine, directory, &opened, clock);
-        let vm = machinery
-            .join()
-            .unwrap_or_else(|_| Err(failed("the thread that makes the machine ended")))?;
-        Ok((vm, process?))
-    })
+        populate(config, window, machine, directory, &opened, clock)
+    };
+    let (vm, process) = match made {
+        Some(vm) => {
+            vm.guest.set_report(report);
+            fill().map(|process| (vm, process))
+        }
+        None => side_by_side(make, fill),
+    }
     .map_err(|failure| match failure {
         Failure::Refused(reason) => refused(reason),
         other => other,
@@ -197,6 +226,20 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
     let end = watch(config, &vm.guest, &process, report, recorder);
     tell_unknown_calls(&process, report);
     tell_end(config, end, report)
+}
+
+fn side_by_side<A: Send, B>(
+    one: impl FnOnce() -> Result<A, Failure> + Send,
+    other: impl FnOnce() -> Result<B, Failure>,
+) -> Result<(A, B), Failure> {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        let one = one
+            .join()
+            .unwrap_or_else(|_| Err(failed("the thread that makes the machine ended")))?;
+        Ok((one, other?))
+    })
 }
 
 /// The snapshot's process with its memory mapped, and as much of it present as its working set tells.
@@ -231,7 +274,7 @@ fn populate(
 
 /// Have the kernel make room for all descriptors now. Growing the table of a process with several threads waits for
 /// an RCU grace period: 15 ms, at the 64th and the 256th file of a restore.
-fn widen_descriptor_table() {
+pub(crate) fn widen_descriptor_table() {
     const LAST: libc::c_int = 1023;
     // SAFETY: plain calls; a failure leaves the table as it was, and things slow.
     unsafe {

@@ -40,8 +40,13 @@ fn run_since(config: &Serve, started: Duration) -> i32 {
             .map(|never| match never {})
             .map_err(Failure::Failed),
         Mode::Run | Mode::Initialise => microvm::run(config, &report, started),
-        Mode::Restore => microvm::restore(config, &report, started),
+        Mode::Restore => microvm::restore(config, &report, started, None),
     };
+    finished(result, &report)
+}
+
+/// The exit status for how it went; a failure is told on standard error and in the report.
+pub(crate) fn finished(result: Result<i32, Failure>, report: &Report) -> i32 {
     match result {
         Ok(status) => status,
         Err(Failure::Refused(reason)) => {

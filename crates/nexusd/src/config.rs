@@ -46,6 +46,9 @@ pub struct Config {
     #[serde(default = "default_init_timeout_s")]
     pub init_timeout_s: u64,
     /// Seconds that SIGTERM leaves to invocations in flight.
+    /// VMMs kept ready for cold starts.
+    #[serde(default = "default_shells")]
+    pub shells: usize,
     #[serde(default = "default_drain_s")]
     pub drain_s: u64,
     /// Open client connections.
@@ -70,6 +73,9 @@ pub struct CredentialsConfig {
     pub file: Option<PathBuf>,
 }
 
+/// Each takes about 2 MiB.
+const MAX_SHELLS: usize = 64;
+
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9100))
 }
@@ -78,6 +84,9 @@ fn default_region() -> String {
 }
 fn default_max_instances() -> usize {
     100
+}
+fn default_shells() -> usize {
+    2
 }
 fn default_queue_wait_ms() -> u64 {
     2000
@@ -126,6 +135,9 @@ impl Config {
         if config.max_instances == 0 || config.max_connections == 0 {
             bail!("max_instances and max_connections must be at least 1");
         }
+        if config.shells > MAX_SHELLS {
+            bail!("shells must be at most {MAX_SHELLS}");
+        }
         if config.region.is_empty() || config.region.len() > 64 {
             bail!("region must have 1 to 64 characters");
         }
@@ -171,5 +183,6 @@ mod tests {
         assert!(Config::parse("state = '/s'\nvmm = '/v'\ntypo = 1").is_err());
         assert!(Config::parse("state = 's'\nvmm = '/v'").is_err());
         assert!(Config::parse("state = '/s'\nvmm = '/v'\nmax_instances = 0").is_err());
+        assert!(Config::parse("state = '/s'\nvmm = '/v'\nshells = 65").is_err());
     }
 }

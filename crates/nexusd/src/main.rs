@@ -115,6 +115,10 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
             metrics.run_upkeep();
         }
     });
+    if node.machine.isolation == Some(config::Isolation::Kvm) {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { node.shells.keep(&node.config, &node.spawner).await });
+    }
     let (close, closing) = watch::channel(false);
     tokio::spawn(ingress::serve(Arc::clone(&node), listener, closing));
     state.announce(address)?;

@@ -1,6 +1,7 @@
 //! Everything of the node that its parts share.
 
 use crate::config::{Config, Isolation};
+use crate::process::shells::Shells;
 use crate::process::spawner::Spawner;
 use crate::registry::Functions;
 use crate::registry::store::Store;
@@ -27,6 +28,7 @@ pub struct Node {
     pub machine: Machine,
     pub backend: Arc<Backend>,
     pub spawner: Spawner,
+    pub shells: Shells,
     pub functions: Functions,
     pub scheduler: Scheduler,
     pub store: Store,
@@ -50,6 +52,7 @@ impl Node {
             machine,
             backend,
             spawner,
+            shells: Shells::default(),
             functions: Functions::default(),
             scheduler,
             store,

@@ -209,3 +209,65 @@ fn a_client_that_goes_away_does_not_stop_the_function() {
     });
     assert!(!node.logs("f").contains("Status:"));
 }
+
+fn shells(node: &TestNode) -> u64 {
+    node.get("/nexus/v1/status").json()["shells"]
+        .as_u64()
+        .unwrap()
+}
+
+/// Whether the process was made as a shell, by its command line.
+fn was_shell(pid: &Value) -> bool {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    line.contains("shell")
+}
+
+#[test]
+fn cold_starts_take_shells_and_shells_are_made_again() {
+    let node = TestNode::start("shells = 2");
+    node.deploy("f", &json!({"max_instances": 5}));
+    eventually("two shells are ready", || shells(&node) == 2);
+    let replies = together(&node, "f", &json!({"do": "sleep", "s": 0.5}), 5);
+    let pids: HashSet<_> = replies
+        .iter()
+        .map(|r| r.json()["pid"].as_i64().unwrap())
+        .collect();
+    assert_eq!(pids.len(), 5, "a burst beyond the shells starts as well");
+    let in_shells = pids.iter().filter(|pid| was_shell(&json!(pid))).count();
+    assert!((2..5).contains(&in_shells), "{in_shells} of 5");
+    eventually("two shells are ready", || shells(&node) == 2);
+    assert_eq!(node.instances().len(), 5, "shells are no instances");
+}
+
+#[test]
+fn a_shell_that_has_ended_is_passed_over() {
+    let node = TestNode::start("shells = 1");
+    node.deploy("f", &json!({}));
+    eventually("a shell is ready", || shells(&node) == 1);
+    let daemon = node.process.id();
+    let children = std::fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"));
+    let spawned: Vec<String> = std::fs::read_dir(format!("/proc/{daemon}/task"))
+        .unwrap()
+        .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok())
+        .chain(children.ok())
+        .flat_map(|text| text.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .filter(|pid| !pid.is_empty() && was_shell(&json!(pid.parse::<i64>().unwrap())))
+        .collect();
+    let shell = spawned.first().expect("one shell is a child of the node");
+    let dead: i32 = shell.parse().unwrap();
+    // SAFETY: a child of the node that this test started, which has not reaped it.
+    let killed = unsafe { libc::kill(dead, libc::SIGKILL) };
+    assert_eq!(killed, 0);
+    eventually("it is dead", || !common::is_alive(dead.into()));
+    assert_eq!(node.invoke("f", &json!({})).status, 200);
+    eventually("a shell is ready", || shells(&node) == 1);
+}
+
+#[test]
+fn without_shells_every_start_is_from_nothing() {
+    let node = TestNode::start("shells = 0");
+    node.deploy("f", &json!({}));
+    assert_eq!(shells(&node), 0);
+    let reply = node.invoke("f", &json!({}));
+    assert!(!was_shell(&reply.json()["pid"]));
+}

@@ -33,11 +33,24 @@ if TYPE_CHECKING:
 @click.option("--isolation", type=click.Choice(launch.ISOLATIONS), default="auto", show_default=True)
 @click.option("--region", default="us-east-1", show_default=True)
 @click.option("--max-instances", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.option(
+    "--shells", type=click.IntRange(0, 64), default=2, show_default=True, help="Empty microVMs kept ready for cold starts."
+)
 @click.option("--foreground", is_flag=True, help="Stay, and end the node on Ctrl-C.")
 @state_option
-def up(*, port: int, store_port: int, isolation: str, region: str, max_instances: int, foreground: bool, state: Path) -> None:
+def up(
+    *,
+    port: int,
+    store_port: int,
+    isolation: str,
+    region: str,
+    max_instances: int,
+    shells: int,
+    foreground: bool,
+    state: Path,
+) -> None:
     """Start a node with a local object store, on loopback."""
-    settings = launch.Settings(port, store_port, isolation, region, max_instances)
+    settings = launch.Settings(port, store_port, isolation, region, max_instances, shells)
     record = launch.up(state, settings)
     click.echo(f"node   {record.url}   (Lambda API)")
     click.echo(f"store  {record.store_url}   (S3; credentials in {state / 'credentials.json'})")

@@ -35,6 +35,7 @@ class Settings:
     :param isolation: ``auto``, ``kvm`` or ``process``. ``auto`` refuses where KVM does not work.
     :param region: what functions and clients are told.
     :param max_instances: instances of all functions together.
+    :param shells: empty microVMs kept ready for cold starts, 0 to 64.
     :param deadline: seconds that each process may take until it serves.
     """
 
@@ -43,6 +44,7 @@ class Settings:
     isolation: str = "auto"
     region: str = "us-east-1"
     max_instances: int = 100
+    shells: int = 2
     deadline: float = 20.0
 
 
@@ -164,6 +166,7 @@ def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
         f"allow_process = {text(settings.isolation == 'process')}\n"
         f"region = {text(settings.region)}\n"
         f"max_instances = {settings.max_instances}\n"
+        f"shells = {settings.shells}\n"
         f"\n[endpoints]\ns3 = {text(store_url)}\n"
         f"\n[credentials]\nfile = {text(str(secret))}\n"
     )

@@ -165,6 +165,47 @@ pub fn confine_microvm() -> Result<(), Error> {
     install(rules, missing, SeccompAction::Allow)
 }
 
+/// What opening and mapping a snapshot and the jail of its function take beyond [`SERVED`].
+const SHELL: &[i64] = &[
+    libc::SYS_ioctl,
+    libc::SYS_fcntl,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_clone,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_readlink,
+    libc::SYS_getcwd,
+    libc::SYS_recvmsg,
+    libc::SYS_dup3,
+    libc::SYS_prctl,
+    libc::SYS_prlimit64,
+    libc::SYS_seccomp,
+    libc::SYS_landlock_create_ruleset,
+    libc::SYS_landlock_add_rule,
+    libc::SYS_landlock_restrict_self,
+    libc::SYS_setgroups,
+    libc::SYS_setresgid,
+    libc::SYS_setresuid,
+    libc::SYS_capset,
+    libc::SYS_getppid,
+    libc::SYS_geteuid,
+    libc::SYS_tgkill,
+    libc::SYS_getrlimit,
+    libc::SYS_setrlimit,
+];
+
+/// For a hypervisor that waits for its function: no program, no socket, no other process.
+///
+/// # Errors
+/// The kernel refuses the filter.
+pub fn confine_shell() -> Result<(), Error> {
+    let calls = SERVED.iter().chain(SHELL);
+    let rules: Rules = calls.map(|call| (*call, Vec::new())).collect();
+    let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    install(rules, missing, SeccompAction::Allow)
+}
+
 /// Calls that a program jailed as a host process has no use for: they reach the kernel's less trodden paths or
 /// other processes.
 const REFUSED: &[i64] = &[

@@ -54,6 +54,24 @@ pub fn confine_microvm(config: &Serve) -> Result<(), Error> {
     filter::confine_microvm()
 }
 
+/// Of a VMM that has no function yet: all of the jail that does not depend on one. It runs no guest.
+///
+/// # Errors
+/// A step failed.
+pub fn confine_shell() -> Result<(), Error> {
+    privileges::limit(None, OPEN_FILES)?;
+    privileges::give_up_gaining()?;
+    filter::confine_shell()
+}
+
+/// Close every descriptor above 2 but these. First of all.
+///
+/// # Errors
+/// The host refuses.
+pub fn close_others(keep: &[RawFd]) -> Result<(), Error> {
+    privileges::close_others(keep)
+}
+
 /// Close what was inherited beside the descriptors that the configuration names. First of all.
 ///
 /// # Errors

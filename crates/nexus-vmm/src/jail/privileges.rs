@@ -94,14 +94,7 @@ pub fn drop_all(uid: Option<u32>) -> Result<(), Error> {
         }
     }
     clear_capabilities()?;
-    // SAFETY: numbers only.
-    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
-        return Err(Error::last("no_new_privs"));
-    }
-    // SAFETY: numbers only.
-    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } != 0 {
-        return Err(Error::last("not dumpable"));
-    }
+    give_up_gaining()?;
     // A change of user clears it. The parent may have died before this line.
     // SAFETY: numbers only.
     unsafe {
@@ -109,6 +102,22 @@ pub fn drop_all(uid: Option<u32>) -> Result<(), Error> {
         if libc::getppid() != parent {
             libc::_exit(124);
         }
+    }
+    Ok(())
+}
+
+/// Never to gain privileges again, and not to be traced by others.
+///
+/// # Errors
+/// The host refuses a step.
+pub fn give_up_gaining() -> Result<(), Error> {
+    // SAFETY: numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(Error::last("no_new_privs"));
+    }
+    // SAFETY: numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } != 0 {
+        return Err(Error::last("not dumpable"));
     }
     Ok(())
 }

@@ -154,6 +154,7 @@ fn status(node: &Node) -> Reply {
             "reason": node.machine.reason,
             "functions": node.functions.list().len(),
             "instances": node.scheduler.total(),
+            "shells": node.shells.count(),
             "endpoints": node.config.endpoints,
             "pid": std::process::id(),
         }),
@@ -164,6 +165,7 @@ fn status(node: &Node) -> Reply {
 #[allow(clippy::cast_precision_loss)]
 pub fn metrics(node: &Node) -> Reply {
     metrics::gauge!("nexus_instances").set(node.scheduler.total() as f64);
+    metrics::gauge!("nexus_shells").set(node.shells.count() as f64);
     metrics::gauge!("nexus_functions").set(node.functions.list().len() as f64);
     respond::bytes(
         200,

@@ -278,14 +278,7 @@ pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch
     let text = |s: String| CString::new(s).map_err(io::Error::from);
     let log = ends.log.as_fd().try_clone_to_owned()?;
     let null = std::fs::File::open("/dev/null")?;
-    let program = CString::new(config.vmm.as_os_str().as_bytes())?;
-    let environment = std::env::vars_os()
-        .filter(|(name, _)| name.as_bytes().starts_with(b"NEXUS_VMM_") || name == "RUST_BACKTRACE")
-        .map(|(name, value)| {
-            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
-                .map_err(io::Error::from)
-        })
-        .collect::<io::Result<Vec<_>>>()?;
+    let (program, environment) = vmm(config)?;
     Ok(Launch {
         arguments: vec![
             program.clone(),
@@ -306,6 +299,46 @@ pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch
             (document_fd(document)?, numbers::CONFIG),
         ],
     })
+}
+
+/// Everything the spawner needs for one shell, which listens on `control`.
+///
+/// # Errors
+/// As [`launch`].
+pub fn shell(config: &Config, control: OwnedFd) -> io::Result<Launch> {
+    let (program, environment) = vmm(config)?;
+    let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
+    let number = CString::new(numbers::CONTROL.to_string())?;
+    Ok(Launch {
+        arguments: vec![
+            program.clone(),
+            c"shell".to_owned(),
+            c"--control-fd".to_owned(),
+            number,
+        ],
+        program,
+        environment,
+        descriptors: vec![
+            (null.try_clone()?, 0),
+            (null, 1),
+            // What it says before it belongs to a function is the node's.
+            (io::stderr().as_fd().try_clone_to_owned()?, 2),
+            (control, numbers::CONTROL),
+        ],
+    })
+}
+
+/// The VMM's program and environment.
+fn vmm(config: &Config) -> io::Result<(CString, Vec<CString>)> {
+    let program = CString::new(config.vmm.as_os_str().as_bytes())?;
+    let environment = std::env::vars_os()
+        .filter(|(name, _)| name.as_bytes().starts_with(b"NEXUS_VMM_") || name == "RUST_BACKTRACE")
+        .map(|(name, value)| {
+            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
+                .map_err(io::Error::from)
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    Ok((program, environment))
 }
 
 /// A memfd that holds `document`, to be read from its start.

@@ -4,6 +4,7 @@ pub mod child;
 pub mod launch;
 pub mod pipe;
 pub mod report;
+pub mod shells;
 pub mod spawner;
 
 /// Descriptor numbers in the VMM; the configuration names them.
@@ -15,4 +16,6 @@ pub mod numbers {
     pub const COMPLETION: RawFd = 5;
     pub const REPORT: RawFd = 6;
     pub const CONFIG: RawFd = 7;
+    /// Of a shell, above all that is handed to it.
+    pub const CONTROL: RawFd = 16;
 }

@@ -34,7 +34,7 @@ pub struct Spawner {
 }
 
 /// Descriptors below this may be the number that another one is wanted at, so they are moved up first.
-const LOW: RawFd = 16;
+const LOW: RawFd = 32;
 /// Stack of the child between clone and exec, in bytes.
 const STACK: usize = 64 << 10;
 

@@ -92,14 +92,22 @@ impl Instance {
         let order = launch::launch(&node.config, &document, ends)
             .map_err(|e| fail("no descriptors", &e))?;
         let prepared_ns = monotonic_ns();
-        let child = node
-            .spawner
-            .spawn(order)
-            .await
-            .map_err(|e| fail(&node.config.vmm.display().to_string(), &e))?;
+        let shell = (mode == Mode::Restore)
+            .then(|| node.shells.start(&order))
+            .flatten();
+        let in_shell = shell.is_some();
+        let child = match shell {
+            Some(child) => child,
+            None => node
+                .spawner
+                .spawn(order)
+                .await
+                .map_err(|e| fail(&node.config.vmm.display().to_string(), &e))?,
+        };
         let spawned_ns = monotonic_ns();
         tracing::debug!(
             pid = child.pid(),
+            in_shell,
             prepare_us = (prepared_ns - began_ns) / 1000,
             spawn_us = (spawned_ns - prepared_ns) / 1000,
             "a VMM was started"

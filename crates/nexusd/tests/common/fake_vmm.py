@@ -3,10 +3,12 @@
 What it does is told by the function's environment (FAKE_INIT) and by each event's "do".
 """
 
+import fcntl
 import json
 import mmap
 import os
 import signal
+import socket
 import struct
 import sys
 import time
@@ -129,7 +131,19 @@ if sys.argv[1] == "verify":
     print("the snapshot's checksum is wrong")
     sys.exit(125)
 
-assert sys.argv[1:] == ["serve", "--config-fd", "7"], sys.argv
+if sys.argv[1] == "shell":
+    assert sys.argv[2:] == ["--control-fd", "16"], sys.argv
+    control = socket.socket(fileno=16)
+    numbers, fds, _, _ = socket.recv_fds(control, 64, 16)
+    if not numbers:
+        sys.exit(0)
+    numbers = struct.unpack(f"<{len(fds)}i", numbers)
+    # Out of the way of the numbers first.
+    fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 32) for fd in fds]
+    for fd, number in zip(fds, numbers):
+        os.dup2(fd, number, inheritable=False)
+else:
+    assert sys.argv[1:] == ["serve", "--config-fd", "7"], sys.argv
 with os.fdopen(7) as file:
     config = json.load(file)
 arena = Arena(config["device"])

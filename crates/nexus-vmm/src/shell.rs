@@ -1,0 +1,154 @@
+//! `nexus-vmm shell`: a VM made ahead of need. It belongs to no function and runs nothing, until its node hands it the
+//! descriptors and the configuration of one restore. (unsafe: descriptors taken from a message.)
+//!
+//! What can be done without knowing the function is done here: the VM with its first vCPU, limits, capabilities, and
+//! a first filter of system calls, which leaves what opening and mapping a snapshot and the rest of the jail take.
+
+use crate::config::{Mode, Serve};
+use crate::jail;
+use crate::microvm::{self, Failure, Machinery};
+use crate::report::{Report, now};
+use crate::serve::{STATUS_FAILED, STATUS_REFUSED, finished};
+use nexus_personality::window::Window;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+/// Descriptors in a hand-over, and so the numbers that a shell keeps free for them: 0 to 15.
+const MOST: usize = 16;
+
+/// A VM without a process, and the memory it shows.
+pub struct Shell {
+    pub machinery: Machinery,
+    pub window: Window,
+}
+
+/// Make a shell, wait for its function, run that; the exit status of this process. 0: the node needs it no more.
+#[must_use]
+pub fn shell(control: RawFd) -> i32 {
+    match prepare(control).and_then(|(shell, control)| {
+        let config = receive(&control).map_err(|e| Failure::Failed(format!("shell: {e}")))?;
+        drop(control);
+        Ok((shell, config))
+    }) {
+        Ok((_, None)) => 0,
+        Ok((shell, Some(config))) => run(shell, config),
+        Err(Failure::Refused(reason)) => {
+            eprintln!("nexus-vmm: refused: {reason}");
+            STATUS_REFUSED
+        }
+        Err(Failure::Failed(reason)) => {
+            eprintln!("nexus-vmm: {reason}");
+            STATUS_FAILED
+        }
+    }
+}
+
+fn prepare(control: RawFd) -> Result<(Shell, UnixStream), Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
+    if usize::try_from(control).is_ok_and(|n| n < MOST) {
+        return Err(failed(&format!(
+            "--control-fd {control}: it must be {MOST} or above"
+        )));
+    }
+    jail::close_others(&[control]).map_err(|e| failed(&e))?;
+    // SAFETY: the caller names an inherited descriptor that nothing else in this process owns.
+    let control = unsafe { UnixStream::from_raw_fd(control) };
+    keep_numbers_free().map_err(|e| failed(&e))?;
+    microvm::widen_descriptor_table();
+    let window = Window::reserve().map_err(|e| failed(&e))?;
+    // No function's report yet: the machine's faults go to standard error.
+    let machinery = Machinery::new(None, window, &Arc::new(Report::new(None)))?;
+    machinery.guest.prepare_vcpus(1).map_err(|e| failed(&e))?;
+    jail::confine_shell().map_err(|e| failed(&e))?;
+    Ok((Shell { machinery, window }, control))
+}
+
+/// So that what the hand-over puts at these numbers replaces nothing of the shell's own.
+fn keep_numbers_free() -> io::Result<()> {
+    let null = File::open("/dev/null")?;
+    for number in 3..RawFd::try_from(MOST).unwrap_or(RawFd::MAX) {
+        if number != null.as_raw_fd() {
+            // SAFETY: two numbers; nothing owns the target, which was closed before.
+            if unsafe { libc::dup3(null.as_raw_fd(), number, libc::O_CLOEXEC) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    // It holds the first number itself.
+    let _ = null.into_raw_fd();
+    Ok(())
+}
+
+/// The message: a target number (i32, little-endian) for each descriptor that comes with it. `None`: the node closed.
+fn receive(control: &UnixStream) -> Result<Option<Serve>, String> {
+    let mut numbers = [0_u8; 4 * MOST];
+    let mut fds = [-1; MOST];
+    let mut vector = [libc::iovec {
+        iov_base: numbers.as_mut_ptr().cast(),
+        iov_len: numbers.len(),
+    }];
+    // SAFETY: the vector describes a live buffer.
+    let (bytes, count) = unsafe { control.recv_with_fds(&mut vector, &mut fds) }
+        .map_err(|e| format!("the hand-over: {e}"))?;
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let received: Vec<OwnedFd> = fds
+        .iter()
+        .take(count)
+        // SAFETY: just received, owned by nobody else.
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) })
+        .collect();
+    if bytes != 4 * received.len() {
+        return Err(format!(
+            "the hand-over names {} descriptors and brings {}",
+            bytes / 4,
+            received.len()
+        ));
+    }
+    let mut config = None;
+    let mut named = 0_u32;
+    for (fd, number) in received.into_iter().zip(numbers.as_chunks::<4>().0) {
+        let number = RawFd::from_le_bytes(*number);
+        if !usize::try_from(number).is_ok_and(|n| (1..MOST).contains(&n)) {
+            return Err(format!("the hand-over puts a descriptor at {number}"));
+        }
+        // SAFETY: two numbers; the target is a placeholder or a standard stream.
+        if unsafe { libc::dup3(fd.as_raw_fd(), number, 0) } < 0 {
+            return Err(format!(
+                "descriptor {number}: {}",
+                io::Error::last_os_error()
+            ));
+        }
+        config = Some(number);
+        named |= 1 << number;
+    }
+    for number in 3..RawFd::try_from(MOST).unwrap_or(RawFd::MAX) {
+        if named & (1 << number) == 0 {
+            // SAFETY: a placeholder of ours.
+            unsafe { libc::close(number) };
+        }
+    }
+    // The last one is the configuration.
+    config
+        .ok_or_else(|| "the hand-over brings nothing".to_owned())
+        .and_then(Serve::read)
+        .map(Some)
+}
+
+fn run(shell: Shell, config: Serve) -> i32 {
+    let started = now();
+    let report = Arc::new(Report::new(config.report));
+    if config.mode != Mode::Restore {
+        let reason = "a shell can only restore".to_owned();
+        return finished(Err(Failure::Failed(reason)), &report);
+    }
+    finished(
+        microvm::restore(&config, &report, started, Some(shell)),
+        &report,
+    )
+}
