@@ -25,21 +25,34 @@ class _Side:
 def measure(isolation: str, starts: int) -> report.Report:
     """Cold starts of a boto3 handler that does one GET+PUT of 64 KiB, and of one that does nothing.
 
-    Every start follows the complete end of the instance before it; no instance is kept ready. The baseline is a new Python
+    Every start follows the complete end of the instance before it; no instance is kept ready. Shells are (empty microVMs of
+    no function: the node's ordinary setting), and then not. The baseline is a new Python
     process that imports the same handler and calls it.
     """
     event = {"bucket": BUCKET, "key": "in", "target": "out"}
+    s3, s3_plain, hello, hello_plain = _Side(), _Side(), _Side(), _Side()
+    bare_s3, bare_hello = _Side(), _Side()
+    with session(isolation, shells=0) as bench:
+        bench.deploy("s3_small.py", "s3-small", max_instances=1)
+        bench.deploy("hello.py", "hello", max_instances=1)
+        for _ in range(starts):
+            _cold(bench, "s3-small", event, bare_s3)
+            _cold(bench, "hello", {}, bare_hello)
     with session(isolation) as bench:
         s3_package = bench.deploy("s3_small.py", "s3-small", max_instances=1)
         hello_package = bench.deploy("hello.py", "hello", max_instances=1)
-        s3, s3_plain, hello, hello_plain = _Side(), _Side(), _Side(), _Side()
         for _ in range(starts):
             _cold(bench, "s3-small", event, s3)
             _cold(bench, "hello", {}, hello)
         for _ in range(max(5, starts // 5)):
             _plain(bench, s3_package, event, s3_plain)
             _plain(bench, hello_package, {}, hello_plain)
-        rows = [*_rows("", s3, s3_plain), *_rows("empty handler: ", hello, hello_plain)]
+        rows = [
+            *_rows("", s3, s3_plain),
+            *_rows("empty handler: ", hello, hello_plain),
+            *_rows("without shells: ", bare_s3, s3_plain),
+            *_rows("without shells, empty handler: ", bare_hello, hello_plain),
+        ]
         notes = [
             f"{starts} cold starts of each handler, alternating; baseline {len(s3_plain.first)}",
             "handler: examples/s3_small.py (imports boto3; one GET and one PUT of 64 KiB); empty: examples/hello.py",
@@ -56,6 +69,7 @@ def measure(isolation: str, starts: int) -> report.Report:
 
 def _cold(bench: Session, name: str, event: object, side: _Side) -> None:
     bench.evict(name)
+    bench.await_shells()
     bench.node.invoke(name, event)
     timing = bench.node.timings(name, 1)[-1]
     if not timing["cold"]:

@@ -41,7 +41,7 @@ class PlainProcess:
         paths = [str(package.code), *(str(layer) for layer in package.layers)]
         self.started_ns = time.monotonic_ns()
         self._child = subprocess.Popen(
-            [str(package.python.executable), "-B", str(_WORKER), package.handler],
+            [str(package.python.executable), "-B", "-P", str(_WORKER), package.handler],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

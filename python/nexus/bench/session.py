@@ -15,6 +15,7 @@ from nexus.bench.plain import PlainProcess
 from nexus.doctor.probe import probe
 from nexus.errors import NexusError
 from nexus.node import credentials
+from nexus.node.launch import Settings
 from nexus.node.processes import Process
 from nexus.packaging import deployment
 from nexus.packaging.code import Source
@@ -35,11 +36,13 @@ class Session:
 
     :param isolation: ``kvm`` or ``process``.
     :param kind: of KVM, such as ``pvm``; empty with ``process``.
+    :param shells: that the node keeps ready.
     """
 
     node: Node
     isolation: str
     kind: str
+    shells: int = Settings.shells
 
     def deploy(self, example: str, name: str, **options: Any) -> deployment.Package:
         """Deploy one of the examples; its package."""
@@ -82,6 +85,17 @@ class Session:
                 )
             time.sleep(0.002)
 
+    def await_shells(self) -> None:
+        """Wait until the node has made its shells again, where it keeps any.
+
+        :raises NexusError: it did not in time.
+        """
+        deadline = time.monotonic() + _EVICTION_S
+        while self.isolation == "kvm" and self.node.status()["shells"] < self.shells:
+            if time.monotonic() > deadline:
+                raise NexusError("the node does not make its shells", "look at the node's log")
+            time.sleep(0.002)
+
     @property
     def daemon(self) -> int:
         """Process id of nexusd."""
@@ -109,7 +123,7 @@ def session(isolation: str, **settings: Any) -> Iterator[Session]:
         s3 = node.s3()
         s3.create_bucket(Bucket=BUCKET)
         s3.put_object(Bucket=BUCKET, Key="in", Body=bytes(range(256)) * (SIZE // 256))
-        yield Session(node, chosen, kind)
+        yield Session(node, chosen, kind, settings.get("shells", Settings.shells))
 
 
 def choose(isolation: str) -> tuple[str, str, str]:

@@ -60,3 +60,29 @@ def memory(*, instances: int, isolation: str, file: Path | None) -> None:
     from nexus.bench.report import publish
 
     publish(measure(isolation, instances), file)
+
+
+@bench.command()
+@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Interleaved rounds of both sides.")
+@click.option("--work", type=click.IntRange(1), default=20, show_default=True, help="Loops in a call.")
+@_isolation_option
+@_json_option
+def compute(*, rounds: int, work: int, isolation: str, file: Path | None) -> None:
+    """CPU-bound code: a call in an instance, against the same in a plain process."""
+    from nexus.bench.compute import measure
+    from nexus.bench.report import publish
+
+    publish(measure(isolation, rounds, work), file)
+
+
+@bench.command()
+@click.option("--instances", type=click.IntRange(8, 20_000), default=1000, show_default=True)
+@click.option("--calls", type=click.IntRange(10), default=1000, show_default=True, help="Warm calls, alone and among them.")
+@_isolation_option
+@_json_option
+def density(*, instances: int, calls: int, isolation: str, file: Path | None) -> None:
+    """Many live instances: memory of each, warm calls among them, what they cost when idle."""
+    from nexus.bench.density import measure
+    from nexus.bench.report import publish
+
+    publish(measure(isolation, instances, calls), file)

@@ -1,0 +1,106 @@
+"""Density: many live instances on one node, what each takes, and how a warm call does among them."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from nexus.bench import cpu, memory, report
+from nexus.bench.session import BUCKET, Session, session
+from nexus.errors import NexusError
+
+# Functions among which the instances are shared: each its own snapshot, as on a node of many tenants.
+_FUNCTIONS = 8
+_HOLD_S = 4.0
+_ABREAST = 64
+_IDLE_S = 10.0
+# Never below this, in MiB: the machine is not driven into its reserves.
+_RESERVE_MIB = 2048
+
+
+def measure(isolation: str, instances: int, calls: int) -> report.Report:
+    """Bring up ``instances`` warm instances of a small S3 handler, then call them one after another.
+
+    The baseline of a call is the same call when one instance is alone on the node. All instances do one real GET+PUT
+    before anything is measured.
+
+    :raises NexusError: fewer came up; the machine's memory ended first, or the node's limits.
+    """
+    with session(isolation, max_instances=instances + 16) as bench:
+        names = [f"s3-{number}" for number in range(_FUNCTIONS)]
+        per_function = -(-instances // _FUNCTIONS)
+        for name in names:
+            bench.deploy("s3_small.py", name, max_instances=per_function, keep_alive_s=3600, timeout_s=60)
+        alone = _calls(bench, names[:1], calls)
+        for name in names[:1]:
+            bench.evict(name)
+        before = memory.settled_kib()
+        began = time.monotonic()
+        for name in names:
+            _fill(bench, name, per_function)
+        filled_s = time.monotonic() - began
+        pids = [pid for name in names for pid in bench.pids(name)]
+        taken = (before - memory.available_kib()) / 1024
+        idle = _idle(bench, pids)
+        among = _calls(bench, names, calls)
+        rows = [
+            report.Row("live instances", len(pids), ""),
+            report.Row("MemAvailable per instance", taken / len(pids), "MiB"),
+            report.Row("warm call p50", report.quantile(among, 0.5), "ms", report.quantile(alone, 0.5)),
+            report.Row("warm call p99", report.quantile(among, 0.99), "ms", report.quantile(alone, 0.99)),
+            report.Row("CPU of all idle instances and nexusd", idle, "%"),
+            report.Row("time to bring them up", filled_s, "s"),
+        ]
+        return report.Report(
+            f"Density: {len(pids)} live instances",
+            "the same calls with one instance alone on the node",
+            rows,
+            report.machine(bench.isolation, bench.kind),
+            [
+                f"{_FUNCTIONS} functions, examples/s3_small.py; each instance did one GET+PUT of 64 KiB before",
+                f"{calls} warm calls (GET+PUT of 64 KiB), one after another, by turns among the functions; client to client",
+                "a function's calls go to the instance used last: the others are idle but alive",
+            ],
+        )
+
+
+def _event(hold_s: float = 0) -> dict[str, object]:
+    return {"bucket": BUCKET, "key": "in", "target": "out", "hold": hold_s}
+
+
+def _calls(bench: Session, names: list[str], count: int) -> list[float]:
+    """Milliseconds of each of ``count`` warm calls."""
+    for name in names:
+        bench.node.invoke(name, _event())
+    times = []
+    for number in range(count):
+        began = time.perf_counter_ns()
+        bench.node.invoke(names[number % len(names)], _event())
+        times.append((time.perf_counter_ns() - began) / 1e6)
+    return times
+
+
+def _fill(bench: Session, name: str, wanted: int) -> None:
+    """Have ``wanted`` instances of a function live, by as many calls at once as it has not yet."""
+    while (missing := wanted - (live := len(bench.pids(name)))) > 0:
+        if memory.available_kib() / 1024 < _RESERVE_MIB:
+            raise NexusError(
+                f"less than {_RESERVE_MIB} MiB of memory are left with {live} instances of {name}",
+                "ask for fewer: --instances",
+            )
+        # Those that live take a call each as well.
+        abreast = live + min(missing, _ABREAST)
+        hold = _HOLD_S + abreast / 200
+        with ThreadPoolExecutor(abreast) as pool:
+            list(pool.map(lambda _: bench.node.invoke(name, _event(hold)), range(abreast)))  # noqa: B023 - ends here
+        if len(bench.pids(name)) <= live:
+            raise NexusError(f"no more than {live} of {wanted} instances of {name} come up", "look at the node's log")
+
+
+def _idle(bench: Session, pids: list[int]) -> float:
+    """Percent of one CPU that the node takes while nothing is asked of it."""
+    everyone = [bench.daemon, *pids]
+    before = cpu.total_ns(everyone)
+    began = time.monotonic_ns()
+    time.sleep(_IDLE_S)
+    return 100 * (cpu.total_ns(everyone) - before) / (time.monotonic_ns() - began)
