@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -52,6 +52,9 @@ pub struct Guest {
     state: Mutex<State>,
     changed: Condvar,
     doorbell: AtomicI32,
+    /// Threads inside the VM, and whether the watch over the guest sleeps until there is one.
+    running: AtomicUsize,
+    napping: AtomicBool,
     /// Whether slots grow beyond what is asked for: not in a restore, which asks for all at once.
     growing: AtomicBool,
     report: Mutex<Arc<Report>>,
@@ -91,6 +94,8 @@ impl Guest {
             state: Mutex::default(),
             changed: Condvar::new(),
             doorbell: AtomicI32::new(-1),
+            running: AtomicUsize::new(0),
+            napping: AtomicBool::new(false),
             growing: AtomicBool::new(true),
             report: Mutex::new(report),
         })
@@ -197,7 +202,10 @@ impl Guest {
     /// Run the guest thread until it ends.
     fn serve(&self, thread: &mut Thread, vcpu: &mut Vcpu, immediate_exit: *mut u8) {
         loop {
-            let outcome = match vcpu.run(self.vm.system()) {
+            self.enter();
+            let exit = vcpu.run(self.vm.system());
+            self.running.fetch_sub(1, Ordering::SeqCst);
+            let outcome = match exit {
                 Ok(Exit::Syscall) => thread.syscall(vcpu),
                 Ok(Exit::Interrupted) => {
                     // Before the flag is looked at, so that a kick in between is not lost.
@@ -304,10 +312,31 @@ impl Guest {
         }
     }
 
-    /// Wait for the guest's end, or until `timeout`.
+    /// A thread is about to run: the watch wakes.
+    fn enter(&self) {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        if self.napping.load(Ordering::SeqCst) {
+            // The lock makes it certain that the watch waits already, or looks again.
+            let _state = lock(&self.state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Wait for the guest's end, or until `timeout`. With `nap` the time begins when a thread runs: a guest of which
+    /// every thread waits for the host changes nothing, and thousands of such guests must cost nothing.
     #[must_use]
-    pub fn wait(&self, timeout: Duration) -> Option<End> {
-        let state = lock(&self.state);
+    pub fn wait(&self, timeout: Duration, nap: bool) -> Option<End> {
+        let mut state = lock(&self.state);
+        if nap {
+            self.napping.store(true, Ordering::SeqCst);
+            while state.end.is_none() && self.running.load(Ordering::SeqCst) == 0 {
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            self.napping.store(false, Ordering::SeqCst);
+        }
         let (mut state, _) = self
             .changed
             .wait_timeout_while(state, timeout, |s| s.end.is_none())

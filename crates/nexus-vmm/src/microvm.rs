@@ -309,7 +309,7 @@ fn watch(
     }
     loop {
         let pause = recorder.as_ref().map_or(WATCH, |_| WATCH_RECORDING);
-        if let Some(end) = guest.wait(pause) {
+        if let Some(end) = guest.wait(pause, recorder.is_none()) {
             return end;
         }
         recorder = recorder.filter(|r| !r.poll(process, guest.window(), report));
