@@ -209,7 +209,7 @@ pub fn restore(
         Failure::Refused(reason) => refused(reason),
         other => other,
     })?;
-    let read::Opened { metadata, .. } = opened;
+    let read::Opened { mut metadata, .. } = opened;
     handle.set(&vm.guest);
     vm.guest.attach(&process);
     vm.guest.set_growing(false);
@@ -220,9 +220,12 @@ pub fn restore(
         .map_err(|e| refused(e.to_string()))?;
     jail::confine_microvm(config).map_err(failed)?;
     ready(vm.flavour, report, started);
-    for state in metadata.threads {
+    let threads = std::mem::take(&mut metadata.threads);
+    drop(metadata);
+    for state in threads {
         vm.guest.start(state).map_err(failed)?;
     }
+    give_back_heap();
     let end = watch(config, &vm.guest, &process, report, recorder);
     tell_unknown_calls(&process, report);
     tell_end(config, end, report)
@@ -283,6 +286,12 @@ pub(crate) fn widen_descriptor_table() {
             libc::close(high);
         }
     }
+}
+
+/// What parsing the snapshot took: 0.2 MiB that each of thousands of instances would keep. Beside the guest's first steps.
+fn give_back_heap() {
+    // SAFETY: no preconditions; the allocator does its own locking.
+    unsafe { libc::malloc_trim(0) };
 }
 
 fn ready(flavour: Flavour, report: &Report, started: Duration) {
