@@ -28,37 +28,28 @@ pub struct Call {
     pub number: u64,
     /// Linux's name.
     pub name: &'static str,
+    /// The file of handlers it belongs to, under `syscall/`.
+    pub family: &'static str,
     /// What serves it.
     pub handler: Handler,
     /// How much of it is served.
     pub state: State,
 }
 
-const fn full(number: u64, name: &'static str, handler: Handler) -> Call {
-    Call {
-        number,
-        name,
-        handler,
-        state: State::Full,
-    }
-}
-
-const fn partial(number: u64, name: &'static str, handler: Handler, reason: &'static str) -> Call {
-    Call {
-        number,
-        name,
-        handler,
-        state: State::Partial(reason),
-    }
-}
-
-const fn absent(number: u64, name: &'static str, handler: Handler, reason: &'static str) -> Call {
-    Call {
-        number,
-        name,
-        handler,
-        state: State::Absent(reason),
-    }
+/// The table: each line a state, a number, a name, a handler, and the reason where one is due.
+macro_rules! calls {
+    ($($state:ident($number:literal, $name:literal, $family:ident::$handler:ident $(, $reason:literal)? $(,)?)),* $(,)?) => {
+        [$(Call {
+            number: $number,
+            name: $name,
+            family: stringify!($family),
+            handler: $family::$handler,
+            state: calls!(@$state $($reason)?),
+        }),*]
+    };
+    (@full) => { State::Full };
+    (@partial $reason:literal) => { State::Partial($reason) };
+    (@absent $reason:literal) => { State::Absent($reason) };
 }
 
 /// The call with this number.
@@ -70,8 +61,9 @@ pub fn find(number: u64) -> Option<&'static Call> {
         .and_then(|at| CALLS.get(at))
 }
 
-/// All calls that have a handler, in order of their numbers. What is not here answers ENOSYS and is counted.
-pub static CALLS: &[Call] = &[
+/// All calls that have a handler, in order of their numbers. What is not here answers ENOSYS and is counted;
+/// [`crate::unserved`] says why it is not here.
+pub static CALLS: &[Call] = &calls![
     full(0, "read", io::read),
     full(1, "write", io::write),
     full(2, "open", open::open),
@@ -398,5 +390,11 @@ mod tests {
     fn what_is_not_in_the_table_is_not_found() {
         assert!(find(u64::MAX).is_none());
         assert!(find(101).is_none(), "ptrace has number 101");
+    }
+
+    #[test]
+    fn every_call_names_its_family() {
+        assert_eq!(find(0).map(|c| c.family), Some("io"));
+        assert_eq!(find(9).map(|c| c.family), Some("memory"));
     }
 }

@@ -14,4 +14,5 @@ pub mod process;
 pub mod report;
 pub mod serve;
 pub mod snapshot;
+pub mod syscalls;
 pub mod xsave;

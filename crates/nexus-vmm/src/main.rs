@@ -1,4 +1,4 @@
-//! The command line: `serve`, `run`, `probe`, `verify`.
+//! The command line: `serve`, `run`, `probe`, `verify`, `syscalls`.
 
 use nexus_vmm::front;
 use nexus_vmm::kvm::probe;
@@ -7,7 +7,7 @@ use nexus_vmm::snapshot::read;
 use std::path::Path;
 use std::process::exit;
 
-const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR";
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR\n       nexus-vmm syscalls";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,6 +19,10 @@ fn main() {
             STATUS_FAILED
         }),
         ["verify", directory] => verify(Path::new(directory)),
+        ["syscalls"] => {
+            println!("{}", nexus_vmm::syscalls::json());
+            0
+        }
         ["probe"] => probe(false),
         ["probe", "--json"] => probe(true),
         _ => usage(),
