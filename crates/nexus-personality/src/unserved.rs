@@ -244,7 +244,6 @@ pub static UNSERVED: &[Group] = &[
             (274, "get_robust_list"),
             (282, "signalfd"),
             (287, "timerfd_gettime"),
-            (288, "accept4"),
             (289, "signalfd4"),
             (297, "rt_tgsigqueueinfo"),
             (299, "recvmmsg"),
