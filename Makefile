@@ -11,7 +11,7 @@ BIN      := $(VENV)/bin
 BINARIES := nexusd nexus-vmm nexus-store
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-rust test-python test-hw lint format bench wheel lock clean
+.PHONY: help setup binaries demo test test-rust test-python test-hw lint format bench docs wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench: setup ## the three published measurements
 	@$(BIN)/nexus bench fabric
 	@$(BIN)/nexus bench cold
 	@$(BIN)/nexus bench memory
+
+docs: setup ## the pages that are made from the code
+	@$(BIN)/nexus doctor --syscalls --markdown > docs/syscalls.md
 
 wheel: setup ## the wheel to publish, in dist/
 	@rm -rf dist

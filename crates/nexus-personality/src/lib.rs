@@ -34,6 +34,7 @@ pub mod snapshot;
 pub mod syscall;
 pub mod table;
 pub mod thread;
+pub mod unserved;
 pub mod window;
 
 pub use config::Config;

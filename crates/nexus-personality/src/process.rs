@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
-use crate::files::{Description, FileTable, Object, names::Namespace};
+use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
 use crate::host::{self, Kick};
 use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
@@ -13,7 +13,7 @@ use crate::window::{CHUNK, DOORBELL, PAGE, Window};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Why a guest could not be made.
@@ -60,7 +60,9 @@ pub struct Process {
     mm: Mutex<AddressSpace>,
     files: Mutex<FileTable>,
     pub(crate) names: Namespace,
+    pub(crate) net: Net,
     cwd: Mutex<Vec<u8>>,
+    umask: AtomicU32,
     signals: Mutex<Signals>,
     threads: Mutex<BTreeMap<Tid, Arc<ThreadShared>>>,
     next_tid: AtomicI32,
@@ -135,6 +137,8 @@ impl Process {
             machine,
             files: Mutex::new(files),
             names,
+            net: Net::default(),
+            umask: AtomicU32::new(0o022),
             cwd: Mutex::new(config.program.cwd.trim_end_matches('/').as_bytes().to_vec()),
             signals: Mutex::default(),
             threads: Mutex::default(),
@@ -184,6 +188,15 @@ impl Process {
 
     pub(crate) fn cwd(&self) -> MutexGuard<'_, Vec<u8>> {
         lock(&self.cwd)
+    }
+
+    /// Mode bits that new files do not get.
+    pub(crate) fn umask(&self) -> u32 {
+        self.umask.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_umask(&self, mask: u32) -> u32 {
+        self.umask.swap(mask & 0o777, Ordering::Relaxed)
     }
 
     pub(crate) fn signals(&self) -> MutexGuard<'_, Signals> {

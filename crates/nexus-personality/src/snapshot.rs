@@ -6,6 +6,7 @@
 use crate::config::Config;
 use crate::errno::{EINVAL, Errno};
 use crate::files::description::Registration;
+use crate::files::socket::Role;
 use crate::files::tmpfs::{Content, Inode};
 use crate::files::{Description, HostFile, Identity, Object};
 use crate::machine::Machine;
@@ -93,6 +94,7 @@ pub enum SavedContent {
     File(Vec<u8>),
     Directory,
     Link(Vec<u8>),
+    Socket,
 }
 
 /// A process, saved.
@@ -133,6 +135,7 @@ impl Inodes {
         let kind = match &inode.content {
             Content::Directory(_) => SavedContent::Directory,
             Content::Link(target) => SavedContent::Link(target.clone()),
+            Content::Socket => SavedContent::Socket,
             Content::File(fd) => {
                 self.bytes += inode.size();
                 if self.bytes > MAX_TMP {
@@ -243,11 +246,16 @@ fn save_object(
             }
             SavedObject::Event(count)
         }
-        Object::Socket(fd) => {
-            if waiting(fd.as_raw_fd()) != 0 {
+        Object::Socket(socket) if !socket.is_plain_pair() => {
+            return Err(refused(
+                "a socket is open; make connections in the handler, not at import",
+            ));
+        }
+        Object::Socket(socket) => {
+            if waiting(socket.host()) != 0 {
                 return Err(refused("a socket pair holds bytes that nobody has read"));
             }
-            sockets.push(fd.as_raw_fd());
+            sockets.push(socket.host());
             // Ends are made in pairs, so they follow each other in the order of host descriptors.
             SavedObject::Socket(0, false)
         }
@@ -475,6 +483,7 @@ impl Process {
                 SavedContent::File(content) => Inode::with_content(usage, inode.mode, content),
                 SavedContent::Directory => Inode::directory(usage, inode.mode),
                 SavedContent::Link(target) => Inode::link(usage, target.clone()),
+                SavedContent::Socket => Inode::socket(usage, inode.mode),
             };
             list.push(made.map_err(failed)?);
         }
@@ -544,7 +553,10 @@ impl Process {
                     *writes,
                 ),
                 SavedObject::Socket(number, second) => {
-                    Object::Socket(ends.socket(*number, *second, saved.flags).map_err(failed)?)
+                    let end = ends.socket(*number, *second, saved.flags).map_err(failed)?;
+                    let (family, kind) = (libc::AF_UNIX, libc::SOCK_STREAM);
+                    let socket = self.net.socket(end, family, kind, Role::Connected);
+                    Object::Socket(socket.map_err(failed)?)
                 }
                 SavedObject::Poll(_) => Object::Poll(
                     crate::syscall::polling::new_poller().map_err(failed)?,

@@ -3,7 +3,8 @@
 use crate::errno::SysResult;
 use crate::machine::Cpu;
 use crate::syscall::{
-    dirs, fdops, futex, info, io, memory, open, polling, signals, sockets, stat, threads, time,
+    dirs, fdops, futex, info, io, memory, messages, open, polling, signals, socket_options,
+    sockets, stat, threads, time,
 };
 use crate::thread::Thread;
 
@@ -28,37 +29,28 @@ pub struct Call {
     pub number: u64,
     /// Linux's name.
     pub name: &'static str,
+    /// The file of handlers it belongs to, under `syscall/`.
+    pub family: &'static str,
     /// What serves it.
     pub handler: Handler,
     /// How much of it is served.
     pub state: State,
 }
 
-const fn full(number: u64, name: &'static str, handler: Handler) -> Call {
-    Call {
-        number,
-        name,
-        handler,
-        state: State::Full,
-    }
-}
-
-const fn partial(number: u64, name: &'static str, handler: Handler, reason: &'static str) -> Call {
-    Call {
-        number,
-        name,
-        handler,
-        state: State::Partial(reason),
-    }
-}
-
-const fn absent(number: u64, name: &'static str, handler: Handler, reason: &'static str) -> Call {
-    Call {
-        number,
-        name,
-        handler,
-        state: State::Absent(reason),
-    }
+/// The table: each line a state, a number, a name, a handler, and the reason where one is due.
+macro_rules! calls {
+    ($($state:ident($number:literal, $name:literal, $family:ident::$handler:ident $(, $reason:literal)? $(,)?)),* $(,)?) => {
+        [$(Call {
+            number: $number,
+            name: $name,
+            family: stringify!($family),
+            handler: $family::$handler,
+            state: calls!(@$state $($reason)?),
+        }),*]
+    };
+    (@full) => { State::Full };
+    (@partial $reason:literal) => { State::Partial($reason) };
+    (@absent $reason:literal) => { State::Absent($reason) };
 }
 
 /// The call with this number.
@@ -70,8 +62,9 @@ pub fn find(number: u64) -> Option<&'static Call> {
         .and_then(|at| CALLS.get(at))
 }
 
-/// All calls that have a handler, in order of their numbers. What is not here answers ENOSYS and is counted.
-pub static CALLS: &[Call] = &[
+/// All calls that have a handler, in order of their numbers. What is not here answers ENOSYS and is counted;
+/// [`crate::unserved`] says why it is not here.
+pub static CALLS: &[Call] = &calls![
     full(0, "read", io::read),
     full(1, "write", io::write),
     full(2, "open", open::open),
@@ -132,60 +125,50 @@ pub static CALLS: &[Call] = &[
     full(35, "nanosleep", time::nanosleep),
     full(39, "getpid", threads::getpid),
     full(40, "sendfile", io::sendfile),
-    absent(41, "socket", sockets::socket, "a guest has no network"),
-    absent(42, "connect", sockets::on_socket, "a guest has no network"),
-    absent(43, "accept", sockets::on_socket, "a guest has no network"),
     partial(
-        44,
-        "sendto",
-        sockets::sendto,
-        "on a pair's end, without an address",
+        41,
+        "socket",
+        sockets::socket,
+        "UNIX and IPv4, inside the instance only"
     ),
+    partial(42, "connect", sockets::connect, "inside the instance only"),
+    full(43, "accept", sockets::accept),
+    full(44, "sendto", messages::sendto),
+    full(45, "recvfrom", messages::recvfrom),
     partial(
-        45,
-        "recvfrom",
-        sockets::recvfrom,
-        "on a pair's end, without an address",
-    ),
-    absent(
         46,
         "sendmsg",
-        sockets::on_socket,
-        "no descriptors are passed",
+        messages::sendmsg,
+        "of control data: descriptors, on connected UNIX sockets"
     ),
-    absent(
+    partial(
         47,
         "recvmsg",
-        sockets::on_socket,
-        "no descriptors are passed",
+        messages::recvmsg,
+        "of control data: descriptors, on connected UNIX sockets"
     ),
     full(48, "shutdown", sockets::shutdown),
-    absent(49, "bind", sockets::on_socket, "a guest has no network"),
-    absent(50, "listen", sockets::on_socket, "a guest has no network"),
-    absent(
-        51,
-        "getsockname",
-        sockets::on_socket,
-        "a guest has no network",
+    partial(
+        49,
+        "bind",
+        sockets::bind,
+        "loopback addresses, names in /tmp, abstract names"
     ),
-    absent(
-        52,
-        "getpeername",
-        sockets::on_socket,
-        "a guest has no network",
-    ),
-    partial(53, "socketpair", polling::socketpair, "UNIX only"),
-    absent(
+    full(50, "listen", sockets::listen),
+    full(51, "getsockname", sockets::getsockname),
+    full(52, "getpeername", sockets::getpeername),
+    partial(53, "socketpair", sockets::socketpair, "UNIX only"),
+    partial(
         54,
         "setsockopt",
-        sockets::on_socket,
-        "a guest has no network",
+        socket_options::setsockopt,
+        "kept and shown; no effect"
     ),
-    absent(
+    partial(
         55,
         "getsockopt",
-        sockets::on_socket,
-        "a guest has no network",
+        socket_options::getsockopt,
+        "what was set; SO_TYPE, SO_ERROR and the like"
     ),
     partial(56, "clone", threads::clone, "threads only"),
     absent(
@@ -242,7 +225,7 @@ pub static CALLS: &[Call] = &[
     absent(92, "chown", dirs::chown, "there is one user"),
     absent(93, "fchown", dirs::chown, "there is one user"),
     absent(94, "lchown", dirs::chown, "there is one user"),
-    partial(95, "umask", dirs::umask, "always 022"),
+    full(95, "umask", dirs::umask),
     full(96, "gettimeofday", time::gettimeofday),
     partial(97, "getrlimit", info::getrlimit, "the guest's own limits"),
     full(98, "getrusage", time::getrusage),
@@ -352,6 +335,7 @@ pub static CALLS: &[Call] = &[
     full(284, "eventfd", polling::eventfd),
     partial(285, "fallocate", io::fallocate, "/tmp only, no holes"),
     full(286, "timerfd_settime", polling::timerfd_settime),
+    full(288, "accept4", sockets::accept4),
     full(290, "eventfd2", polling::eventfd2),
     full(291, "epoll_create1", polling::epoll_create1),
     full(292, "dup3", fdops::dup3),
@@ -398,5 +382,11 @@ mod tests {
     fn what_is_not_in_the_table_is_not_found() {
         assert!(find(u64::MAX).is_none());
         assert!(find(101).is_none(), "ptrace has number 101");
+    }
+
+    #[test]
+    fn every_call_names_its_family() {
+        assert_eq!(find(0).map(|c| c.family), Some("io"));
+        assert_eq!(find(9).map(|c| c.family), Some("memory"));
     }
 }

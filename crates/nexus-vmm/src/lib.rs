@@ -15,4 +15,5 @@ pub mod report;
 pub mod serve;
 pub mod shell;
 pub mod snapshot;
+pub mod syscalls;
 pub mod xsave;

@@ -1,4 +1,4 @@
-//! The command line: `serve`, `shell`, `run`, `probe`, `verify`.
+//! The command line: `serve`, `shell`, `run`, `probe`, `syscalls`, `verify`.
 
 use nexus_vmm::front;
 use nexus_vmm::kvm::probe;
@@ -8,7 +8,7 @@ use nexus_vmm::snapshot::read;
 use std::path::Path;
 use std::process::exit;
 
-const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR";
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR\n       nexus-vmm syscalls";
 
 /// One heap for all threads, returned to the kernel when little of it is used: a process of this kind exists thousands
 /// of times, and its threads allocate too rarely to be in each other's way.
@@ -32,6 +32,10 @@ fn main() {
             STATUS_FAILED
         }),
         ["verify", directory] => verify(Path::new(directory)),
+        ["syscalls"] => {
+            println!("{}", nexus_vmm::syscalls::json());
+            0
+        }
         ["probe"] => probe(false),
         ["probe", "--json"] => probe(true),
         _ => usage(),

@@ -1,6 +1,7 @@
 //! Open file descriptions: what `open`, `pipe` and the like make, and duplicates share.
 
 use super::HostFile;
+use super::socket::Socket;
 use super::tmpfs::Inode;
 use crate::errno::{EINVAL, Errno};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -27,8 +28,8 @@ pub enum Object {
     Device,
     /// One end of a pipe (true: the writing one).
     Pipe(OwnedFd, bool),
-    /// One end of a UNIX socket pair.
-    Socket(OwnedFd),
+    /// A socket.
+    Socket(Arc<Socket>),
     /// eventfd.
     Event(OwnedFd),
     /// timerfd.
@@ -86,11 +87,10 @@ impl Description {
             Object::Standard(fd) => Ok(*fd),
             Object::Host(file) => Ok(file.fd.as_raw_fd()),
             Object::Memory(inode) => inode.host().ok_or(EINVAL),
-            Object::Pipe(fd, _)
-            | Object::Socket(fd)
-            | Object::Event(fd)
-            | Object::Timer(fd)
-            | Object::Poll(fd, _) => Ok(fd.as_raw_fd()),
+            Object::Socket(socket) => Ok(socket.host()),
+            Object::Pipe(fd, _) | Object::Event(fd) | Object::Timer(fd) | Object::Poll(fd, _) => {
+                Ok(fd.as_raw_fd())
+            }
             Object::Directory(_)
             | Object::Null
             | Object::Zero

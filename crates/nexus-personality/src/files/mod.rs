@@ -3,6 +3,7 @@
 pub mod description;
 pub mod names;
 pub mod resolve;
+pub mod socket;
 pub mod table;
 pub mod tmpfs;
 

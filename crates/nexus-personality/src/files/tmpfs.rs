@@ -36,6 +36,8 @@ pub enum Content {
     Directory(Mutex<Entries>),
     /// A symbolic link's target.
     Link(Vec<u8>),
+    /// The name of a UNIX socket.
+    Socket,
 }
 
 /// Mode and times.
@@ -168,6 +170,14 @@ impl Inode {
         Self::make(usage, Content::Link(target), libc::S_IFLNK | 0o777)
     }
 
+    /// The name of a UNIX socket.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn socket(usage: &Arc<Usage>, mode: u32) -> Result<Arc<Self>, Errno> {
+        Self::make(usage, Content::Socket, libc::S_IFSOCK | mode & 0o7777)
+    }
+
     /// The memfd of a file.
     #[must_use]
     pub fn host(&self) -> Option<RawFd> {
@@ -203,6 +213,7 @@ impl Inode {
             }
             Content::Link(target) => target.len() as u64,
             Content::Directory(_) => 4096,
+            Content::Socket => 0,
         }
     }
 

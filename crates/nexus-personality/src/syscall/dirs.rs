@@ -157,6 +157,7 @@ fn list(t: &Thread, path: &[u8]) -> Result<Vec<(Vec<u8>, u8, u64)>, Errno> {
                     Content::File(_) => libc::DT_REG,
                     Content::Directory(_) => libc::DT_DIR,
                     Content::Link(_) => libc::DT_LNK,
+                    Content::Socket => libc::DT_SOCK,
                 };
                 names.push((name.clone(), kind, inode.number));
             }
@@ -185,7 +186,7 @@ pub fn mkdirat(
         return Err(EEXIST);
     }
     let parent = parent(t, &resolved)?;
-    let inode = Inode::directory(parent.usage(), mode as u32 & !0o022)?;
+    let inode = Inode::directory(parent.usage(), mode as u32 & !t.process.umask())?;
     parent.add(resolved.split().1, inode).map(|()| 0)
 }
 
@@ -396,8 +397,8 @@ pub fn utimensat(
     Ok(0)
 }
 
-pub fn umask(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
-    Ok(0o022)
+pub fn umask(t: &mut Thread, _: &mut dyn Cpu, [mask, ..]: [u64; 6]) -> SysResult {
+    Ok(u64::from(t.process.set_umask(mask as u32)))
 }
 
 /// No file here has extended attributes.

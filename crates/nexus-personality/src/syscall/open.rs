@@ -1,11 +1,11 @@
 //! Opening, creating, and closing.
 
 use crate::errno::{
-    EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, EROFS, Errno, SysResult,
+    EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EROFS, Errno, SysResult,
 };
 use crate::files::names::Node;
 use crate::files::resolve::{Resolved, open_host};
-use crate::files::tmpfs::Inode;
+use crate::files::tmpfs::{Content, Inode};
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
@@ -38,6 +38,15 @@ pub fn resolve(t: &Thread, directory: u64, path: u64, follow: bool) -> Result<Re
     let path = t.process.memory.read_path(path)?;
     let base = base(t, directory, &path)?;
     t.process.names.resolve(&base, &path, follow)
+}
+
+/// Resolve a path that did not come as an argument.
+///
+/// # Errors
+/// As `Namespace::resolve`.
+pub fn resolve_path(t: &Thread, path: &[u8]) -> Result<Resolved, Errno> {
+    let cwd = t.process.cwd().clone();
+    t.process.names.resolve(&cwd, path, true)
 }
 
 /// The directory in memory that a new name would be made in.
@@ -81,7 +90,7 @@ pub fn openat(
         Some(node) => open_node(t, &resolved, node, flags)?,
         None if flags & libc::O_CREAT != 0 && flags & libc::O_DIRECTORY == 0 => {
             let parent = parent(t, &resolved)?;
-            let inode = Inode::file(parent.usage(), mode as u32 & !umask_of(t))?;
+            let inode = Inode::file(parent.usage(), mode as u32 & !t.process.umask())?;
             parent.add(resolved.split().1, Arc::clone(&inode))?;
             Object::Memory(inode)
         }
@@ -96,10 +105,6 @@ pub fn openat(
         .insert(description, flags & libc::O_CLOEXEC != 0, 0)
 }
 
-fn umask_of(_: &Thread) -> u32 {
-    0o022
-}
-
 fn open_unnamed(t: &Thread, directory: u64, path: u64, flags: i32, mode: u32) -> SysResult {
     let resolved = resolve(t, directory, path, true)?;
     if flags & libc::O_ACCMODE == libc::O_RDONLY {
@@ -107,7 +112,7 @@ fn open_unnamed(t: &Thread, directory: u64, path: u64, flags: i32, mode: u32) ->
     }
     match resolved.node {
         Some(Node::Memory(inode)) if inode.is_directory() => {
-            let file = Inode::file(inode.usage(), mode)?;
+            let file = Inode::file(inode.usage(), mode & !t.process.umask())?;
             file.meta().links = 0;
             let description = Description::new(
                 Object::Memory(file),
@@ -150,7 +155,8 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
         _ if wants_directory => Err(ENOTDIR),
         Node::Memory(inode) => {
             if inode.host().is_none() {
-                return Err(ELOOP);
+                let link = matches!(inode.content, Content::Link(_));
+                return Err(if link { ELOOP } else { ENXIO });
             }
             if flags & libc::O_TRUNC != 0 {
                 inode.resize(0)?;

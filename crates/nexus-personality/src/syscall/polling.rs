@@ -503,7 +503,7 @@ pub(crate) fn new_pair(kind: i32) -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 /// Put both ends of something in the table and tell the guest their numbers.
-fn give_pair(
+pub(super) fn give_pair(
     t: &Thread,
     to: u64,
     a: std::sync::Arc<Description>,
@@ -525,28 +525,4 @@ fn give_pair(
         return Err(e);
     }
     Ok(0)
-}
-
-/// socketpair(2), UNIX only: both ends inside the guest.
-#[allow(clippy::cast_possible_truncation)]
-pub fn socketpair(
-    t: &mut Thread,
-    _: &mut dyn Cpu,
-    [domain, kind, protocol, to, ..]: [u64; 6],
-) -> SysResult {
-    let (kind, flags) = (kind as i32 & 0xf, kind as i32 & !0xf);
-    if domain as i32 != libc::AF_UNIX || protocol != 0 {
-        return Err(crate::errno::EAFNOSUPPORT);
-    }
-    if !matches!(
-        kind,
-        libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET
-    ) {
-        return Err(EINVAL);
-    }
-    let (a, b) = new_pair(kind | flags)?;
-    let status = libc::O_RDWR | flags & libc::SOCK_NONBLOCK;
-    let a = Description::new(Object::Socket(a), status);
-    let b = Description::new(Object::Socket(b), status);
-    give_pair(t, to, a, b, flags & libc::SOCK_CLOEXEC != 0)
 }

@@ -1,76 +1,459 @@
-//! Sockets: none but pairs. A guest has no network; its I/O goes through the arena.
+//! Sockets: made, named, connected. They reach no further than the instance (`files/socket.rs`).
 
 use super::io::description;
-use crate::errno::{EAFNOSUPPORT, EINVAL, ENOTSOCK, SysResult};
-use crate::files::Object;
+use super::open::resolve_path;
+use crate::errno::{
+    EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNREFUSED, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH,
+    ENOENT, ENOTCONN, ENOTSOCK, EOPNOTSUPP, EPERM, EPROTONOSUPPORT, EPROTOTYPE, Errno, SysResult,
+    check,
+};
+use crate::files::names::Node;
+use crate::files::socket::{Address, Key, Role, Socket};
+use crate::files::tmpfs::{Content, Inode};
+use crate::files::{Description, Object};
 use crate::machine::Cpu;
+use crate::syscall::polling::{give_pair, new_pair};
 use crate::thread::Thread;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
-pub fn socket(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
-    Err(EAFNOSUPPORT)
-}
+/// Connections that may wait at one listening socket, whatever it asked for.
+const BACKLOG: usize = 128;
+const LOOPBACK: u32 = 0x7f00_0001;
 
-/// Calls on a socket that a pair's end does not take either.
-pub fn on_socket(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {
-    match &description(t, fd)?.object {
-        Object::Socket(_) => Err(EINVAL),
-        _ => Err(ENOTSOCK),
-    }
-}
-
-/// send without an address, on a pair's end.
-pub fn sendto(
-    t: &mut Thread,
-    _: &mut dyn Cpu,
-    [fd, buffer, length, flags, address, _]: [u64; 6],
-) -> SysResult {
-    transfer(t, libc::SYS_sendto, fd, buffer, length, flags, address)
-}
-
-/// recv without an address, on a pair's end.
-pub fn recvfrom(
-    t: &mut Thread,
-    _: &mut dyn Cpu,
-    [fd, buffer, length, flags, address, _]: [u64; 6],
-) -> SysResult {
-    transfer(t, libc::SYS_recvfrom, fd, buffer, length, flags, address)
-}
-
-fn transfer(
-    t: &Thread,
-    number: libc::c_long,
-    fd: u64,
-    buffer: u64,
-    length: u64,
-    flags: u64,
-    address: u64,
-) -> SysResult {
+/// The socket behind a descriptor.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub(super) fn socket_of(t: &Thread, fd: u64) -> Result<(Arc<Description>, Arc<Socket>), Errno> {
     let d = description(t, fd)?;
-    let Object::Socket(_) = &d.object else {
+    let Object::Socket(socket) = &d.object else {
         return Err(ENOTSOCK);
     };
-    if address != 0 {
+    let socket = Arc::clone(socket);
+    Ok((d, socket))
+}
+
+/// Copy an address in.
+///
+/// # Errors
+/// EFAULT, EINVAL, EAFNOSUPPORT.
+pub(super) fn read_address(t: &Thread, at: u64, length: u64) -> Result<Address, Errno> {
+    let length = u64::from(length as u32);
+    if length > 128 {
         return Err(EINVAL);
     }
-    let length = length.min(1 << 20);
-    let at = t.process.memory.host(buffer, length)?;
-    let flags = flags & (libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_WAITALL) as u64
-        | libc::MSG_NOSIGNAL as u64;
-    // SAFETY: the buffer lies in the window, where the host kernel survives a fault.
-    unsafe {
-        t.shared
-            .kick
-            .block(number, [d.host()? as u64, at, length, flags, 0, 0])
+    let mut bytes = vec![0u8; length as usize];
+    t.process.memory.read_bytes(at, &mut bytes)?;
+    Address::parse(&bytes)
+}
+
+/// Copy an address out, as much of it as the guest has room for; its length goes to `length`.
+///
+/// # Errors
+/// EFAULT, EINVAL.
+pub(super) fn write_address(
+    t: &Thread,
+    address: &Address,
+    at: u64,
+    length: u64,
+) -> Result<(), Errno> {
+    if at == 0 {
+        return Ok(());
     }
+    let bytes = address.bytes();
+    let room: i32 = t.process.memory.read(length)?;
+    let room = usize::try_from(room).map_err(|_| EINVAL)?;
+    let part = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+    t.process.memory.write_bytes(at, part)?;
+    t.process.memory.write(length, bytes.len() as u32)
+}
+
+/// Type and flags of `socket` and `socketpair`.
+fn kind_of(kind: u64) -> Result<(i32, i32), Errno> {
+    let (kind, flags) = (kind as i32 & 0xf, kind as i32 & !0xf);
+    if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
+        return Err(EINVAL);
+    }
+    match kind {
+        libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET => Ok((kind, flags)),
+        libc::SOCK_RAW => Err(EPERM),
+        _ => Err(EINVAL),
+    }
+}
+
+fn insert(t: &Thread, socket: Arc<Socket>, flags: i32) -> SysResult {
+    let status = libc::O_RDWR | flags & libc::SOCK_NONBLOCK;
+    let d = Description::new(Object::Socket(socket), status);
+    t.process
+        .files()
+        .insert(d, flags & libc::SOCK_CLOEXEC != 0, 0)
+}
+
+pub fn socket(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [domain, kind, protocol, ..]: [u64; 6],
+) -> SysResult {
+    let domain = domain as i32;
+    if !matches!(domain, libc::AF_UNIX | libc::AF_INET) {
+        return Err(EAFNOSUPPORT);
+    }
+    let (kind, flags) = kind_of(kind)?;
+    let fits = matches!(
+        (domain, kind, protocol as i32),
+        (_, _, 0)
+            | (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP)
+            | (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDP)
+    );
+    if !fits || (domain == libc::AF_INET && kind == libc::SOCK_SEQPACKET) {
+        return Err(EPROTONOSUPPORT);
+    }
+    // Datagrams travel as packets of a pair, so that the host's limit on waiting datagrams does not bind.
+    let beneath = if kind == libc::SOCK_STREAM {
+        libc::SOCK_STREAM
+    } else {
+        libc::SOCK_SEQPACKET
+    };
+    let (near, far) = new_pair(beneath)?;
+    set_nonblocking(&near, flags & libc::SOCK_NONBLOCK)?;
+    let role = if kind == libc::SOCK_DGRAM {
+        Role::Datagram(far)
+    } else {
+        Role::Fresh(far)
+    };
+    let socket = t.process.net.socket(near, domain, kind, role)?;
+    insert(t, socket, flags)
+}
+
+/// Whether the host's calls on this descriptor do not wait.
+pub(super) fn is_nonblocking(fd: RawFd) -> bool {
+    // SAFETY: a plain call on a descriptor of ours.
+    unsafe { libc::fcntl(fd, libc::F_GETFL) & libc::O_NONBLOCK != 0 }
+}
+
+fn set_nonblocking(fd: &OwnedFd, flag: i32) -> SysResult {
+    // SAFETY: a plain call on a descriptor of ours.
+    check(i64::from(unsafe {
+        libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flag)
+    }))
+}
+
+/// socketpair(2), UNIX only: both ends inside the guest.
+pub fn socketpair(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [domain, kind, protocol, to, ..]: [u64; 6],
+) -> SysResult {
+    if domain as i32 != libc::AF_UNIX {
+        return Err(if domain as i32 == libc::AF_INET {
+            EOPNOTSUPP
+        } else {
+            EAFNOSUPPORT
+        });
+    }
+    let (kind, flags) = kind_of(kind)?;
+    if protocol != 0 {
+        return Err(EPROTONOSUPPORT);
+    }
+    let (a, b) = new_pair(kind | flags & libc::SOCK_NONBLOCK)?;
+    let status = libc::O_RDWR | flags & libc::SOCK_NONBLOCK;
+    let end = |fd| {
+        let socket = t
+            .process
+            .net
+            .socket(fd, libc::AF_UNIX, kind, Role::Connected)?;
+        Ok::<_, Errno>(Description::new(Object::Socket(socket), status))
+    };
+    let (a, b) = (end(a)?, end(b)?);
+    give_pair(t, to, a, b, flags & libc::SOCK_CLOEXEC != 0)
+}
+
+/// The table's key for an address that is to be reached.
+pub(super) fn key_of(t: &Thread, kind: i32, address: &Address) -> Result<Key, Errno> {
+    match address {
+        Address::Inet { ip: 0, port } => Ok(Key::Inet(kind, LOOPBACK, *port)),
+        Address::Inet { ip, port } if ip >> 24 == 127 => Ok(Key::Inet(kind, *ip, *port)),
+        Address::Inet { .. } => Err(ENETUNREACH),
+        Address::Unix(name) => match name.first() {
+            None => Err(ECONNREFUSED),
+            Some(0) => Ok(Key::Abstract(name.clone())),
+            Some(_) => match resolve_path(t, name)?.node {
+                Some(Node::Memory(inode)) if matches!(inode.content, Content::Socket) => {
+                    Ok(Key::File(inode.number))
+                }
+                Some(_) => Err(ECONNREFUSED),
+                None => Err(ENOENT),
+            },
+        },
+    }
+}
+
+/// The socket that an address names.
+pub(super) fn reach(t: &Thread, own: &Socket, address: &Address) -> Result<Arc<Socket>, Errno> {
+    if matches!(address, Address::Inet { .. }) != (own.family == libc::AF_INET) {
+        return Err(EAFNOSUPPORT);
+    }
+    let key = key_of(t, own.kind, address)?;
+    let found = t.process.net.find(&key).ok_or(ECONNREFUSED)?;
+    if found.kind == own.kind {
+        Ok(found)
+    } else {
+        Err(EPROTOTYPE)
+    }
+}
+
+pub fn bind(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
+    let (_, socket) = socket_of(t, fd)?;
+    let address = read_address(t, at, length)?;
+    if socket.state().local.is_some() {
+        return Err(EINVAL);
+    }
+    let local = match address {
+        _ if matches!(address, Address::Inet { .. }) != (socket.family == libc::AF_INET) => {
+            return Err(EAFNOSUPPORT);
+        }
+        Address::Inet { ip, port } => t.process.net.claim_inet(ip, port, &socket)?,
+        Address::Unix(name) if name.is_empty() => {
+            // A name of the system's choice: five digits, as Linux has it.
+            let free = (0..0x10_0000u32).map(|n| format!("\0{n:05x}").into_bytes());
+            let mut taken = None;
+            for name in free.take(4096) {
+                if t.process
+                    .net
+                    .claim(Key::Abstract(name.clone()), &socket)
+                    .is_ok()
+                {
+                    taken = Some(name);
+                    break;
+                }
+            }
+            Address::Unix(taken.ok_or(EADDRINUSE)?)
+        }
+        Address::Unix(name) if name.first() == Some(&0) => {
+            t.process.net.claim(Key::Abstract(name.clone()), &socket)?;
+            Address::Unix(name)
+        }
+        Address::Unix(name) => {
+            let resolved = resolve_path(t, &name)?;
+            if resolved.node.is_some() {
+                return Err(EADDRINUSE);
+            }
+            let parent = super::open::parent(t, &resolved)?;
+            let inode = Inode::socket(parent.usage(), 0o777 & !t.process.umask())?;
+            parent.add(resolved.split().1, Arc::clone(&inode))?;
+            t.process.net.claim(Key::File(inode.number), &socket)?;
+            Address::Unix(name)
+        }
+    };
+    socket.state().local = Some(local);
+    Ok(0)
+}
+
+/// Give a socket that is used before it was bound a name, as Linux does for Internet sockets.
+pub(super) fn name_it(t: &Thread, socket: &Arc<Socket>) -> Result<(), Errno> {
+    let unnamed = socket.family == libc::AF_INET && socket.state().local.is_none();
+    if unnamed {
+        let local = t.process.net.claim_inet(LOOPBACK, 0, socket)?;
+        socket.state().local = Some(local);
+    }
+    Ok(())
+}
+
+pub fn listen(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {
+    let (_, socket) = socket_of(t, fd)?;
+    if socket.kind == libc::SOCK_DGRAM {
+        return Err(EOPNOTSUPP);
+    }
+    if socket.family == libc::AF_UNIX && socket.state().local.is_none() {
+        return Err(EINVAL);
+    }
+    if socket.state().local.is_none() {
+        let local = t.process.net.claim_inet(0, 0, &socket)?;
+        socket.state().local = Some(local);
+    }
+    let mut state = socket.state();
+    match std::mem::replace(&mut state.role, Role::Connected) {
+        Role::Fresh(far) => {
+            set_nonblocking(&far, libc::O_NONBLOCK)?;
+            state.role = Role::Listening(far, std::collections::VecDeque::new());
+            Ok(0)
+        }
+        role => {
+            let listening = matches!(role, Role::Listening(..));
+            state.role = role;
+            if listening { Ok(0) } else { Err(EINVAL) }
+        }
+    }
+}
+
+pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
+    let (_, socket) = socket_of(t, fd)?;
+    if socket.kind == libc::SOCK_DGRAM && length >= 2 && t.process.memory.read::<u16>(at)? == 0 {
+        socket.state().peer = None;
+        return Ok(0);
+    }
+    let address = read_address(t, at, length)?;
+    let settled = std::mem::take(&mut socket.state().in_progress);
+    match &socket.state().role {
+        Role::Connected if settled => return Ok(0),
+        Role::Connected => return Err(EISCONN),
+        Role::Listening(..) => return Err(EINVAL),
+        Role::Fresh(_) | Role::Datagram(_) => {}
+    }
+    if socket.kind == libc::SOCK_DGRAM {
+        let reached = reach(t, &socket, &address);
+        // An Internet datagram's receiver need not be there yet.
+        if socket.family == libc::AF_UNIX || matches!(reached, Err(e) if e == ENETUNREACH) {
+            reached?;
+        }
+        name_it(t, &socket)?;
+        socket.state().peer = Some(at_loopback(address));
+        return Ok(0);
+    }
+    let target = reach(t, &socket, &address)?;
+    name_it(t, &socket)?;
+    let mut own = socket.state();
+    // A listener's lock is only ever taken behind that of a socket that connects, never the other way round.
+    if Arc::ptr_eq(&target, &socket) {
+        return Err(ECONNREFUSED);
+    }
+    let mut theirs = target.state();
+    let local = theirs.local.clone();
+    let Role::Listening(wake, queue) = &mut theirs.role else {
+        return Err(ECONNREFUSED);
+    };
+    if queue.len() >= BACKLOG {
+        return Err(EAGAIN);
+    }
+    let far = match std::mem::replace(&mut own.role, Role::Connected) {
+        Role::Fresh(far) => far,
+        role => {
+            own.role = role;
+            return Err(EISCONN);
+        }
+    };
+    let accepted = t
+        .process
+        .net
+        .socket(far, socket.family, socket.kind, Role::Connected)?;
+    let peer = at_loopback(address);
+    {
+        let mut state = accepted.state();
+        state.local = match local {
+            Some(Address::Inet { .. }) => Some(peer.clone()),
+            other => other,
+        };
+        state.peer = Some(own.local.clone().unwrap_or(Address::unnamed(socket.family)));
+    }
+    own.peer = Some(peer);
+    queue.push_back(accepted);
+    // SAFETY: one byte is live; the descriptor does not block.
+    check(unsafe { libc::write(wake.as_raw_fd(), [0u8].as_ptr().cast(), 1) } as i64)?;
+    // As TCP does it: who does not want to wait learns of the connection by polling.
+    if socket.family == libc::AF_INET && is_nonblocking(socket.host()) {
+        own.in_progress = true;
+        return Err(EINPROGRESS);
+    }
+    Ok(0)
+}
+
+fn at_loopback(address: Address) -> Address {
+    match address {
+        Address::Inet { ip: 0, port } => Address::Inet { ip: LOOPBACK, port },
+        other => other,
+    }
+}
+
+pub fn accept(t: &mut Thread, cpu: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
+    accept4(t, cpu, [fd, at, length, 0, 0, 0])
+}
+
+pub fn accept4(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [fd, at, length, flags, ..]: [u64; 6],
+) -> SysResult {
+    let flags = flags as i32;
+    if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
+        return Err(EINVAL);
+    }
+    let (_held, socket) = socket_of(t, fd)?;
+    if socket.kind == libc::SOCK_DGRAM {
+        return Err(EOPNOTSUPP);
+    }
+    if !matches!(socket.state().role, Role::Listening(..)) {
+        return Err(EINVAL);
+    }
+    let mut byte = 0u8;
+    // SAFETY: one byte is live across the call.
+    let got = unsafe {
+        let arguments = [socket.host() as u64, (&raw mut byte) as u64, 1, 0, 0, 0];
+        t.shared.kick.block(libc::SYS_read, arguments)
+    }?;
+    if got == 0 {
+        return Err(EINVAL);
+    }
+    let accepted = match &mut socket.state().role {
+        Role::Listening(_, queue) => queue.pop_front(),
+        _ => None,
+    };
+    let accepted = accepted.ok_or(EAGAIN)?;
+    // SAFETY: a plain call on a descriptor of ours.
+    check(i64::from(unsafe {
+        libc::fcntl(accepted.host(), libc::F_SETFL, flags & libc::SOCK_NONBLOCK)
+    }))?;
+    let peer = accepted.state().peer.clone();
+    write_address(
+        t,
+        &peer.unwrap_or(Address::unnamed(socket.family)),
+        at,
+        length,
+    )?;
+    insert(t, accepted, flags)
+}
+
+pub fn getsockname(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
+    let (_, socket) = socket_of(t, fd)?;
+    let local = socket.state().local.clone();
+    write_address(
+        t,
+        &local.unwrap_or(Address::unnamed(socket.family)),
+        at,
+        length,
+    )
+    .map(|()| 0)
+}
+
+pub fn getpeername(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
+    let (_, socket) = socket_of(t, fd)?;
+    let (connected, peer) = {
+        let state = socket.state();
+        (matches!(state.role, Role::Connected), state.peer.clone())
+    };
+    let peer = match peer {
+        Some(peer) => peer,
+        None if connected => Address::unnamed(socket.family),
+        None => return Err(ENOTCONN),
+    };
+    write_address(t, &peer, at, length).map(|()| 0)
 }
 
 pub fn shutdown(t: &mut Thread, _: &mut dyn Cpu, [fd, how, ..]: [u64; 6]) -> SysResult {
-    let d = description(t, fd)?;
-    let Object::Socket(_) = &d.object else {
-        return Err(ENOTSOCK);
+    let (_, socket) = socket_of(t, fd)?;
+    if how > 2 {
+        return Err(EINVAL);
+    }
+    let unconnected = {
+        let state = socket.state();
+        matches!(state.role, Role::Fresh(_))
+            || matches!(state.role, Role::Datagram(_)) && state.peer.is_none()
     };
+    if unconnected {
+        return Err(ENOTCONN);
+    }
     // SAFETY: a plain call on a descriptor of ours.
-    crate::errno::check(i64::from(unsafe {
-        libc::shutdown(d.host()?, (how & 3) as i32)
+    check(i64::from(unsafe {
+        libc::shutdown(socket.host(), how as i32)
     }))
 }

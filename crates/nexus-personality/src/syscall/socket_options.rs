@@ -1,0 +1,123 @@
+//! Options of sockets: those that ask what a socket is are answered; those that tune are kept and have no effect.
+
+use super::sockets::socket_of;
+use crate::errno::{EINVAL, ENOPROTOOPT, Errno, SysResult};
+use crate::files::socket::{Role, Socket};
+use crate::machine::Cpu;
+use crate::thread::Thread;
+
+/// Longest value of an option that is kept.
+const MAX_VALUE: usize = 64;
+/// Options kept for one socket at most.
+const MAX_OPTIONS: usize = 64;
+const BUFFER: i32 = 212_992;
+
+fn known(level: i32, family: i32) -> bool {
+    match level {
+        libc::SOL_SOCKET => true,
+        libc::IPPROTO_IP | libc::IPPROTO_TCP | libc::IPPROTO_UDP => family == libc::AF_INET,
+        _ => false,
+    }
+}
+
+fn int(bytes: &[u8]) -> Option<i32> {
+    bytes.first_chunk().map(|b| i32::from_le_bytes(*b))
+}
+
+pub fn setsockopt(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [fd, level, name, at, length, _]: [u64; 6],
+) -> SysResult {
+    let (_, socket) = socket_of(t, fd)?;
+    let (level, name) = (level as i32, name as i32);
+    if !known(level, socket.family) {
+        return Err(ENOPROTOOPT);
+    }
+    if length as i32 <= 0 || length as usize > 4096 {
+        return Err(EINVAL);
+    }
+    let mut value = vec![0u8; (length as usize).min(MAX_VALUE)];
+    t.process.memory.read_bytes(at, &mut value)?;
+    if level == libc::SOL_SOCKET {
+        let number = int(&value).ok_or(EINVAL)?;
+        match name {
+            libc::SO_TYPE
+            | libc::SO_ERROR
+            | libc::SO_DOMAIN
+            | libc::SO_PROTOCOL
+            | libc::SO_ACCEPTCONN
+            | libc::SO_PEERCRED => return Err(ENOPROTOOPT),
+            // The kernel doubles what is asked for, and shows that.
+            libc::SO_SNDBUF | libc::SO_RCVBUF => {
+                value = number
+                    .clamp(1152, BUFFER)
+                    .saturating_mul(2)
+                    .to_le_bytes()
+                    .to_vec();
+            }
+            libc::SO_REUSEADDR | libc::SO_KEEPALIVE | libc::SO_BROADCAST | libc::SO_REUSEPORT => {
+                value = i32::from(number != 0).to_le_bytes().to_vec();
+            }
+            _ => {}
+        }
+    }
+    let mut state = socket.state();
+    if state.options.len() < MAX_OPTIONS || state.options.contains_key(&(level, name)) {
+        state.options.insert((level, name), value);
+    }
+    Ok(0)
+}
+
+fn value(t: &Thread, socket: &Socket, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
+    let state = socket.state();
+    if let Some(value) = state.options.get(&(level, name)) {
+        return Ok(value.clone());
+    }
+    let number = match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_TYPE) => socket.kind,
+        (libc::SOL_SOCKET, libc::SO_DOMAIN) => socket.family,
+        (libc::SOL_SOCKET, libc::SO_PROTOCOL) => match (socket.family, socket.kind) {
+            (libc::AF_INET, libc::SOCK_STREAM) => libc::IPPROTO_TCP,
+            (libc::AF_INET, _) => libc::IPPROTO_UDP,
+            _ => 0,
+        },
+        (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => {
+            i32::from(matches!(state.role, Role::Listening(..)))
+        }
+        (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_RCVBUF) => BUFFER,
+        (libc::SOL_SOCKET, libc::SO_LINGER | libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) => {
+            return Ok(vec![0; if name == libc::SO_LINGER { 8 } else { 16 }]);
+        }
+        (libc::SOL_SOCKET, libc::SO_PEERCRED) => {
+            let id = crate::syscall::info::UID as i32;
+            let words = [t.process.pid(), id, id];
+            return Ok(words.iter().flat_map(|w| w.to_le_bytes()).collect());
+        }
+        (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => 32741,
+        (libc::IPPROTO_IP, libc::IP_TTL) => 64,
+        _ => 0,
+    };
+    Ok(number.to_le_bytes().to_vec())
+}
+
+pub fn getsockopt(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [fd, level, name, at, length, _]: [u64; 6],
+) -> SysResult {
+    let (_, socket) = socket_of(t, fd)?;
+    let (level, name) = (level as i32, name as i32);
+    if !known(level, socket.family) {
+        return Err(ENOPROTOOPT);
+    }
+    let room: i32 = t.process.memory.read(length)?;
+    let room = usize::try_from(room).map_err(|_| EINVAL)?;
+    let value = value(t, &socket, level, name)?;
+    let part = value.get(..room.min(value.len())).unwrap_or_default();
+    t.process.memory.write_bytes(at, part)?;
+    t.process
+        .memory
+        .write(length, part.len() as u32)
+        .map(|()| 0)
+}

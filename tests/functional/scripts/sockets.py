@@ -1,0 +1,145 @@
+"""Sockets as programs use them; prints what a host's kernel and a microVM must agree on."""
+
+import array
+import errno
+import os
+import select
+import socket
+import threading
+
+
+def name(error):
+    return errno.errorcode[error.errno]
+
+
+# A TCP connection over the loopback, both ways, to its end.
+server = socket.create_server(("127.0.0.1", 0))
+address = server.getsockname()
+
+
+def serve():
+    connection, peer = server.accept()
+    with connection:
+        data = b""
+        while part := connection.recv(1 << 16):
+            data += part
+        connection.sendall(data[::-1])
+        print("peer", peer[0], connection.getsockname() == address)
+
+
+thread = threading.Thread(target=serve)
+thread.start()
+with socket.create_connection(address) as client:
+    client.sendall(b"abc" * 100_000)
+    client.shutdown(socket.SHUT_WR)
+    back = b""
+    while part := client.recv(1 << 16):
+        back += part
+    print("echo", back == (b"abc" * 100_000)[::-1], client.getsockname()[0])
+thread.join()
+
+# Readiness of a listener and of a connection that is made without waiting.
+poller = select.epoll()
+poller.register(server, select.EPOLLIN)
+print("idle", poller.poll(0))
+client = socket.socket()
+client.setblocking(False)
+print("connect", errno.errorcode.get(client.connect_ex(address)))
+print("waiting", [event for _, event in poller.poll(1)] == [select.EPOLLIN])
+print("writable", select.select([], [client], [], 1)[1] == [client], client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+print("again", errno.errorcode.get(client.connect_ex(address)))
+accepted, _ = server.accept()
+accepted.close()
+print("end", client.recv(1))
+client.close()
+
+# What is refused.
+for port, family, kind in ((1, socket.AF_INET, socket.SOCK_STREAM),):
+    with socket.socket(family, kind) as lonely:
+        try:
+            lonely.connect(("127.0.0.1", port))
+        except OSError as error:
+            print("refused", name(error))
+        for call in (lambda: lonely.getpeername(), lambda: lonely.recv(1), lambda: lonely.shutdown(2), lambda: lonely.accept()):
+            try:
+                call()
+            except OSError as error:
+                print("refused", name(error))
+with socket.socket() as second:
+    try:
+        second.bind(address)
+    except OSError as error:
+        print("taken", name(error))
+    try:
+        second.bind(("192.0.2.1", 0))
+    except OSError as error:
+        print("not here", name(error))
+server.close()
+
+# Datagrams keep their borders and their senders.
+a, b = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+a.bind(("127.0.0.1", 0))
+b.bind(("127.0.0.1", 0))
+for message in (b"one", b"", b"three"):
+    b.sendto(message, a.getsockname())
+for _ in range(3):
+    data, sender = a.recvfrom(2)
+    print("datagram", data, sender == b.getsockname())
+try:
+    b.send(b"x")
+except OSError as error:
+    print("nowhere", name(error))
+a.connect(b.getsockname())
+a.send(b"connected")
+print(b.recv(100))
+try:
+    a.send(b"x" * 65508)
+except OSError as error:
+    print("long", name(error))
+
+# UNIX names: files and abstract ones; descriptors that travel.
+os.chdir(os.environ.get("TMPDIR", "/tmp"))
+with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+    listener.bind("named")
+    listener.listen()
+    client.connect("named")
+    end, peer = listener.accept()
+    print("unix", repr(peer), client.getpeername(), oct(os.stat("named").st_mode >> 12))
+    read, write = os.pipe()
+    socket.send_fds(client, [b"with"], [write])
+    data, passed, flags, _ = socket.recv_fds(end, 100, 4)
+    os.close(write)
+    os.write(passed[0], b"through")
+    os.close(passed[0])
+    print(data, len(passed), flags, os.read(read, 100), os.read(read, 1))
+    client.sendmsg([b"many ", b"parts"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [read, read]))])
+    data, control, flags, _ = end.recvmsg(100, 0)
+    print(data, control, flags & socket.MSG_CTRUNC == socket.MSG_CTRUNC)
+    end.close()
+    os.unlink("named")
+    try:
+        with socket.socket(socket.AF_UNIX) as late:
+            late.connect("named")
+    except OSError as error:
+        print("gone", name(error))
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as two:
+    one.bind(b"\0nexus-test-%d" % os.getpid())
+    two.bind("two")
+    two.sendto(b"hello", one.getsockname())
+    print(one.recvfrom(100))
+    os.unlink("two")
+
+# A pair, and options.
+left, right = socket.socketpair()
+left.sendall(b"pair")
+print(right.recv(2, socket.MSG_PEEK), right.recv(10), left.getsockname() == "")
+right.close()
+try:
+    left.send(b"x")
+except OSError as error:
+    print("closed", name(error))
+with socket.socket() as tuned:
+    tuned.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    tuned.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    shown = [tuned.getsockopt(socket.SOL_SOCKET, o) for o in (socket.SO_REUSEADDR, socket.SO_TYPE, socket.SO_KEEPALIVE)]
+    print(shown, tuned.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0)
