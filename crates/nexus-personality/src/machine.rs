@@ -69,6 +69,8 @@ pub struct ThreadState {
     pub signal_mask: u64,
     /// Alternate signal stack: base, size, flags.
     pub alt_stack: (u64, u64, u32),
+    /// Head of the list of robust mutexes (set_robust_list), or 0.
+    pub robust_list: u64,
 }
 
 /// What the hypervisor does for the personality. All addresses are guest virtual ones and page aligned.

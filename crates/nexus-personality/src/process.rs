@@ -4,10 +4,12 @@ use crate::config::Config;
 use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
 use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
 use crate::host::{self, Kick};
+use crate::itimer::Timers;
 use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
 use crate::mm::{AddressSpace, Backing, Request};
-use crate::signal::Signals;
+use crate::pending::{Cause, Pending, Sent};
+use crate::signal::{self, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
 use std::collections::BTreeMap;
@@ -39,10 +41,12 @@ pub struct ThreadShared {
     pub tid: Tid,
     /// Set to make it leave a blocking call.
     pub kick: Kick,
-    /// Signals sent to it and not yet taken, bit n-1 for signal n.
-    pub pending: AtomicU64,
+    /// Signals sent to it and not yet taken.
+    pub pending: Pending,
     /// Its signal mask, as last set.
     pub mask: AtomicU64,
+    /// What it waits for in sigtimedwait(2), blocked or not.
+    pub awaited: AtomicU64,
 }
 
 /// Addresses of the device's mappings, 0 where there is none.
@@ -64,6 +68,9 @@ pub struct Process {
     cwd: Mutex<Vec<u8>>,
     umask: AtomicU32,
     signals: Mutex<Signals>,
+    /// Signals sent to no thread in particular.
+    pub(crate) pending: Pending,
+    pub(crate) timers: Timers,
     threads: Mutex<BTreeMap<Tid, Arc<ThreadShared>>>,
     next_tid: AtomicI32,
     pid: AtomicI32,
@@ -141,6 +148,8 @@ impl Process {
             umask: AtomicU32::new(0o022),
             cwd: Mutex::new(config.program.cwd.trim_end_matches('/').as_bytes().to_vec()),
             signals: Mutex::default(),
+            pending: Pending::default(),
+            timers: Timers::default(),
             threads: Mutex::default(),
             next_tid: AtomicI32::new(pid),
             pid: AtomicI32::new(pid),
@@ -169,8 +178,9 @@ impl Process {
         let shared = Arc::new(ThreadShared {
             tid: state.tid,
             kick: Kick::default(),
-            pending: AtomicU64::new(0),
+            pending: Pending::default(),
             mask: AtomicU64::new(state.signal_mask),
+            awaited: AtomicU64::new(0),
         });
         lock(&self.threads).insert(state.tid, Arc::clone(&shared));
         Thread::new(Arc::clone(self), shared, state)
@@ -245,6 +255,11 @@ impl Process {
 
     pub(crate) fn stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Send the process a signal from outside the guest, as a terminal does.
+    pub fn signal(&self, signal: u64) {
+        let _ = signal::send(self, None, Sent::new(signal, Cause::Kernel, 0, 0));
     }
 
     /// Numbers of all threads.

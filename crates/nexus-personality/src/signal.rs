@@ -5,6 +5,7 @@
 use crate::errno::{EFAULT, Errno, SysResult};
 use crate::machine::{Cpu, Exception, Outcome, Tid};
 use crate::memory::{Plain, plain};
+use crate::pending::{Sent, bit};
 use crate::process::Process;
 use crate::thread::Thread;
 use std::sync::atomic::Ordering;
@@ -32,11 +33,10 @@ pub struct Action {
     pub mask: u64,
 }
 
-/// Dispositions and what is pending for the whole process.
+/// What the process does at each signal.
 #[derive(Default)]
 pub struct Signals {
     actions: Vec<Action>,
-    pub pending: u64,
 }
 
 impl Signals {
@@ -101,44 +101,69 @@ struct Frame {
 }
 plain! { Action Frame }
 
-fn bit(signal: u64) -> u64 {
-    1 << (signal.wrapping_sub(1) & 63)
+/// Whether the default disposition is to do nothing. Stopping is among it: nobody could have the guest go on.
+fn ignored_by_default(signal: u64) -> bool {
+    [
+        libc::SIGCHLD,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ]
+    .iter()
+    .any(|s| *s as u64 == signal)
 }
 
-/// Whether the default disposition is to do nothing.
-fn ignored_by_default(signal: u64) -> bool {
-    [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT]
-        .iter()
-        .any(|s| *s as u64 == signal)
+/// Whether a signal with this disposition does nothing.
+#[must_use]
+pub fn is_ignored(signal: u64, action: Action) -> bool {
+    action.handler == 1 || action.handler == 0 && ignored_by_default(signal)
 }
 
 /// Send a signal to one thread (`Some`) or to the process. 0 only checks.
 ///
 /// # Errors
-/// ESRCH, EINVAL.
-pub fn send(process: &Process, tid: Option<Tid>, signal: u64) -> SysResult {
-    if signal > LAST {
+/// ESRCH, EINVAL; EAGAIN where too many wait.
+pub fn send(process: &Process, tid: Option<Tid>, sent: Sent) -> SysResult {
+    if sent.signal > LAST {
         return Err(crate::errno::EINVAL);
     }
+    let wanted = if sent.signal == 0 {
+        0
+    } else {
+        bit(sent.signal)
+    };
     let target = {
         let threads = process.threads();
         match tid {
             Some(tid) => Some(threads.get(&tid).cloned().ok_or(crate::errno::ESRCH)?),
-            // Any thread that does not block it; else it waits for one to unblock it.
+            // Whoever waits for it, or any thread that does not block it; else it waits for one to unblock it.
             None => threads
                 .values()
-                .find(|t| t.mask.load(Ordering::Acquire) & bit(signal) == 0)
+                .find(|t| t.awaited.load(Ordering::SeqCst) & wanted != 0)
+                .or_else(|| {
+                    threads
+                        .values()
+                        .find(|t| t.mask.load(Ordering::Acquire) & wanted == 0)
+                })
                 .cloned(),
         }
     };
-    if signal == 0 {
+    if sent.signal == 0 {
+        return Ok(0);
+    }
+    let blocked = target.as_ref().is_none_or(|t| {
+        (t.mask.load(Ordering::Acquire) | t.awaited.load(Ordering::SeqCst)) & wanted != 0
+    });
+    if !blocked && is_ignored(sent.signal, process.signals().action(sent.signal)) {
         return Ok(0);
     }
     match (&target, tid) {
-        (Some(thread), Some(_)) => {
-            thread.pending.fetch_or(bit(signal), Ordering::AcqRel);
-        }
-        _ => process.signals().pending |= bit(signal),
+        (Some(thread), Some(_)) => thread.pending.push(sent)?,
+        _ => process.pending.push(sent)?,
     }
     if let Some(thread) = target {
         process.machine.kick(thread.tid);
@@ -146,16 +171,30 @@ pub fn send(process: &Process, tid: Option<Tid>, signal: u64) -> SysResult {
     Ok(0)
 }
 
+/// What is pending for the thread, its own and the process's.
+#[must_use]
+pub fn pending(thread: &Thread) -> u64 {
+    thread.shared.pending.mask() | thread.process.pending.mask()
+}
+
 fn deliverable(thread: &Thread) -> u64 {
-    let pending = thread.shared.pending.load(Ordering::Acquire) | thread.process.signals().pending;
-    pending & !thread.mask
+    pending(thread) & !thread.mask
+}
+
+/// Take the first of `set`, the thread's own before the process's.
+pub fn take(thread: &Thread, set: u64) -> Option<Sent> {
+    thread
+        .shared
+        .pending
+        .take(set)
+        .or_else(|| thread.process.pending.take(set))
 }
 
 /// Whether an interrupted call is issued again: if no handler will run, or the handler wants it so.
 #[must_use]
 pub fn restarts(thread: &Thread, number: u64) -> bool {
+    let pending = deliverable(thread);
     let signals = thread.process.signals();
-    let pending = (thread.shared.pending.load(Ordering::Acquire) | signals.pending) & !thread.mask;
     let handled = (1..=LAST)
         .filter(|s| pending & bit(*s) != 0)
         .map(|s| signals.action(s))
@@ -185,29 +224,14 @@ pub fn restarts(thread: &Thread, number: u64) -> bool {
 
 /// Deliver what is pending: run handlers, end the guest, or nothing.
 pub fn deliver(thread: &mut Thread, cpu: &mut dyn Cpu) -> Outcome {
-    loop {
-        let pending = deliverable(thread);
-        if pending == 0 {
-            return Outcome::Resume;
-        }
-        let signal = u64::from(pending.trailing_zeros()) + 1;
-        let action = {
-            let mut signals = thread.process.signals();
-            let own = thread
-                .shared
-                .pending
-                .fetch_and(!bit(signal), Ordering::AcqRel);
-            if own & bit(signal) == 0 {
-                signals.pending &= !bit(signal);
-            }
-            signals.action(signal)
-        };
-        let info = [signal, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        match act(thread, cpu, signal, action, info, None) {
+    while let Some(sent) = take(thread, !thread.mask) {
+        let action = thread.process.signals().action(sent.signal);
+        match act(thread, cpu, sent.signal, action, sent.info(), None) {
             Outcome::Resume => {}
             end => return end,
         }
     }
+    Outcome::Resume
 }
 
 /// Turn an exception at CPL 3 into its signal.
@@ -259,9 +283,8 @@ fn act(
     exception: Option<Exception>,
 ) -> Outcome {
     match action.handler {
-        0 if ignored_by_default(signal) => Outcome::Resume,
+        _ if is_ignored(signal, action) => Outcome::Resume,
         0 => Outcome::Exit(i32::try_from(signal).unwrap_or(libc::SIGKILL)),
-        1 => Outcome::Resume,
         _ => match push_frame(thread, cpu, signal, action, info, exception) {
             Ok(()) => Outcome::Resume,
             // No stack to deliver on: as the kernel does, SIGSEGV with no handler.

@@ -9,6 +9,7 @@ use crate::files::description::Registration;
 use crate::files::socket::Role;
 use crate::files::tmpfs::{Content, Inode};
 use crate::files::{Description, HostFile, Identity, Object};
+use crate::itimer::{self, Timers};
 use crate::machine::Machine;
 use crate::mm::{Backing, Vma};
 use crate::process::{DeviceMap, Error, Process};
@@ -104,6 +105,8 @@ pub struct ProcessState {
     pub heap: (u64, u64),
     pub cwd: Vec<u8>,
     pub actions: Vec<Action>,
+    /// What is left of each interval timer, and its interval.
+    pub timers: [(std::time::Duration, std::time::Duration); itimer::KINDS],
     pub descriptions: Vec<SavedDescription>,
     pub inodes: Vec<SavedInode>,
     pub device: DeviceMap,
@@ -311,6 +314,7 @@ impl Process {
             heap: mm.heap,
             cwd: self.cwd().clone(),
             actions: self.signals().actions().to_vec(),
+            timers: std::array::from_fn(|kind| self.timers.get(kind)),
             descriptions,
             inodes: inodes.list,
             device: *self.device(),
@@ -372,6 +376,12 @@ impl Process {
                 .take(crate::signal::LAST as usize + 1)
             {
                 signals.set_action(number as u64, *action);
+            }
+        }
+        for (kind, (left, interval)) in state.timers.iter().enumerate() {
+            if !left.is_zero() {
+                Timers::set(&process, kind, *left, *interval)
+                    .ok_or_else(|| refused("its timers cannot be set"))?;
             }
         }
         *process.cwd() = state.cwd.clone();

@@ -21,6 +21,8 @@ pub struct Thread {
     pub(crate) mask: u64,
     pub(crate) alt_stack: (u64, u64, u32),
     pub(crate) clear_tid: u64,
+    /// Head of the list of robust mutexes, or 0.
+    pub(crate) robust_list: u64,
     /// What a handler decided about the thread itself.
     pub(crate) control: Option<Outcome>,
     /// Mask to put back after the signal that `sigsuspend`, `ppoll` and the like waited for.
@@ -40,6 +42,7 @@ impl Thread {
             mask: state.signal_mask,
             alt_stack: state.alt_stack,
             clear_tid: state.clear_tid,
+            robust_list: state.robust_list,
             control: None,
             saved_mask: None,
             spurious: (0, 0),
@@ -75,6 +78,7 @@ impl Thread {
             clear_tid: self.clear_tid,
             signal_mask: self.mask,
             alt_stack: self.alt_stack,
+            robust_list: self.robust_list,
         })
     }
 
@@ -109,7 +113,7 @@ impl Thread {
             Ok(value) => value,
             Err(Errno(number)) => i64::from(-number).cast_unsigned(),
         };
-        if interrupted && self.saved_mask.is_none() && signal::restarts(self, number) {
+        if interrupted && signal::restarts(self, number) {
             let regs = cpu.regs_mut();
             regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
             regs.rax = number;
@@ -120,6 +124,9 @@ impl Thread {
     /// Before going back to the guest: signals, and the wish to stop.
     fn after(&mut self, cpu: &mut dyn Cpu) -> Outcome {
         if self.process.stopping() {
+            if let Some(mask) = self.saved_mask.take() {
+                self.set_mask(mask);
+            }
             return Outcome::Park;
         }
         let outcome = signal::deliver(self, cpu);

@@ -227,11 +227,7 @@ pub static UNSERVED: &[Group] = &[
     Group {
         reason: "not yet: made by nothing that runs in a guest today",
         calls: &[
-            (36, "getitimer"),
-            (37, "alarm"),
-            (38, "setitimer"),
             (109, "setpgid"),
-            (129, "rt_sigqueueinfo"),
             (132, "utime"),
             (222, "timer_create"),
             (223, "timer_settime"),
@@ -245,7 +241,6 @@ pub static UNSERVED: &[Group] = &[
             (282, "signalfd"),
             (287, "timerfd_gettime"),
             (289, "signalfd4"),
-            (297, "rt_tgsigqueueinfo"),
             (299, "recvmmsg"),
             (306, "syncfs"),
             (307, "sendmmsg"),

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod config;
 pub mod fault;
+pub mod forward;
 pub mod front;
 pub mod guest;
 pub mod jail;

@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::config::{Mode, Serve};
+use crate::forward::Forward;
 use crate::guest::{End, Guest, Handle};
 use crate::kvm::cpuid::Template;
 use crate::kvm::flavour::Flavour;
@@ -126,6 +127,7 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     jail::close_inherited(config, report.fd()).map_err(failed)?;
     widen_descriptor_table();
     // First, while this process has no other thread.
+    let forward = (config.mode == Mode::Run).then(Forward::new);
     let taker = match (&config.snapshot, config.mode) {
         (Some(target), Mode::Initialise) => Some(Taker::new(target).map_err(Failure::Failed)?),
         _ => None,
@@ -135,6 +137,9 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     let machine = Arc::new(Handle::default());
     machine.set(&vm.guest);
     let process = Process::new(window, personality(config, vm.clock), machine).map_err(failed)?;
+    if let Some(forward) = forward {
+        forward.to(&process).map_err(failed)?;
+    }
     vm.guest.attach(&process);
     let first = process.load().map_err(failed)?;
     jail::confine_microvm(config).map_err(failed)?;

@@ -74,3 +74,60 @@ pub fn clear_and_wake(t: &Thread, address: u64) {
         unsafe { libc::syscall(libc::SYS_futex, at, WAKE | PRIVATE, 1, 0, 0, 0) };
     }
 }
+
+/// Most entries of a robust list that are looked at, as Linux does.
+const ROBUST_MOST: usize = 2048;
+const OWNER: u32 = 0x3fff_ffff;
+const OWNER_DIED: u32 = 0x4000_0000;
+const WAITERS: u32 = 0x8000_0000;
+
+/// Mark the mutexes that the ending thread holds, and wake who waits for them. The list lies in the guest's memory:
+/// whatever of it cannot be read ends the walk.
+pub fn release_robust(t: &Thread) {
+    let head = t.robust_list;
+    if head == 0 {
+        return;
+    }
+    let Ok([first, offset, operation]) = t.process.memory.read::<[u64; 3]>(head) else {
+        return;
+    };
+    let mut entry = first;
+    for _ in 0..ROBUST_MOST {
+        // Bit 0 marks mutexes with priority inheritance.
+        let at = entry & !1;
+        if at == head & !1 {
+            break;
+        }
+        let next = t.process.memory.read::<u64>(at);
+        if at != operation & !1 {
+            owner_died(t, at.wrapping_add(offset));
+        }
+        match next {
+            Ok(next) => entry = next,
+            Err(_) => break,
+        }
+    }
+    if operation != 0 {
+        owner_died(t, (operation & !1).wrapping_add(offset));
+    }
+}
+
+fn owner_died(t: &Thread, address: u64) {
+    if !address.is_multiple_of(4) {
+        return;
+    }
+    let Ok(word) = t.process.memory.read::<u32>(address) else {
+        return;
+    };
+    if word & OWNER != t.tid().unsigned_abs() & OWNER {
+        return;
+    }
+    let died = word & WAITERS | OWNER_DIED;
+    if t.process.memory.write(address, died).is_err() {
+        return;
+    }
+    if let Ok(at) = t.process.memory.host(address, 4) {
+        // SAFETY: the address lies in the window; a wake does not block.
+        unsafe { libc::syscall(libc::SYS_futex, at, WAKE | PRIVATE, 1, 0, 0, 0) };
+    }
+}

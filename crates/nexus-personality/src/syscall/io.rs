@@ -157,10 +157,7 @@ fn write_from(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) 
         _ => {
             let result = host_vector(t, libc::SYS_writev, d.host()?, list, 0);
             if result == Err(crate::errno::EPIPE) {
-                t.shared.pending.fetch_or(
-                    1 << (libc::SIGPIPE - 1),
-                    std::sync::atomic::Ordering::AcqRel,
-                );
+                super::signals::broken_pipe(t);
             }
             result
         }

@@ -11,7 +11,6 @@ use crate::files::socket::{Address, HEADER, MAX_ADDRESS, Role, Socket};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 /// Flags that go to the host; `MSG_NOSIGNAL` always does.
@@ -121,9 +120,7 @@ pub(super) fn send(
         sent.map(|(moved, ..)| moved)
     };
     if result == Err(EPIPE) && flags & libc::MSG_NOSIGNAL == 0 {
-        t.shared
-            .pending
-            .fetch_or(1 << (libc::SIGPIPE - 1), Ordering::AcqRel);
+        super::signals::broken_pipe(t);
     }
     result
 }

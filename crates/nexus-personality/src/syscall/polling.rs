@@ -44,9 +44,7 @@ fn wait(
     if let Some(mask) = mask {
         t.saved_mask = Some(t.mask);
         t.set_mask(mask);
-        let pending = t.shared.pending.load(std::sync::atomic::Ordering::Acquire)
-            | t.process.signals().pending;
-        if pending & !mask != 0 {
+        if crate::signal::pending(t) & !mask != 0 {
             return Err(crate::errno::EINTR);
         }
     }

@@ -1,10 +1,14 @@
 //! Signal calls; delivery is in `crate::signal`.
 
-use crate::errno::{EAGAIN, EFAULT, EINTR, EINVAL, ENOMEM, EPERM, ESRCH, SysResult};
+use super::info::UID;
+use crate::errno::{EFAULT, EINTR, EINVAL, ENOMEM, EPERM, ESRCH, Errno, SysResult};
+use crate::itimer::{self, Timers};
 use crate::machine::Cpu;
+use crate::pending::{Cause, Sent, bit};
 use crate::signal::{self, Action, LAST};
 use crate::thread::Thread;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 pub fn rt_sigaction(
     t: &mut Thread,
@@ -31,6 +35,12 @@ pub fn rt_sigaction(
         signals.set_action(signal, action);
     }
     drop(signals);
+    if action.is_some_and(|action| signal::is_ignored(signal, action)) {
+        t.process.pending.discard(bit(signal));
+        for thread in t.process.threads().values() {
+            thread.pending.discard(bit(signal));
+        }
+    }
     if old != 0 {
         t.process.memory.write(old, before)?;
     }
@@ -74,7 +84,7 @@ pub fn rt_sigpending(t: &mut Thread, _: &mut dyn Cpu, [set, size, ..]: [u64; 6])
     if size > 8 {
         return Err(EINVAL);
     }
-    let pending = (t.shared.pending.load(Ordering::Acquire) | t.process.signals().pending) & t.mask;
+    let pending = signal::pending(t) & t.mask;
     t.process.memory.write(set, pending).map(|()| 0)
 }
 
@@ -105,34 +115,80 @@ pub fn sigaltstack(t: &mut Thread, cpu: &mut dyn Cpu, [new, old, ..]: [u64; 6]) 
     Ok(0)
 }
 
-#[allow(clippy::cast_possible_truncation)]
-pub fn kill(t: &mut Thread, _: &mut dyn Cpu, [pid, signal, ..]: [u64; 6]) -> SysResult {
-    let pid = pid as i32;
-    if pid != t.process.pid() && pid != 0 && pid != -1 {
-        return Err(ESRCH);
-    }
-    let signal = u64::from(signal as u32);
-    // The caller gets it before the call returns, if it does not block it.
-    if signal != 0 && signal <= LAST && t.mask & (1 << (signal - 1)) == 0 {
-        t.shared
-            .pending
-            .fetch_or(1 << (signal - 1), Ordering::AcqRel);
-        return Ok(0);
-    }
-    signal::send(&t.process, None, signal)
+fn sent(t: &Thread, signal: u64, cause: Cause) -> Sent {
+    Sent::new(u64::from(signal as u32), cause, t.process.pid(), UID)
 }
 
-#[allow(clippy::cast_possible_truncation)]
+pub fn kill(t: &mut Thread, _: &mut dyn Cpu, [pid, signal, ..]: [u64; 6]) -> SysResult {
+    let pid = pid as i32;
+    let own = t.process.pid();
+    if ![own, -own, 0, -1].contains(&pid) {
+        return Err(ESRCH);
+    }
+    to_process(t, sent(t, signal, Cause::User))
+}
+
+/// To the process; by the caller itself, before the call returns, if it does not block it.
+fn to_process(t: &Thread, sent: Sent) -> SysResult {
+    let open = (1..=LAST).contains(&sent.signal) && t.mask & bit(sent.signal) == 0;
+    signal::send(&t.process, open.then(|| t.tid()), sent)
+}
+
 pub fn tgkill(t: &mut Thread, _: &mut dyn Cpu, [pid, tid, signal, ..]: [u64; 6]) -> SysResult {
+    if pid as i32 <= 0 || tid as i32 <= 0 {
+        return Err(EINVAL);
+    }
     if pid as i32 != t.process.pid() {
         return Err(ESRCH);
     }
-    signal::send(&t.process, Some(tid as i32), u64::from(signal as u32))
+    signal::send(&t.process, Some(tid as i32), sent(t, signal, Cause::Thread))
 }
 
-#[allow(clippy::cast_possible_truncation)]
 pub fn tkill(t: &mut Thread, _: &mut dyn Cpu, [tid, signal, ..]: [u64; 6]) -> SysResult {
-    signal::send(&t.process, Some(tid as i32), u64::from(signal as u32))
+    if tid as i32 <= 0 {
+        return Err(EINVAL);
+    }
+    signal::send(&t.process, Some(tid as i32), sent(t, signal, Cause::Thread))
+}
+
+/// A signal with the sender's own words: to itself, so whatever they say is believed.
+fn with_info(t: &Thread, signal: u64, info: u64) -> Result<Sent, Errno> {
+    let mut words: [u64; 4] = t.process.memory.read(info)?;
+    let signal = u64::from(signal as u32);
+    if let Some(first) = words.first_mut() {
+        *first = *first & !0xffff_ffff | signal;
+    }
+    Ok(Sent { signal, words })
+}
+
+pub fn rt_sigqueueinfo(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [pid, signal, info, ..]: [u64; 6],
+) -> SysResult {
+    let sent = with_info(t, signal, info)?;
+    if pid as i32 != t.process.pid() {
+        return Err(ESRCH);
+    }
+    to_process(t, sent)
+}
+
+pub fn rt_tgsigqueueinfo(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [pid, tid, signal, info, ..]: [u64; 6],
+) -> SysResult {
+    let sent = with_info(t, signal, info)?;
+    if pid as i32 != t.process.pid() {
+        return Err(ESRCH);
+    }
+    signal::send(&t.process, Some(tid as i32), sent)
+}
+
+/// What a write to a pipe or socket without a reader brings with its EPIPE.
+pub fn broken_pipe(t: &Thread) {
+    let sent = Sent::new(libc::SIGPIPE as u64, Cause::Kernel, 0, 0);
+    let _ = signal::send(&t.process, Some(t.tid()), sent);
 }
 
 pub fn rt_sigsuspend(t: &mut Thread, cpu: &mut dyn Cpu, [mask, size, ..]: [u64; 6]) -> SysResult {
@@ -146,7 +202,7 @@ pub fn rt_sigsuspend(t: &mut Thread, cpu: &mut dyn Cpu, [mask, size, ..]: [u64; 
 }
 
 pub fn pause(t: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
-    if (t.shared.pending.load(Ordering::Acquire) | t.process.signals().pending) & !t.mask != 0 {
+    if signal::pending(t) & !t.mask != 0 {
         return Err(EINTR);
     }
     // SAFETY: no pointer is passed but null.
@@ -163,31 +219,34 @@ pub fn rt_sigtimedwait(
         return Err(EINVAL);
     }
     let set: u64 = t.process.memory.read(set)?;
+    let unwaitable = bit(libc::SIGKILL as u64) | bit(libc::SIGSTOP as u64);
+    let set = set & !unwaitable;
     let limit = super::time::read_timespec(t, timeout)?;
-    let deadline = limit.map(|l| std::time::Instant::now() + super::time::duration(&l));
+    let deadline = limit.map(|l| Instant::now() + super::time::duration(&l));
+    t.shared.awaited.store(set, Ordering::SeqCst);
+    let waited = wait_for(t, set, deadline);
+    t.shared.awaited.store(0, Ordering::SeqCst);
+    let sent = waited?;
+    if info != 0 {
+        let bytes: Vec<u8> = sent.info().iter().flat_map(|w| w.to_le_bytes()).collect();
+        t.process.memory.write_bytes(info, &bytes)?;
+    }
+    Ok(sent.signal)
+}
+
+fn wait_for(t: &Thread, set: u64, deadline: Option<Instant>) -> Result<Sent, Errno> {
     loop {
-        let own = t.shared.pending.load(Ordering::Acquire) & set;
-        let found = if own == 0 {
-            t.process.signals().pending & set
-        } else {
-            own
-        };
-        if found != 0 {
-            let signal = found.trailing_zeros();
-            t.shared.pending.fetch_and(!(1 << signal), Ordering::AcqRel);
-            t.process.signals().pending &= !(1 << signal);
-            if info != 0 {
-                t.process.memory.write_bytes(info, &[0; 128])?;
-                t.process.memory.write(info, signal + 1)?;
-            }
-            return Ok(u64::from(signal) + 1);
+        if let Some(sent) = signal::take(t, set) {
+            return Ok(sent);
+        }
+        if signal::pending(t) & !t.mask != 0 {
+            return Err(EINTR);
         }
         let left = match deadline {
-            Some(d) => match d.checked_duration_since(std::time::Instant::now()) {
-                Some(left) => left,
-                None => return Err(EAGAIN),
-            },
-            None => std::time::Duration::from_secs(3600),
+            Some(d) => d
+                .checked_duration_since(Instant::now())
+                .ok_or(crate::errno::EAGAIN)?,
+            None => Duration::from_secs(3600),
         };
         let time = [left.as_secs(), left.subsec_nanos().into()];
         // SAFETY: the time lives across the call.
@@ -201,4 +260,62 @@ pub fn rt_sigtimedwait(
         }
         t.shared.kick.take();
     }
+}
+
+/// As in `struct itimerval`: interval, then value, in microseconds.
+fn read_timer(t: &Thread, address: u64) -> Result<(Duration, Duration), Errno> {
+    let [interval_s, interval_us, first_s, first_us]: [i64; 4] = t.process.memory.read(address)?;
+    let duration = |s: i64, us: i64| {
+        if s < 0 || !(0..1_000_000).contains(&us) {
+            return Err(EINVAL);
+        }
+        Ok(Duration::new(s.cast_unsigned(), us as u32 * 1000))
+    };
+    Ok((
+        duration(first_s, first_us)?,
+        duration(interval_s, interval_us)?,
+    ))
+}
+
+fn write_timer(t: &Thread, address: u64, (left, interval): (Duration, Duration)) -> SysResult {
+    let words = [interval, left]
+        .map(|d| [d.as_secs(), u64::from(d.subsec_micros())])
+        .concat();
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    t.process.memory.write_bytes(address, &bytes).map(|()| 0)
+}
+
+fn kind(which: u64) -> Result<usize, Errno> {
+    usize::try_from(which)
+        .ok()
+        .filter(|kind| *kind < itimer::KINDS)
+        .ok_or(EINVAL)
+}
+
+pub fn setitimer(t: &mut Thread, _: &mut dyn Cpu, [which, new, old, ..]: [u64; 6]) -> SysResult {
+    let kind = kind(which)?;
+    let (first, interval) = if new == 0 {
+        Default::default()
+    } else {
+        read_timer(t, new)?
+    };
+    let before = Timers::set(&t.process, kind, first, interval).ok_or(crate::errno::EAGAIN)?;
+    if old != 0 {
+        write_timer(t, old, before)?;
+    }
+    Ok(0)
+}
+
+pub fn getitimer(t: &mut Thread, _: &mut dyn Cpu, [which, to, ..]: [u64; 6]) -> SysResult {
+    let left = t.process.timers.get(kind(which)?);
+    write_timer(t, to, left)
+}
+
+/// alarm(2): what was left of the one before, in seconds, never rounded down to none.
+pub fn alarm(t: &mut Thread, _: &mut dyn Cpu, [seconds, ..]: [u64; 6]) -> SysResult {
+    let first = Duration::from_secs(u64::from(seconds as u32));
+    let (left, _) =
+        Timers::set(&t.process, 0, first, Duration::ZERO).ok_or(crate::errno::EAGAIN)?;
+    let rounded = left.as_secs() + u64::from(left.subsec_millis() >= 500);
+    Ok(if left.is_zero() { 0 } else { rounded.max(1) })
 }

@@ -1,6 +1,6 @@
 //! Threads: clone, exit, and what identifies them.
 
-use super::futex::clear_and_wake;
+use super::futex::{clear_and_wake, release_robust};
 use crate::errno::{EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH, SysResult};
 use crate::machine::{Cpu, Outcome, ThreadState};
 use crate::thread::Thread;
@@ -58,6 +58,7 @@ pub fn clone(
         },
         signal_mask: t.mask,
         alt_stack: (0, 0, 2),
+        robust_list: 0,
     };
     match t.process.machine.spawn(state) {
         Ok(()) => Ok(u64::from(tid.unsigned_abs())),
@@ -68,6 +69,7 @@ pub fn clone(
 
 /// exit(2): this thread; the last one ends the guest.
 pub fn exit(t: &mut Thread, _: &mut dyn Cpu, [status, ..]: [u64; 6]) -> SysResult {
+    release_robust(t);
     if t.clear_tid != 0 {
         clear_and_wake(t, t.clear_tid);
     }
@@ -94,9 +96,12 @@ pub fn set_tid_address(t: &mut Thread, _: &mut dyn Cpu, [address, ..]: [u64; 6])
     Ok(u64::from(t.tid().unsigned_abs()))
 }
 
-/// The list is walked at a thread's death in the middle of a critical section, which ends the whole guest here.
-pub fn set_robust_list(_: &mut Thread, _: &mut dyn Cpu, [_, length, ..]: [u64; 6]) -> SysResult {
-    if length == 24 { Ok(0) } else { Err(EINVAL) }
+pub fn set_robust_list(t: &mut Thread, _: &mut dyn Cpu, [head, length, ..]: [u64; 6]) -> SysResult {
+    if length != 24 {
+        return Err(EINVAL);
+    }
+    t.robust_list = head;
+    Ok(0)
 }
 
 pub fn gettid(t: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
