@@ -28,6 +28,7 @@ struct Armed {
 struct State {
     armed: [Option<Armed>; KINDS],
     thread: bool,
+    stopped: bool,
 }
 
 /// The timers of one process.
@@ -58,6 +59,12 @@ impl Timers {
         } else {
             cpu_time()
         }
+    }
+
+    /// Have the thread end: the process has.
+    pub fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
     }
 
     /// What is left of a timer, and its interval; zero where it is not armed.
@@ -147,6 +154,9 @@ fn serve(process: &Weak<Process>) {
     while let Some(process) = process.upgrade() {
         let timers = &process.timers;
         let mut state = timers.lock();
+        if state.stopped {
+            return;
+        }
         let (due, next) = timers.expire(&mut state);
         if due.is_empty() {
             drop(timers.changed.wait_timeout(state, next));

@@ -20,6 +20,7 @@
     clippy::indexing_slicing
 )]
 
+pub mod children;
 pub mod config;
 pub mod errno;
 pub mod files;

@@ -1,8 +1,9 @@
 //! Loading an ELF program and its interpreter, and the first thread's stack (System V ABI for x86-64, 3.4).
 
-use crate::errno::{EINVAL, ENOENT, Errno};
-use crate::files::resolve::open_host;
-use crate::files::{HostFile, Node};
+use crate::errno::{EACCES, EINVAL, ENOENT, Errno};
+use crate::files::resolve::{host_stat, open_host};
+use crate::files::tmpfs::Inode;
+use crate::files::{HostFile, Identity, Node};
 use crate::machine::{ThreadState, UserRegs};
 use crate::mm::{Backing, Request};
 use crate::process::{Error, Process};
@@ -11,7 +12,7 @@ use goblin::elf::header::{EM_X86_64, ET_DYN, ET_EXEC};
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_PHDR, ProgramHeader};
 use goblin::elf64::header::Header;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// Size of the first thread's stack.
@@ -85,9 +86,28 @@ fn open(process: &Process, path: &[u8]) -> Result<HostFile, Error> {
         }) => open_host(directory, &relative, &resolved.path)
             .map(|(f, _)| f)
             .map_err(failed),
-        Some(_) => Err(refuse("program", path, "not a file behind the root table")),
+        Some(Node::Memory(inode)) if !inode.is_directory() => {
+            open_memory(&inode, path).map_err(failed)
+        }
+        Some(_) => Err(failed(EACCES)),
         None => Err(failed(ENOENT)),
     }
+}
+
+/// A program that the guest has written itself.
+fn open_memory(inode: &Inode, path: &[u8]) -> Result<HostFile, Errno> {
+    let fd = inode.host().ok_or(EACCES)?;
+    // SAFETY: the inode lives across the call; the duplicate is owned at once.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    crate::errno::check(i64::from(copy))?;
+    let identity = Identity::of(&host_stat(copy)?);
+    Ok(HostFile {
+        // SAFETY: just made, owned by nobody else.
+        fd: unsafe { OwnedFd::from_raw_fd(copy) },
+        path: path.to_vec(),
+        identity,
+        writable: false,
+    })
 }
 
 fn read_at(file: &HostFile, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {

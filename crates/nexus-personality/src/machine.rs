@@ -1,8 +1,12 @@
 //! What the personality asks of the machine beneath it, and the state they hand each other.
 
+use crate::errno::{ENOSYS, Errno};
+use crate::process::{self, Process};
+use crate::window::Window;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 /// Number of a guest thread, as `gettid` shows it. The first thread's is the process id.
 pub type Tid = i32;
@@ -73,6 +77,14 @@ pub struct ThreadState {
     pub robust_list: u64,
 }
 
+/// Makes the process of another microVM, and its first thread's state.
+pub type Start = Box<
+    dyn FnOnce(Window, Arc<dyn Machine>) -> Result<(Arc<Process>, ThreadState), process::Error>
+        + Send,
+>;
+/// Told its wait status, once.
+pub type Ended = Box<dyn FnOnce(i32) + Send>;
+
 /// What the hypervisor does for the personality. All addresses are guest virtual ones and page aligned.
 pub trait Machine: Send + Sync {
     /// Make the chunks (2 MiB) that `[start, end)` touches reachable for the guest: memslots and page
@@ -97,6 +109,15 @@ pub trait Machine: Send + Sync {
     /// # Errors
     /// `WouldBlock` at the limit of threads.
     fn spawn(&self, thread: ThreadState) -> io::Result<()>;
+    /// Make another microVM beside this one, in the same hypervisor, with what `start` makes of its window and
+    /// machine; `ended` gets the wait status when it is gone.
+    ///
+    /// # Errors
+    /// ENOSYS where there can be only one; what `start` or the host refused.
+    fn launch(&self, start: Start, ended: Ended) -> Result<(), Errno> {
+        let _ = (start, ended);
+        Err(ENOSYS)
+    }
     /// Make thread `tid` leave the guest, or the host call it blocks in, soon and without loss.
     fn kick(&self, tid: Tid);
 }

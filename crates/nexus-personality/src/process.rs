@@ -1,6 +1,7 @@
 //! One guest process: what its threads share.
 
-use crate::config::Config;
+use crate::children::Children;
+use crate::config::{Config, Program};
 use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
 use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
 use crate::host::{self, Kick};
@@ -8,15 +9,16 @@ use crate::itimer::Timers;
 use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
 use crate::mm::{AddressSpace, Backing, Request};
-use crate::pending::{Cause, Pending, Sent};
-use crate::signal::{self, Signals};
+use crate::pending::{Cause, Pending, Sent, bit};
+use crate::signal::{self, Action, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Why a guest could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,73 @@ pub struct DeviceMap {
     pub doorbell: u64,
 }
 
+/// What a child in the making has of its own (see `syscall::processes`).
+#[derive(Default)]
+struct Lent {
+    taken: AtomicBool,
+    files: Mutex<FileTable>,
+    cwd: Mutex<Vec<u8>>,
+    signals: Mutex<Signals>,
+    umask: AtomicU32,
+}
+
+thread_local! {
+    /// Whether the calling host thread serves a child in the making.
+    static IN_CHILD: Cell<bool> = const { Cell::new(false) };
+}
+
+fn in_child() -> bool {
+    IN_CHILD.get()
+}
+
+/// What a process begins with.
+pub struct Heritage {
+    config: Config,
+    names: Namespace,
+    net: Arc<Net>,
+    files: FileTable,
+    cwd: Vec<u8>,
+    umask: u32,
+    /// Signals that it ignores from the start.
+    ignored: u64,
+    pid: Tid,
+    next_tid: Arc<AtomicI32>,
+    alive: Arc<AtomicUsize>,
+    parent: Weak<Process>,
+    statm: Arc<OwnedFd>,
+}
+
+impl Heritage {
+    /// What `parent` leaves the program that it executes as process `pid`.
+    #[must_use]
+    pub fn of(parent: &Arc<Process>, pid: Tid, program: Program) -> Self {
+        let own = pid == parent.pid();
+        Self {
+            names: parent.names.shared(&program.path),
+            net: Arc::clone(&parent.net),
+            files: parent.files().inherited(),
+            cwd: parent.cwd().clone(),
+            umask: parent.umask(),
+            ignored: crate::children::ignored(parent),
+            pid,
+            next_tid: Arc::clone(&parent.next_tid),
+            alive: Arc::clone(&parent.alive),
+            parent: if own {
+                Weak::clone(&parent.parent)
+            } else {
+                Arc::downgrade(parent)
+            },
+            statm: Arc::clone(&parent.statm),
+            config: Config {
+                program,
+                device: None,
+                wants_snapshot: false,
+                ..parent.config.clone()
+            },
+        }
+    }
+}
+
 /// A guest process.
 pub struct Process {
     pub(crate) config: Config,
@@ -63,8 +132,15 @@ pub struct Process {
     pub(crate) machine: Arc<dyn Machine>,
     mm: Mutex<AddressSpace>,
     files: Mutex<FileTable>,
+    lent: Lent,
+    pub(crate) children: Children,
+    /// MicroVMs beside the first one, over all generations.
+    pub(crate) alive: Arc<AtomicUsize>,
+    parent: Weak<Self>,
+    /// The program that was executed in place of this one, and its wait status.
+    successor: Mutex<(Weak<Self>, Option<i32>)>,
     pub(crate) names: Namespace,
-    pub(crate) net: Net,
+    pub(crate) net: Arc<Net>,
     cwd: Mutex<Vec<u8>>,
     umask: AtomicU32,
     signals: Mutex<Signals>,
@@ -72,13 +148,13 @@ pub struct Process {
     pub(crate) pending: Pending,
     pub(crate) timers: Timers,
     threads: Mutex<BTreeMap<Tid, Arc<ThreadShared>>>,
-    next_tid: AtomicI32,
+    next_tid: Arc<AtomicI32>,
     pid: AtomicI32,
     stopping: AtomicBool,
     generation: AtomicU64,
     device: Mutex<DeviceMap>,
     unknown: Mutex<BTreeMap<u64, u64>>,
-    statm: OwnedFd,
+    statm: Arc<OwnedFd>,
     memory_refused: AtomicBool,
 }
 
@@ -92,6 +168,26 @@ fn fresh_pid() -> i32 {
     // SAFETY: a live buffer of the length given; short reads do not happen for 4 bytes.
     unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     i32::from_le_bytes(bytes).rem_euclid(30_000) + 2
+}
+
+/// The hypervisor's own use of memory, opened before the jail.
+fn open_statm() -> Result<OwnedFd, Error> {
+    // SAFETY: a static name; the result is checked.
+    let statm = unsafe {
+        libc::open(
+            c"/proc/self/statm".as_ptr(),
+            libc::O_RDONLY | libc::O_CLOEXEC,
+        )
+    };
+    if statm < 0 {
+        let source = io::Error::last_os_error();
+        return Err(Error::Host {
+            doing: "opening /proc/self/statm",
+            source,
+        });
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(statm) })
 }
 
 impl Process {
@@ -109,20 +205,6 @@ impl Process {
             source,
         })?;
         let names = Namespace::new(&config).map_err(Error::Refused)?;
-        // SAFETY: a static name; the result is checked.
-        let statm = unsafe {
-            libc::open(
-                c"/proc/self/statm".as_ptr(),
-                libc::O_RDONLY | libc::O_CLOEXEC,
-            )
-        };
-        if statm < 0 {
-            let source = io::Error::last_os_error();
-            return Err(Error::Host {
-                doing: "opening /proc/self/statm",
-                source,
-            });
-        }
         let mut files = FileTable::default();
         for (fd, flags) in [
             (0, libc::O_RDONLY),
@@ -138,30 +220,78 @@ impl Process {
                 })?;
         }
         let pid = fresh_pid();
+        let heritage = Heritage {
+            names,
+            net: Arc::default(),
+            files,
+            cwd: config.program.cwd.trim_end_matches('/').as_bytes().to_vec(),
+            umask: 0o022,
+            ignored: 0,
+            pid,
+            next_tid: Arc::new(AtomicI32::new(pid)),
+            alive: Arc::default(),
+            parent: Weak::new(),
+            statm: Arc::new(open_statm()?),
+            config,
+        };
+        Self::inherit(window, machine, heritage)
+    }
+
+    /// A process with an empty address space and what another one leaves it.
+    ///
+    /// # Errors
+    /// As [`Process::new`].
+    pub fn inherit(
+        window: Window,
+        machine: Arc<dyn Machine>,
+        heritage: Heritage,
+    ) -> Result<Arc<Self>, Error> {
+        let mut signals = Signals::default();
+        for signal in (1..=signal::LAST).filter(|s| heritage.ignored & bit(*s) != 0) {
+            let action = Action {
+                handler: 1,
+                ..Action::default()
+            };
+            signals.set_action(signal, action);
+        }
         Ok(Arc::new(Self {
             memory: Memory::new(window),
             mm: Mutex::new(AddressSpace::new(window, Arc::clone(&machine))),
             machine,
-            files: Mutex::new(files),
-            names,
-            net: Net::default(),
-            umask: AtomicU32::new(0o022),
-            cwd: Mutex::new(config.program.cwd.trim_end_matches('/').as_bytes().to_vec()),
-            signals: Mutex::default(),
+            files: Mutex::new(heritage.files),
+            lent: Lent::default(),
+            children: Children::default(),
+            alive: heritage.alive,
+            parent: heritage.parent,
+            successor: Mutex::default(),
+            names: heritage.names,
+            net: heritage.net,
+            umask: AtomicU32::new(heritage.umask),
+            cwd: Mutex::new(heritage.cwd),
+            signals: Mutex::new(signals),
             pending: Pending::default(),
             timers: Timers::default(),
             threads: Mutex::default(),
-            next_tid: AtomicI32::new(pid),
-            pid: AtomicI32::new(pid),
+            next_tid: heritage.next_tid,
+            pid: AtomicI32::new(heritage.pid),
             stopping: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             device: Mutex::default(),
             unknown: Mutex::default(),
-            // SAFETY: a fresh descriptor that nobody else owns.
-            statm: unsafe { OwnedFd::from_raw_fd(statm) },
+            statm: heritage.statm,
             memory_refused: AtomicBool::new(false),
-            config,
+            config: heritage.config,
         }))
+    }
+
+    /// [`Process::load`] for a program whose first thread blocks these signals.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_with_mask(self: &Arc<Self>, mask: u64) -> Result<ThreadState, Error> {
+        let mut state = self.load()?;
+        state.signal_mask = mask;
+        Ok(state)
     }
 
     /// Load the program; the first thread's state.
@@ -193,24 +323,94 @@ impl Process {
 
     /// The descriptor table.
     pub fn files(&self) -> MutexGuard<'_, FileTable> {
-        lock(&self.files)
+        lock(if in_child() {
+            &self.lent.files
+        } else {
+            &self.files
+        })
     }
 
     pub(crate) fn cwd(&self) -> MutexGuard<'_, Vec<u8>> {
-        lock(&self.cwd)
+        lock(if in_child() {
+            &self.lent.cwd
+        } else {
+            &self.cwd
+        })
+    }
+
+    fn umask_cell(&self) -> &AtomicU32 {
+        if in_child() {
+            &self.lent.umask
+        } else {
+            &self.umask
+        }
     }
 
     /// Mode bits that new files do not get.
     pub(crate) fn umask(&self) -> u32 {
-        self.umask.load(Ordering::Relaxed)
+        self.umask_cell().load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_umask(&self, mask: u32) -> u32 {
-        self.umask.swap(mask & 0o777, Ordering::Relaxed)
+        self.umask_cell().swap(mask & 0o777, Ordering::Relaxed)
     }
 
     pub(crate) fn signals(&self) -> MutexGuard<'_, Signals> {
-        lock(&self.signals)
+        lock(if in_child() {
+            &self.lent.signals
+        } else {
+            &self.signals
+        })
+    }
+
+    /// Have the calling thread go on as a child in the making, with a copy of what the parent has. `false`: another
+    /// thread's child is.
+    pub(crate) fn lend(&self) -> bool {
+        if self.lent.taken.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let lent = &self.lent;
+        *lock(&lent.files) = self.files().clone();
+        *lock(&lent.cwd) = self.cwd().clone();
+        *lock(&lent.signals) = self.signals().clone();
+        lent.umask.store(self.umask(), Ordering::Relaxed);
+        IN_CHILD.set(true);
+        true
+    }
+
+    /// The calling thread is the parent's again.
+    pub(crate) fn take_back(&self) {
+        IN_CHILD.set(false);
+        *lock(&self.lent.files) = FileTable::default();
+        self.lent.taken.store(false, Ordering::Release);
+    }
+
+    /// Close everything and stop the timers: others learn that this process is gone.
+    pub fn close_files(&self) {
+        self.timers.stop();
+        let gone = std::mem::take(&mut *lock(&self.files));
+        drop(gone);
+    }
+
+    pub(crate) fn parent(&self) -> Option<Arc<Self>> {
+        self.parent.upgrade()
+    }
+
+    /// The program that was executed in place of this one.
+    pub(crate) fn successor(&self) -> Option<Arc<Self>> {
+        lock(&self.successor).0.upgrade()
+    }
+
+    pub(crate) fn set_successor(&self, process: &Arc<Self>) {
+        lock(&self.successor).0 = Arc::downgrade(process);
+    }
+
+    pub(crate) fn set_succeeded(&self, status: i32) {
+        lock(&self.successor).1 = Some(status);
+    }
+
+    pub(crate) fn succeeded(&self) -> Option<i32> {
+        lock(&self.successor).1
     }
 
     pub(crate) fn threads(&self) -> MutexGuard<'_, BTreeMap<Tid, Arc<ThreadShared>>> {
@@ -280,6 +480,12 @@ impl Process {
         if unknown.len() < 512 || unknown.contains_key(&number) {
             *unknown.entry(number).or_default() += 1;
         }
+    }
+
+    /// Most memory of this process and its children together, in bytes.
+    #[must_use]
+    pub fn memory_limit(&self) -> u64 {
+        self.config.memory_mib << 20
     }
 
     /// Private memory in use, in bytes: what the host counts as anonymous, the hypervisor's own included.

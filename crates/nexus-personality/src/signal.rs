@@ -34,7 +34,7 @@ pub struct Action {
 }
 
 /// What the process does at each signal.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Signals {
     actions: Vec<Action>,
 }
@@ -130,6 +130,9 @@ pub fn is_ignored(signal: u64, action: Action) -> bool {
 pub fn send(process: &Process, tid: Option<Tid>, sent: Sent) -> SysResult {
     if sent.signal > LAST {
         return Err(crate::errno::EINVAL);
+    }
+    if let Some(successor) = process.successor() {
+        return send(&successor, None, sent);
     }
     let wanted = if sent.signal == 0 {
         0

@@ -3,8 +3,8 @@
 use crate::errno::SysResult;
 use crate::machine::Cpu;
 use crate::syscall::{
-    dirs, fdops, futex, info, io, memory, messages, open, polling, signals, socket_options,
-    sockets, stat, threads, time,
+    dirs, fdops, futex, info, io, memory, messages, open, polling, processes, signals,
+    socket_options, sockets, stat, threads, time,
 };
 use crate::thread::Thread;
 
@@ -173,27 +173,32 @@ pub static CALLS: &[Call] = &calls![
         socket_options::getsockopt,
         "what was set; SO_TYPE, SO_ERROR and the like"
     ),
-    partial(56, "clone", threads::clone, "threads only"),
+    partial(
+        56,
+        "clone",
+        threads::clone,
+        "threads, and processes as vfork makes them",
+    ),
     absent(
         57,
         "fork",
         info::absent,
         "a process of its own would be another microVM",
     ),
-    absent(
-        58,
-        "vfork",
-        info::absent,
-        "a process of its own would be another microVM",
-    ),
-    absent(
+    full(58, "vfork", processes::vfork),
+    partial(
         59,
         "execve",
-        info::absent,
-        "a process of its own would be another microVM",
+        processes::execve,
+        "names and arguments are UTF-8; the device is not inherited",
     ),
     full(60, "exit", threads::exit),
-    partial(61, "wait4", threads::wait4, "there are never children"),
+    partial(
+        61,
+        "wait4",
+        processes::wait4,
+        "children only end, never stop; process groups are not told apart; no usage",
+    ),
     partial(
         62,
         "kill",
@@ -319,6 +324,12 @@ pub static CALLS: &[Call] = &calls![
     full(234, "tgkill", signals::tgkill),
     absent(237, "mbind", info::absent, "no memory policy"),
     absent(239, "get_mempolicy", info::absent, "no memory policy"),
+    partial(
+        247,
+        "waitid",
+        processes::waitid,
+        "children only end, never stop; process groups are not told apart; no usage",
+    ),
     full(257, "openat", open::openat),
     partial(258, "mkdirat", dirs::mkdirat, "/tmp only"),
     absent(260, "fchownat", dirs::chown, "there is one user"),

@@ -4,6 +4,7 @@ use crate::errno::{EINTR, Errno, SysResult};
 use crate::host::Kick;
 use crate::machine::{Cpu, Exception, Outcome, ThreadState};
 use crate::process::{Process, ThreadShared};
+use crate::syscall::processes::{self, Making};
 use crate::{signal, table};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,6 +28,8 @@ pub struct Thread {
     pub(crate) control: Option<Outcome>,
     /// Mask to put back after the signal that `sigsuspend`, `ppoll` and the like waited for.
     pub(crate) saved_mask: Option<u64>,
+    /// A child between vfork and exec, which this thread carries.
+    pub(crate) making: Option<Box<Making>>,
     spurious: (u64, u32),
 }
 
@@ -45,6 +48,7 @@ impl Thread {
             robust_list: state.robust_list,
             control: None,
             saved_mask: None,
+            making: None,
             spurious: (0, 0),
         }
     }
@@ -123,6 +127,10 @@ impl Thread {
 
     /// Before going back to the guest: signals, and the wish to stop.
     fn after(&mut self, cpu: &mut dyn Cpu) -> Outcome {
+        // What is for the parent waits until its thread is its own again.
+        if self.making.is_some() {
+            return Outcome::Resume;
+        }
         if self.process.stopping() {
             if let Some(mask) = self.saved_mask.take() {
                 self.set_mask(mask);
@@ -147,7 +155,13 @@ impl Thread {
         if exception.vector == 14 && self.is_spurious(cpu.regs().rip, exception) {
             return Outcome::Resume;
         }
-        signal::raise(self, cpu, exception)
+        match signal::raise(self, cpu, exception) {
+            Outcome::Exit(status) if processes::ends_in_making(self, cpu, status) => {
+                self.control = None;
+                self.after(cpu)
+            }
+            outcome => outcome,
+        }
     }
 
     fn is_spurious(&mut self, rip: u64, exception: Exception) -> bool {

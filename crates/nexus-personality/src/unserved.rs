@@ -235,7 +235,6 @@ pub static UNSERVED: &[Group] = &[
             (225, "timer_getoverrun"),
             (226, "timer_delete"),
             (235, "utimes"),
-            (247, "waitid"),
             (261, "futimesat"),
             (274, "get_robust_list"),
             (282, "signalfd"),

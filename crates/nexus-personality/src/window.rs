@@ -59,6 +59,13 @@ impl Window {
         })
     }
 
+    /// Give the addresses back. Nothing may show or use them any more; what a copy of this value would do then fails.
+    pub fn release(self) {
+        // SAFETY: the range that `reserve` made, rounded up as there. A stale use meets an address without memory, or
+        // another window, which guests of one process may share.
+        unsafe { libc::munmap(self.base as *mut libc::c_void, USER_END as usize) };
+    }
+
     /// Host address of guest address 0 (which is itself not mapped).
     #[must_use]
     pub fn base(&self) -> u64 {

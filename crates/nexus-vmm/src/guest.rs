@@ -1,12 +1,18 @@
 //! A guest's threads: one host thread and one pooled vCPU each, and the loop that serves their exits.
 
+use crate::clock::Clock;
+use crate::family;
 use crate::fault;
 use crate::kvm::Error;
 use crate::kvm::vcpu::{Exit, Vcpu};
 use crate::kvm::vm::Vm;
 use crate::report::{Event, Report};
+use kvm_ioctls::Kvm;
+use nexus_personality::errno::Errno;
 use nexus_personality::host::KICK_SIGNAL;
-use nexus_personality::machine::{Cpu, Exception, Machine, Outcome, ThreadState, Tid, UserRegs};
+use nexus_personality::machine::{
+    Cpu, Ended, Exception, Machine, Outcome, Start, ThreadState, Tid, UserRegs,
+};
 use nexus_personality::memory::Memory;
 use nexus_personality::process::Process;
 use nexus_personality::thread::Thread;
@@ -44,6 +50,9 @@ struct State {
 /// One guest.
 pub struct Guest {
     vm: Vm,
+    /// For the microVMs of its child processes.
+    kvm: Arc<Kvm>,
+    clock: Option<Clock>,
     window: Window,
     process: OnceLock<Weak<Process>>,
     pool: Mutex<Vec<Vcpu>>,
@@ -55,6 +64,8 @@ pub struct Guest {
     /// Threads inside the VM, and whether the watch over the guest sleeps until there is one.
     running: AtomicUsize,
     napping: AtomicBool,
+    /// Its threads are to leave for good.
+    discarded: AtomicBool,
     /// Whether slots grow beyond what is asked for: not in a restore, which asks for all at once.
     growing: AtomicBool,
     report: Mutex<Arc<Report>>,
@@ -84,9 +95,17 @@ impl Cpu for Vcpu {
 
 impl Guest {
     #[must_use]
-    pub fn new(vm: Vm, window: Window, report: Arc<Report>) -> Arc<Self> {
+    pub fn new(
+        vm: Vm,
+        kvm: Arc<Kvm>,
+        clock: Option<Clock>,
+        window: Window,
+        report: Arc<Report>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             vm,
+            kvm,
+            clock,
             window,
             process: OnceLock::new(),
             pool: Mutex::default(),
@@ -96,6 +115,7 @@ impl Guest {
             doorbell: AtomicI32::new(-1),
             running: AtomicUsize::new(0),
             napping: AtomicBool::new(false),
+            discarded: AtomicBool::new(false),
             growing: AtomicBool::new(true),
             report: Mutex::new(report),
         })
@@ -202,6 +222,9 @@ impl Guest {
     /// Run the guest thread until it ends.
     fn serve(&self, thread: &mut Thread, vcpu: &mut Vcpu, immediate_exit: *mut u8) {
         loop {
+            if self.discarded.load(Ordering::SeqCst) {
+                return;
+            }
             self.enter();
             let exit = vcpu.run(self.vm.system());
             self.running.fetch_sub(1, Ordering::SeqCst);
@@ -304,7 +327,7 @@ impl Guest {
         let mut shared = lock(&self.state);
         shared.parked.insert(state.tid, state);
         self.changed.notify_all();
-        while shared.parked.contains_key(&thread.tid()) {
+        while shared.parked.contains_key(&thread.tid()) && !self.discarded.load(Ordering::SeqCst) {
             shared = self
                 .changed
                 .wait(shared)
@@ -342,6 +365,30 @@ impl Guest {
             .wait_timeout_while(state, timeout, |s| s.end.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         state.end.take()
+    }
+
+    /// Make every thread leave for good. The guest has ended.
+    pub fn discard(&self) {
+        self.discarded.store(true, Ordering::SeqCst);
+        loop {
+            let tids: Vec<Tid> = lock(&self.hosts).keys().copied().collect();
+            if tids.is_empty() {
+                return;
+            }
+            for tid in tids {
+                self.kick(tid);
+            }
+            let state = lock(&self.state);
+            self.changed.notify_all();
+            drop(self.changed.wait_timeout(state, KICK_AGAIN));
+        }
+    }
+
+    /// The parts that another microVM of this process is made of.
+    #[must_use]
+    pub fn parts(&self) -> (Arc<Kvm>, Option<Clock>, Arc<Report>) {
+        let report = Arc::clone(&lock(&self.report));
+        (Arc::clone(&self.kvm), self.clock, report)
     }
 
     /// Stop every thread at a canonical state, within `timeout`.
@@ -416,6 +463,10 @@ impl Machine for Handle {
 
     fn spawn(&self, thread: ThreadState) -> io::Result<()> {
         self.guest()?.start(thread)
+    }
+
+    fn launch(&self, start: Start, ended: Ended) -> Result<(), Errno> {
+        family::launch(self.guest()?, start, ended)
     }
 
     fn kick(&self, tid: Tid) {

@@ -23,11 +23,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the guest's memory is held against its limit.
-const WATCH: Duration = Duration::from_millis(100);
+pub(crate) const WATCH: Duration = Duration::from_millis(100);
 /// The same while the working set is to be recorded, which a first result asks for and later ones would blur.
 const WATCH_RECORDING: Duration = Duration::from_millis(5);
 /// Beyond the limit before the guest is ended: the hypervisor's own memory.
-const WATCH_SLACK: u64 = 16 << 20;
+pub(crate) const WATCH_SLACK: u64 = 16 << 20;
 /// For all threads to stop at a snapshot.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -84,7 +84,7 @@ impl Machinery {
             vm.map_clock(clock).map_err(refused)?;
         }
         Ok(Self {
-            guest: Guest::new(vm, window, Arc::clone(report)),
+            guest: Guest::new(vm, Arc::new(kvm), clock, window, Arc::clone(report)),
             window,
             flavour,
             template,

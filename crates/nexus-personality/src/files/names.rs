@@ -37,7 +37,7 @@ struct OpenRoot {
 
 /// All names of one guest.
 pub struct Namespace {
-    roots: Vec<OpenRoot>,
+    roots: Arc<Vec<OpenRoot>>,
     /// `/tmp`.
     pub tmp: Arc<Inode>,
     program: Vec<u8>,
@@ -45,6 +45,7 @@ pub struct Namespace {
 }
 
 /// What made-up files tell.
+#[derive(Clone)]
 struct Facts {
     cpus: u32,
     memory_mib: u64,
@@ -124,6 +125,20 @@ fn below<'a>(path: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
 }
 
 impl Namespace {
+    /// The same names for another program, without a device.
+    #[must_use]
+    pub fn shared(&self, program: &str) -> Self {
+        Self {
+            roots: Arc::clone(&self.roots),
+            tmp: Arc::clone(&self.tmp),
+            program: program.as_bytes().to_vec(),
+            facts: Facts {
+                device: false,
+                ..self.facts.clone()
+            },
+        }
+    }
+
     /// Open the root table.
     ///
     /// # Errors
@@ -140,7 +155,7 @@ impl Namespace {
         let tmp =
             Inode::directory(&usage, 0o1777).map_err(|e| format!("making /tmp: error {}", e.0))?;
         Ok(Self {
-            roots,
+            roots: Arc::new(roots),
             tmp,
             program: config.program.path.clone().into_bytes(),
             facts: Facts {

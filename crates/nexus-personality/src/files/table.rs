@@ -14,6 +14,7 @@ pub struct Entry {
 }
 
 /// The guest's descriptors, lowest free number first.
+#[derive(Clone)]
 pub struct FileTable {
     entries: Vec<Option<Entry>>,
     /// RLIMIT_NOFILE.
@@ -108,6 +109,18 @@ impl FileTable {
             .and_then(Option::take)
             .map(|_| ())
             .ok_or(EBADF)
+    }
+
+    /// What a program that is executed has of it.
+    #[must_use]
+    pub fn inherited(&self) -> Self {
+        let mut table = self.clone();
+        for slot in &mut table.entries {
+            if slot.as_ref().is_some_and(|e| e.close_on_exec) {
+                *slot = None;
+            }
+        }
+        table
     }
 
     /// Open descriptors in order.

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod messages;
 pub mod open;
 pub mod polling;
+pub mod processes;
 pub mod signals;
 pub mod socket_options;
 pub mod sockets;

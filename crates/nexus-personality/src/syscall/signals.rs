@@ -123,7 +123,15 @@ pub fn kill(t: &mut Thread, _: &mut dyn Cpu, [pid, signal, ..]: [u64; 6]) -> Sys
     let pid = pid as i32;
     let own = t.process.pid();
     if ![own, -own, 0, -1].contains(&pid) {
-        return Err(ESRCH);
+        let sent = sent(t, signal, Cause::User);
+        let number = pid.checked_abs().ok_or(ESRCH)?;
+        let parent = t.process.parent().filter(|p| p.pid() == number);
+        return match t.process.children.get(number).or(parent) {
+            Some(other) => signal::send(&other, None, sent),
+            // One that has ended and was not waited for.
+            None if t.process.children.has(number) => Ok(0),
+            None => Err(ESRCH),
+        };
     }
     to_process(t, sent(t, signal, Cause::User))
 }

@@ -1,6 +1,7 @@
 //! Threads: clone, exit, and what identifies them.
 
 use super::futex::{clear_and_wake, release_robust};
+use super::processes::ends_in_making;
 use crate::errno::{EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH, SysResult};
 use crate::machine::{Cpu, Outcome, ThreadState};
 use crate::thread::Thread;
@@ -17,7 +18,7 @@ const ARCH_GET_FS: u64 = 0x1003;
 const ARCH_GET_GS: u64 = 0x1004;
 const USER_TOP: u64 = 1 << 47;
 
-/// clone(2) for threads. A process of its own would be another microVM: ENOSYS.
+/// clone(2) for threads; what posix_spawn(3) asks for is a process.
 #[allow(clippy::cast_sign_loss)]
 pub fn clone(
     t: &mut Thread,
@@ -25,6 +26,10 @@ pub fn clone(
     [flags, stack, parent_tid, child_tid, tls, _]: [u64; 6],
 ) -> SysResult {
     if flags & THREAD_FLAGS != THREAD_FLAGS {
+        let arguments = [flags, stack, parent_tid, child_tid, tls, 0];
+        return super::processes::clone_vfork(t, cpu, arguments);
+    }
+    if t.making.is_some() {
         return Err(ENOSYS);
     }
     if stack == 0 || (flags & libc::CLONE_SETTLS as u64 != 0 && tls >= USER_TOP) {
@@ -68,7 +73,10 @@ pub fn clone(
 }
 
 /// exit(2): this thread; the last one ends the guest.
-pub fn exit(t: &mut Thread, _: &mut dyn Cpu, [status, ..]: [u64; 6]) -> SysResult {
+pub fn exit(t: &mut Thread, cpu: &mut dyn Cpu, [status, ..]: [u64; 6]) -> SysResult {
+    if ends_in_making(t, cpu, wait_status(status)) {
+        return Ok(0);
+    }
     release_robust(t);
     if t.clear_tid != 0 {
         clear_and_wake(t, t.clear_tid);
@@ -82,7 +90,10 @@ pub fn exit(t: &mut Thread, _: &mut dyn Cpu, [status, ..]: [u64; 6]) -> SysResul
     Ok(0)
 }
 
-pub fn exit_group(t: &mut Thread, _: &mut dyn Cpu, [status, ..]: [u64; 6]) -> SysResult {
+pub fn exit_group(t: &mut Thread, cpu: &mut dyn Cpu, [status, ..]: [u64; 6]) -> SysResult {
+    if ends_in_making(t, cpu, wait_status(status)) {
+        return Ok(0);
+    }
     t.control = Some(Outcome::Exit(wait_status(status)));
     Ok(0)
 }
@@ -109,11 +120,15 @@ pub fn gettid(t: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
 }
 
 pub fn getpid(t: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
-    Ok(u64::from(t.process.pid().unsigned_abs()))
+    Ok(u64::from(super::processes::own_pid(t).unsigned_abs()))
 }
 
-pub fn getppid(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
-    Ok(1)
+pub fn getppid(t: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    if t.making.is_some() {
+        return Ok(u64::from(t.process.pid().unsigned_abs()));
+    }
+    let parent = t.process.parent().map_or(1, |p| p.pid());
+    Ok(u64::from(parent.unsigned_abs()))
 }
 
 pub fn sched_yield(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
@@ -157,10 +172,6 @@ pub fn arch_prctl(t: &mut Thread, cpu: &mut dyn Cpu, [code, address, ..]: [u64; 
             .map(|()| 0),
         _ => Err(EINVAL),
     }
-}
-
-pub fn wait4(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
-    Err(crate::errno::ECHILD)
 }
 
 pub fn getcpu(t: &mut Thread, _: &mut dyn Cpu, [cpu, node, ..]: [u64; 6]) -> SysResult {

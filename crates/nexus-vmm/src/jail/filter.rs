@@ -93,6 +93,12 @@ const REQUESTS: &[u64] = &[
     0x5000_aea5, // KVM_SET_XSAVE
     0x4040_ae79, // KVM_IOEVENTFD
     0x4018_aee1, // KVM_SET_DEVICE_ATTR
+    // The microVMs of child processes.
+    0xae01,      // KVM_CREATE_VM
+    0xae03,      // KVM_CHECK_EXTENSION
+    0xae04,      // KVM_GET_VCPU_MMAP_SIZE
+    0x4068_aea3, // KVM_ENABLE_CAP
+    0x4188_aec6, // KVM_X86_SET_MSR_FILTER
     0x541b,      // FIONREAD
 ];
 

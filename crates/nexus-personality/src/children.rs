@@ -1,0 +1,172 @@
+//! Processes that a guest has started: each in a microVM of its own beside this one, in the same hypervisor.
+
+use crate::errno::{EAGAIN, Errno};
+use crate::machine::Tid;
+use crate::pending::{Sent, bit};
+use crate::process::Process;
+use crate::signal;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Microvms beside the first one that live at once, over all generations.
+pub const MOST_ALIVE: usize = 32;
+/// Children of one process that nobody has waited for yet.
+const MOST_WAITED_FOR: usize = 1024;
+const SA_NOCLDWAIT: u64 = 2;
+
+/// A child that has ended, or not yet.
+struct Child {
+    process: Weak<Process>,
+    /// Wait status.
+    ended: Option<i32>,
+}
+
+/// One process's children.
+#[derive(Default)]
+pub struct Children(Mutex<BTreeMap<Tid, Child>>);
+
+/// What a wait found.
+pub enum Found {
+    /// This one has ended, with this wait status.
+    Ended(Tid, i32),
+    /// None yet.
+    Running,
+    /// There is none that could.
+    Nobody,
+}
+
+impl Children {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Tid, Child>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Note one that is about to run.
+    ///
+    /// # Errors
+    /// EAGAIN: too many.
+    pub fn add(&self, pid: Tid) -> Result<(), Errno> {
+        let mut children = self.lock();
+        if children.len() >= MOST_WAITED_FOR {
+            return Err(EAGAIN);
+        }
+        children.insert(
+            pid,
+            Child {
+                process: Weak::new(),
+                ended: None,
+            },
+        );
+        Ok(())
+    }
+
+    /// It runs.
+    pub fn started(&self, pid: Tid, process: &Arc<Process>) {
+        if let Some(child) = self.lock().get_mut(&pid) {
+            child.process = Arc::downgrade(process);
+        }
+    }
+
+    /// One that lives, by its number.
+    #[must_use]
+    pub fn get(&self, pid: Tid) -> Option<Arc<Process>> {
+        self.lock().get(&pid).and_then(|c| c.process.upgrade())
+    }
+
+    /// Whether there is such a child, ended or not.
+    #[must_use]
+    pub fn has(&self, pid: Tid) -> bool {
+        self.lock().contains_key(&pid)
+    }
+
+    /// The first that has ended, of all or of one; taken out of the table unless it is to `stay`.
+    pub fn find(&self, pid: Option<Tid>, stay: bool) -> Found {
+        let mut children = self.lock();
+        let wanted = |number: &Tid| pid.is_none_or(|pid| pid == *number);
+        let ended = children.iter().find_map(|(number, child)| {
+            child.ended.filter(|_| wanted(number)).map(|s| (*number, s))
+        });
+        match ended {
+            Some((number, status)) => {
+                if !stay {
+                    children.remove(&number);
+                }
+                Found::Ended(number, status)
+            }
+            None if children.keys().any(wanted) => Found::Running,
+            None => Found::Nobody,
+        }
+    }
+}
+
+/// A place among the microVMs that may live, given back when dropped.
+pub struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// # Errors
+    /// EAGAIN: all are taken.
+    pub fn take(alive: &Arc<AtomicUsize>) -> Result<Self, Errno> {
+        let place = Self(Arc::clone(alive));
+        if alive.fetch_add(1, Ordering::SeqCst) >= MOST_ALIVE {
+            return Err(EAGAIN);
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A child has ended: who waits for it learns of it.
+pub fn ended(parent: &Process, pid: Tid, status: i32) {
+    let chld = libc::SIGCHLD as u64;
+    let action = parent.signals().action(chld);
+    // Who ignores the signal by name wants no zombies either.
+    let forget = action.handler == 1 || action.flags & SA_NOCLDWAIT != 0;
+    {
+        let mut children = parent.children.lock();
+        if forget {
+            children.remove(&pid);
+        } else if let Some(child) = children.get_mut(&pid) {
+            child.ended = Some(status);
+            child.process = Weak::new();
+        }
+    }
+    let _ = signal::send(parent, None, about(pid, status));
+    // Whoever waits looks again.
+    for tid in parent.tids() {
+        parent.machine.kick(tid);
+    }
+}
+
+/// SIGCHLD with what waitid(2) tells as well.
+#[must_use]
+pub fn about(pid: Tid, status: i32) -> Sent {
+    let (code, value) = if status & 0x7f == 0 {
+        (1u64, status >> 8 & 0xff)
+    } else {
+        (2, status & 0x7f)
+    };
+    let sender = u64::from(pid.cast_unsigned()) | crate::syscall::info::UID << 32;
+    Sent {
+        signal: libc::SIGCHLD as u64,
+        words: [
+            libc::SIGCHLD as u64,
+            code,
+            sender,
+            u64::from(value.cast_unsigned()),
+        ],
+    }
+}
+
+/// Signals that go on being ignored in a program that is executed; handlers do not.
+#[must_use]
+pub fn ignored(process: &Process) -> u64 {
+    let signals = process.signals();
+    (1..=signal::LAST)
+        .filter(|s| signals.action(*s).handler == 1)
+        .fold(0, |set, s| set | bit(s))
+}

@@ -1,0 +1,422 @@
+//! Processes: vfork(2) and the clone(2) of posix_spawn(3), execve(2), wait4(2) and waitid(2).
+//!
+//! Between vfork and exec the child borrows the parent's thread and vCPU: the same thread goes on with a descriptor
+//! table, working directory, signal dispositions and mask of the child's, until it executes a program or ends. The
+//! program then runs in a microVM of its own; the thread gets the parent's registers back. One child at a time is
+//! in the making. fork(2) without exec would have to copy the whole machine: ENOSYS.
+
+use super::open;
+use crate::children::{self, Found, Place};
+use crate::config::Program;
+use crate::errno::{
+    E2BIG, EACCES, EAGAIN, ECHILD, EINTR, EINVAL, ENOENT, ENOEXEC, ENOSYS, Errno, SysResult,
+};
+use crate::files::names::Node;
+use crate::machine::{Cpu, Outcome, Tid, UserRegs};
+use crate::process::{Heritage, Process};
+use crate::signal;
+use crate::thread::Thread;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+/// Bytes and number of a program's arguments and environment together.
+const MOST_BYTES: usize = 1 << 20;
+const MOST_STRINGS: usize = 16 << 10;
+/// Of one string.
+const MOST_STRING: usize = 128 << 10;
+/// Scripts that name scripts.
+const MOST_NESTED: usize = 4;
+/// How long a second thread that wants a child waits before it looks again whether the first is done, in ns.
+const LOOK_AGAIN: u64 = 500_000;
+
+const WNOHANG: u64 = 1;
+const WEXITED: u64 = 4;
+const WNOWAIT: u64 = 0x0100_0000;
+
+/// A child between vfork and exec, and what its parent's thread goes on with after it.
+pub struct Making {
+    pid: Tid,
+    regs: UserRegs,
+    xsave: Vec<u8>,
+    mask: u64,
+    alt_stack: (u64, u64, u32),
+}
+
+/// vfork(2): the child goes on with the caller's registers and stack.
+pub fn vfork(t: &mut Thread, cpu: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    begin(t, cpu)
+}
+
+/// clone(2) as vfork with a stack and a thread pointer of its own.
+pub fn clone_vfork(
+    t: &mut Thread,
+    cpu: &mut dyn Cpu,
+    [flags, stack, _, _, tls, _]: [u64; 6],
+) -> SysResult {
+    let both = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    // The lowest byte is the signal at its end, which is SIGCHLD in all that asks.
+    let served = both | libc::CLONE_SETTLS as u64 | 0xff;
+    if flags & both != both || flags & !served != 0 {
+        return Err(ENOSYS);
+    }
+    let done = begin(t, cpu)?;
+    let regs = cpu.regs_mut();
+    if stack != 0 {
+        regs.rsp = stack;
+    }
+    if flags & libc::CLONE_SETTLS as u64 != 0 {
+        regs.fs_base = tls;
+    }
+    Ok(done)
+}
+
+fn begin(t: &mut Thread, cpu: &mut dyn Cpu) -> SysResult {
+    if t.making.is_some() {
+        return Err(ENOSYS);
+    }
+    while !t.process.lend() {
+        let time = [0u64, LOOK_AGAIN];
+        let arguments = [0, 0, time.as_ptr() as u64, 0, 0, 0];
+        // SAFETY: the time lives across the call.
+        let waited = unsafe { t.shared.kick.block(libc::SYS_ppoll, arguments) };
+        if waited == Err(EINTR) {
+            return waited;
+        }
+    }
+    let xsave = match cpu.xsave() {
+        Ok(xsave) => xsave,
+        Err(error) => {
+            t.process.take_back();
+            return Err(error.into());
+        }
+    };
+    let pid = t.process.next_tid();
+    if let Err(error) = t.process.children.add(pid) {
+        t.process.take_back();
+        return Err(error);
+    }
+    t.making = Some(Box::new(Making {
+        pid,
+        regs: *cpu.regs(),
+        xsave,
+        mask: t.mask,
+        alt_stack: t.alt_stack,
+    }));
+    Ok(0)
+}
+
+/// The child in the making ends, or has become a program: the parent's thread goes on.
+fn resume_parent(t: &mut Thread, cpu: &mut dyn Cpu) -> Option<Tid> {
+    let made = t.making.take()?;
+    t.process.take_back();
+    *cpu.regs_mut() = made.regs;
+    cpu.regs_mut().rax = u64::from(made.pid.unsigned_abs());
+    let _ = cpu.set_xsave(&made.xsave);
+    t.alt_stack = made.alt_stack;
+    t.set_mask(made.mask);
+    t.control = Some(Outcome::Resume);
+    Some(made.pid)
+}
+
+/// The process id as the caller sees it.
+#[must_use]
+pub fn own_pid(t: &Thread) -> Tid {
+    t.making
+        .as_ref()
+        .map_or_else(|| t.process.pid(), |made| made.pid)
+}
+
+/// Whether the thread carried a child in the making, which has now ended with this wait status.
+pub fn ends_in_making(t: &mut Thread, cpu: &mut dyn Cpu, status: i32) -> bool {
+    let Some(pid) = resume_parent(t, cpu) else {
+        return false;
+    };
+    children::ended(&t.process, pid, status);
+    true
+}
+
+/// execve(2): the program runs in a microVM of its own. Of a child in the making that is all; else the caller's own
+/// microVM is emptied and stands for the new one until that ends.
+pub fn execve(t: &mut Thread, cpu: &mut dyn Cpu, [path, argv, envp, ..]: [u64; 6]) -> SysResult {
+    let path = t.process.memory.read_path(path)?;
+    let mut budget = MOST_BYTES;
+    let argv = strings(t, argv, &mut budget)?;
+    let envp = strings(t, envp, &mut budget)?;
+    let program = program(t, path, argv, envp)?;
+    let place = Place::take(&t.process.alive)?;
+    let mask = t.mask;
+    match t.making.as_ref().map(|made| made.pid) {
+        Some(pid) => {
+            launch(t, pid, program, mask, place, move |parent, status| {
+                children::ended(parent, pid, status);
+            })?;
+            resume_parent(t, cpu);
+            Ok(0)
+        }
+        None => replace(t, program, mask, place),
+    }
+}
+
+fn launch(
+    t: &Thread,
+    pid: Tid,
+    program: Program,
+    mask: u64,
+    place: Place,
+    ended: impl FnOnce(&Process, i32) + Send + 'static,
+) -> Result<(), Errno> {
+    let parent = Arc::clone(&t.process);
+    let heritage = Heritage::of(&parent, pid, program);
+    let told = Arc::clone(&parent);
+    let machine = Arc::clone(&parent.machine);
+    machine.launch(
+        Box::new(move |window, machine| {
+            let child = Process::inherit(window, machine, heritage)?;
+            let state = child.load_with_mask(mask)?;
+            if pid == parent.pid() {
+                parent.set_successor(&child);
+            } else {
+                parent.children.started(pid, &child);
+            }
+            Ok((child, state))
+        }),
+        Box::new(move |status| {
+            drop(place);
+            ended(&told, status);
+        }),
+    )
+}
+
+fn replace(t: &mut Thread, program: Program, mask: u64, place: Place) -> SysResult {
+    let pid = t.process.pid();
+    let caller = t.tid();
+    launch(t, pid, program, mask, place, move |old, status| {
+        old.set_succeeded(status);
+        old.machine.kick(caller);
+    })?;
+    // Nothing of the old program goes on but this thread, which waits for the new one.
+    t.process.close_files();
+    t.process.set_stopping(true);
+    for tid in t.process.tids().into_iter().filter(|tid| *tid != caller) {
+        t.process.machine.kick(tid);
+    }
+    let status = loop {
+        if let Some(status) = t.process.succeeded() {
+            break status;
+        }
+        // SAFETY: no pointer is passed but null.
+        let _ = unsafe { t.shared.kick.block(libc::SYS_ppoll, [0; 6]) };
+        t.shared.kick.take();
+    };
+    t.control = Some(Outcome::Exit(status));
+    Ok(0)
+}
+
+/// A NULL-terminated array of strings.
+fn strings(t: &Thread, mut address: u64, budget: &mut usize) -> Result<Vec<String>, Errno> {
+    let mut list = Vec::new();
+    if address == 0 {
+        return Ok(list);
+    }
+    loop {
+        let at: u64 = t.process.memory.read(address)?;
+        if at == 0 {
+            return Ok(list);
+        }
+        if list.len() >= MOST_STRINGS {
+            return Err(E2BIG);
+        }
+        list.push(string(t, at, budget)?);
+        address = address.wrapping_add(8);
+    }
+}
+
+fn string(t: &Thread, address: u64, budget: &mut usize) -> Result<String, Errno> {
+    let mut bytes = Vec::new();
+    let mut at = address;
+    loop {
+        // Up to the end of the page: what is behind it need not be there.
+        let mut part = vec![0u8; (4096 - at % 4096) as usize];
+        t.process.memory.read_bytes(at, &mut part)?;
+        let end = part.iter().position(|b| *b == 0);
+        part.truncate(end.unwrap_or(part.len()));
+        bytes.extend_from_slice(&part);
+        if bytes.len() > MOST_STRING || bytes.len() > *budget {
+            return Err(E2BIG);
+        }
+        if end.is_some() {
+            *budget = budget.saturating_sub(bytes.len() + 1);
+            // The programs' descriptions are text throughout.
+            return String::from_utf8(bytes).map_err(|_| EINVAL);
+        }
+        at = at.wrapping_add(part.len() as u64);
+    }
+}
+
+/// What is to be executed: a program as it is, or a script's interpreter with the script.
+fn program(
+    t: &Thread,
+    path: Vec<u8>,
+    mut argv: Vec<String>,
+    envp: Vec<String>,
+) -> Result<Program, Errno> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| EINVAL);
+    let mut path = path;
+    for _ in 0..MOST_NESTED {
+        let head = head(t, &path)?;
+        let Some(rest) = head.strip_prefix(b"#!") else {
+            if !head.starts_with(b"\x7fELF") {
+                return Err(ENOEXEC);
+            }
+            let env = envp
+                .iter()
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .collect();
+            return Ok(Program {
+                path: text(&path)?,
+                argv,
+                env,
+                cwd: text(&t.process.cwd())?,
+            });
+        };
+        let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
+        let line = text(line)?;
+        let (interpreter, argument) = line
+            .trim()
+            .split_once([' ', '\t'])
+            .map_or((line.trim(), None), |(i, a)| (i, Some(a.trim())));
+        if interpreter.is_empty() {
+            return Err(ENOEXEC);
+        }
+        let script = text(&path)?;
+        let rest = argv.into_iter().skip(1);
+        argv = std::iter::once(interpreter.to_owned())
+            .chain(argument.filter(|a| !a.is_empty()).map(str::to_owned))
+            .chain(std::iter::once(script))
+            .chain(rest)
+            .collect();
+        path = interpreter.as_bytes().to_vec();
+    }
+    Err(crate::errno::ELOOP)
+}
+
+/// The first bytes of an executable file.
+fn head(t: &Thread, path: &[u8]) -> Result<Vec<u8>, Errno> {
+    if path.is_empty() {
+        return Err(ENOENT);
+    }
+    let resolved = open::resolve_path(t, path)?;
+    match resolved.node.ok_or(ENOENT)? {
+        Node::Host {
+            directory,
+            relative,
+        } => {
+            let (file, stat) =
+                crate::files::resolve::open_host(directory, &relative, &resolved.path)?;
+            if stat.st_mode & libc::S_IFMT == libc::S_IFDIR || stat.st_mode & 0o111 == 0 {
+                return Err(EACCES);
+            }
+            first_bytes(file.fd.as_raw_fd())
+        }
+        Node::Memory(inode) if !inode.is_directory() && inode.meta().mode & 0o111 != 0 => {
+            first_bytes(inode.host().ok_or(EACCES)?)
+        }
+        _ => Err(EACCES),
+    }
+}
+
+fn first_bytes(fd: RawFd) -> Result<Vec<u8>, Errno> {
+    let mut head = vec![0u8; 256];
+    // SAFETY: a live buffer of the length given.
+    let got = unsafe { libc::pread(fd, head.as_mut_ptr().cast(), head.len(), 0) };
+    let got = crate::errno::check(got as i64)?;
+    head.truncate(got as usize);
+    Ok(head)
+}
+
+pub fn wait4(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [pid, status, options, usage, ..]: [u64; 6],
+) -> SysResult {
+    // Process groups are not told apart: whoever asks for one means all.
+    let pid = Some(pid as i32).filter(|pid| *pid > 0);
+    match wait_for(t, pid, options & WNOHANG != 0, false)? {
+        Some((pid, code)) => {
+            if status != 0 {
+                t.process.memory.write(status, code)?;
+            }
+            if usage != 0 {
+                t.process.memory.write_bytes(usage, &[0; 144])?;
+            }
+            Ok(u64::from(pid.unsigned_abs()))
+        }
+        None => Ok(0),
+    }
+}
+
+pub fn waitid(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [kind, id, info, options, usage, _]: [u64; 6],
+) -> SysResult {
+    if options & WEXITED == 0 {
+        // Nothing ever stops or goes on.
+        return Err(
+            if options & !(WNOHANG | WNOWAIT | 0x2000_000f) == 0 && options & 0xe != 0 {
+                ECHILD
+            } else {
+                EINVAL
+            },
+        );
+    }
+    let pid = match kind {
+        0 | 2 => None,
+        1 => Some(id as i32),
+        _ => return Err(EINVAL),
+    };
+    let found = wait_for(t, pid, options & WNOHANG != 0, options & WNOWAIT != 0)?;
+    if info != 0 {
+        let words = found.map_or([0; 16], |(pid, status)| children::about(pid, status).info());
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        t.process.memory.write_bytes(info, &bytes)?;
+    }
+    if usage != 0 {
+        t.process.memory.write_bytes(usage, &[0; 144])?;
+    }
+    Ok(0)
+}
+
+fn wait_for(
+    t: &Thread,
+    pid: Option<Tid>,
+    now: bool,
+    stay: bool,
+) -> Result<Option<(Tid, i32)>, Errno> {
+    loop {
+        match t.process.children.find(pid, stay) {
+            Found::Ended(pid, status) => return Ok(Some((pid, status))),
+            Found::Nobody => return Err(ECHILD),
+            Found::Running if now => return Ok(None),
+            Found::Running => {}
+        }
+        if t.process.stopping() || signal::pending(t) & !t.mask != 0 {
+            return Err(EINTR);
+        }
+        // SAFETY: no pointer is passed but null.
+        let _ = unsafe { t.shared.kick.block(libc::SYS_ppoll, [0; 6]) };
+        t.shared.kick.take();
+    }
+}
+
+/// The error of a launch that the hypervisor could not make.
+impl From<crate::process::Error> for Errno {
+    fn from(error: crate::process::Error) -> Self {
+        match error {
+            crate::process::Error::Guest { errno, .. } => errno,
+            crate::process::Error::Refused(_) => ENOEXEC,
+            crate::process::Error::Host { .. } => EAGAIN,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The microVMs of one guest's child processes: VMs of their own in this process, under the same jail and limits.
+//!
+//! A child is no boundary towards its parent, who chose its program, so they may share a hypervisor; and so they share
+//! pipes, files and /tmp as processes do.
+
+use crate::guest::{End, Guest, Handle};
+use crate::kvm::vm::Vm;
+use crate::microvm::{WATCH, WATCH_SLACK};
+use crate::report::Event;
+use nexus_personality::errno::{EAGAIN, Errno};
+use nexus_personality::machine::{Ended, Machine, Start};
+use nexus_personality::process::Process;
+use nexus_personality::window::Window;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+const STACK: usize = 128 << 10;
+/// Between looks whether the last thread has let go of its VM.
+const LET_GO: Duration = Duration::from_millis(2);
+
+/// Make a microVM with what `start` makes of it, and run it; `ended` is told its wait status.
+///
+/// # Errors
+/// EAGAIN where KVM or the host refuses; what `start` says. `ended` is then not called.
+pub fn launch(parent: &Guest, start: Start, ended: Ended) -> Result<(), Errno> {
+    let (kvm, clock, report) = parent.parts();
+    let window = Window::reserve()?;
+    let made = (|| {
+        let template = parent.vm().template().clone();
+        let vm =
+            Vm::new(&kvm, template, parent.vm().flavour(), window.base()).map_err(|_| EAGAIN)?;
+        if let Some(clock) = &clock {
+            vm.map_clock(clock).map_err(|_| EAGAIN)?;
+        }
+        let guest = Guest::new(vm, Arc::clone(&kvm), clock, window, report);
+        let handle = Arc::new(Handle::default());
+        handle.set(&guest);
+        let machine: Arc<dyn Machine> = handle;
+        match start(window, machine) {
+            Ok((process, state)) => {
+                guest.attach(&process);
+                Ok((guest, process, state))
+            }
+            Err(error) => Err(Errno::from(error)),
+        }
+    })();
+    let (guest, process, state) = match made {
+        Ok(made) => made,
+        Err(errno) => {
+            window.release();
+            return Err(errno);
+        }
+    };
+    let (tell, told) = sync_channel(1);
+    let watched = Arc::clone(&guest);
+    std::thread::Builder::new()
+        .stack_size(STACK)
+        .spawn(move || watch(&watched, process, &told, window))
+        .map_err(|_| EAGAIN)?;
+    // Where it cannot start, `tell` is dropped, and the watch clears up.
+    guest.start(state)?;
+    tell.send(ended).map_err(|_| EAGAIN)
+}
+
+/// Until the child ends; then take its VM down.
+fn watch(guest: &Arc<Guest>, process: Arc<Process>, told: &Receiver<Ended>, window: Window) {
+    let ended = told.recv().ok();
+    let status = if ended.is_some() {
+        wait_status(guest, &process)
+    } else {
+        libc::SIGKILL
+    };
+    guest.discard();
+    process.close_files();
+    drop(process);
+    if let Some(ended) = ended {
+        ended(status);
+    }
+    // The window's addresses are given back when no VM shows them any more.
+    while Arc::strong_count(guest) > 1 {
+        std::thread::sleep(LET_GO);
+    }
+    window.release();
+}
+
+fn wait_status(guest: &Guest, process: &Process) -> i32 {
+    let limit = process.memory_limit();
+    loop {
+        match guest.wait(WATCH, true) {
+            Some(End::Exit(status)) => return status,
+            Some(End::Failed(reason)) => {
+                eprintln!("nexus-vmm: a child process: {reason}");
+                return libc::SIGKILL;
+            }
+            Some(End::Snapshot(_)) => return libc::SIGKILL,
+            None => {}
+        }
+        if process.private_bytes().unwrap_or(0) > limit + WATCH_SLACK {
+            guest.parts().2.send(&Event::MemoryLimit {
+                limit_mib: limit >> 20,
+            });
+            return libc::SIGKILL;
+        }
+    }
+}
