@@ -394,6 +394,9 @@ fn wait_for(
     now: bool,
     stay: bool,
 ) -> Result<Option<(Tid, i32)>, Errno> {
+    if t.making.is_some() {
+        return Err(ECHILD); // the parent's are not the child's
+    }
     loop {
         match t.process.children.find(pid, stay) {
             Found::Ended(pid, status) => return Ok(Some((pid, status))),
