@@ -293,7 +293,8 @@ pub fn linkat(
                 _ => Err(EXDEV),
             }
         }
-        _ => Err(EPERM),
+        // Another file system than that of the new name.
+        _ => Err(EXDEV),
     }
 }
 
@@ -342,6 +343,9 @@ pub fn renameat2(
             .strip_prefix(outer)
             .is_some_and(|r| r.starts_with(b"/"))
     };
+    if flags & RENAME_EXCHANGE != 0 && target.node.is_none() {
+        return Err(ENOENT);
+    }
     if inside(&source.path, &target.path) {
         return Err(EINVAL);
     }
@@ -352,7 +356,6 @@ pub fn renameat2(
     let (old_name, new_name) = (source.split().1, target.split().1);
     match &target.node {
         Some(_) if flags & RENAME_NOREPLACE != 0 => return Err(EEXIST),
-        None if flags & RENAME_EXCHANGE != 0 => return Err(ENOENT),
         Some(Node::Memory(existing)) if flags & RENAME_EXCHANGE != 0 => {
             if inside(&target.path, &source.path) {
                 return Err(EINVAL);

@@ -10,11 +10,12 @@ const PLAIN: [i32; 3] = [0, 3, 5];
 /// SCHED_FIFO, SCHED_RR.
 const REAL_TIME: [i32; 2] = [1, 2];
 
-/// A process or thread of the guest, by number; 0 is the caller.
+/// A process or thread of the guest, by number; 0 is the caller, 1 the parent it is told of.
 fn exists(t: &Thread, pid: u64) -> Result<(), Errno> {
     match pid as i32 {
         n if n < 0 => Err(EINVAL),
         0 => Ok(()),
+        1 => Ok(()),
         n if n == t.process.pid() || t.process.tids().contains(&n) => Ok(()),
         _ => Err(ESRCH),
     }
