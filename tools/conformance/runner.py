@@ -45,6 +45,7 @@ class Place:
 
     :param vmm: the hypervisor's binary; None: on the host itself.
     :param roots: host directories that the guest sees at the same paths.
+    :param memory_mib: what the guest may use.
     """
 
     vmm: Path | None
@@ -55,7 +56,8 @@ class Place:
         """The command line that runs ``program`` here."""
         if self.vmm is None:
             return program
-        words = [str(self.vmm), "run", "--memory", str(self.memory_mib), "--threads", "200", "--cwd", "/tmp"]
+        words = [str(self.vmm), "run", "--memory", str(self.memory_mib), "--threads", "200"]
+        words += ["--cwd", environment.get("NEXUS_CONFORMANCE_DIRECTORY", "/tmp")]
         for root in self.roots:
             words += ["--ro", str(root)]
         for name, value in environment.items():
@@ -77,7 +79,7 @@ def run(place: Place, program: list[str], environment: dict[str, str], log: Path
             subprocess.Popen(
                 place.command(program, inside),
                 env=outside,
-                cwd=scratch,
+                cwd=environment.get("NEXUS_CONFORMANCE_DIRECTORY", scratch),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
