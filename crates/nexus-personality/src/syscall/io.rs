@@ -192,10 +192,7 @@ fn write_memory(
             .copied()
             .unwrap_or([u64::MAX; 2]);
         if end > most {
-            t.shared.pending.fetch_or(
-                1 << (libc::SIGXFSZ - 1),
-                std::sync::atomic::Ordering::AcqRel,
-            );
+            super::signals::too_large(t);
             return Err(EFBIG);
         }
         inode.resize(end)?;
