@@ -15,12 +15,15 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import expectations
 import suites
+from nexus import paths
 from runner import Outcome, Place, run
 
-from nexus import paths
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 # Seconds for a module on the host; a microVM gets twice as long.
 _LIMIT = 180
@@ -55,7 +58,8 @@ def _suite(name: str, options: argparse.Namespace) -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         pairs = dict(zip(modules, pool.map(lambda m: _both(suite, m, expected), modules), strict=True))
     lines = [
-        json.dumps({"module": m, "host": asdict(host), "inside": inside and asdict(inside)}) for m, (host, inside) in pairs.items()
+        json.dumps({"module": m, "host": asdict(host), "inside": inside and asdict(inside)})
+        for m, (host, inside) in pairs.items()
     ]
     _LOGS.mkdir(parents=True, exist_ok=True)
     (_LOGS / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
@@ -92,9 +96,12 @@ def _report(
     counts = Counter(host.status for host, _ in pairs.values())
     tests = sum(inside.tests for inside in on_host.values() if inside)
     share = 100 * len(passed) / max(1, len(on_host))
-    print(f"{suite.name} {suite.version}: {len(pairs)} modules, {counts['pass']} pass on the host ({dict(counts)})")
-    print(f"  in microVMs {len(passed)} of those pass ({share:.1f} %), {len(partly)} of them but for named tests; {tests} tests ran")
-    print(f"  {sum(inside is None for inside in on_host.values())} skipped by decision; {seconds:.0f} s; logs: {_LOGS / suite.name}")
+    skipped = [m for m, inside in on_host.items() if inside is None]
+    print(f"{suite.name} {suite.version}: {len(pairs)} modules, {len(on_host)} pass on the host ({dict(counts)})")
+    print(f"  in microVMs {len(passed)} of those pass ({share:.1f} %), {len(partly)} of them but for named tests")
+    print(f"  {len(skipped)} are not run there; {tests} tests ran; {seconds:.0f} s; logs: {_LOGS / suite.name}")
+    for reason, (modules, single) in sorted(_reasons(expected, on_host).items() if expected else ()):
+        print(f"    {modules} modules, {single} single tests: {reason}")
     for module in wrong:
         inside = on_host[module]
         assert inside is not None
@@ -102,6 +109,17 @@ def _report(
     for module in unknown:
         print(f"  UNKNOWN {module}: tests/conformance/{suite.name}.toml does not name it")
     return int(expected is not None and bool(wrong or unknown))
+
+
+def _reasons(expected: expectations.Expectations, modules: Container[str]) -> dict[str, tuple[int, int]]:
+    """How many modules and how many tests of others are not run, by reason."""
+    return {
+        text: (
+            sum(k == key and m in modules for m, k in expected.skipped.items()),
+            sum(k == key for m, tests in expected.partly.items() if m in modules for k in tests.values()),
+        )
+        for key, text in expected.reasons.items()
+    }
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Place:
 
     vmm: Path | None
     roots: tuple[Path, ...] = ()
-    memory_mib: int = 2048
+    memory_mib: int = 4096
 
     def command(self, program: list[str], environment: dict[str, str]) -> list[str]:
         """The command line that runs ``program`` here."""

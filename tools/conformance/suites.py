@@ -73,7 +73,9 @@ def _cpython() -> Suite:
 
 def _ask(program: str, *arguments: str, **environment: str) -> str:
     command = [str(interpreter.find().executable), "-c", program, *arguments]
-    result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True, cwd="/", timeout=60)
+    result = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=True, cwd="/", timeout=60
+    )
     return result.stdout.strip()
 
 
@@ -90,7 +92,9 @@ def _debian_tests(stdlib: Path) -> Path:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     try:
-        subprocess.run(["apt-get", "download", "-q", package], cwd=place, check=True, capture_output=True, text=True, timeout=120)
+        subprocess.run(
+            ["apt-get", "download", "-q", package], cwd=place, check=True, capture_output=True, text=True, timeout=120
+        )
         subprocess.run(["dpkg", "-x", str(next(place.glob("*.deb"))), "unpacked"], cwd=place, check=True, timeout=120)
     except (OSError, StopIteration, subprocess.SubprocessError) as error:
         shutil.rmtree(place, ignore_errors=True)
@@ -103,7 +107,7 @@ def _debian_tests(stdlib: Path) -> Path:
     return library
 
 
-_PYTEST = ("-m", "pytest", "-q", "-x" if "-x" in sys.argv else "-ra", "-p", "no:cacheprovider", "--color=no")
+_PYTEST = ("-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", "--color=no")
 
 
 def _numpy() -> Suite:
@@ -134,9 +138,21 @@ def _pillow() -> Suite:
 def _fetch_source(package: str, version: str, target: Path) -> None:
     """Unpack a package's source distribution at ``target``."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-binary",
+        package,
+    ]
     try:
-        subprocess.run([*command, "--dest", str(CACHE), f"{package}=={version}"], check=True, capture_output=True, text=True, timeout=300)
+        subprocess.run(
+            [*command, "--dest", str(CACHE), f"{package}=={version}"], check=True, capture_output=True, text=True, timeout=300
+        )
         archive = next(CACHE.glob(f"{package}-{version}.tar.gz"))
         with tarfile.open(archive) as opened:
             opened.extractall(CACHE, filter="data")

@@ -46,7 +46,9 @@ os.rename("a", "d")
 os.link("file", "again")
 os.rename("file", "again")
 print(sorted(os.listdir()), os.stat("file").st_nlink, os.path.samefile("file", "again"))
-print(refused(os.rename, "d", "file"), refused(os.rename, "file", "d"), refused(os.rename, "d", "d/e/f"), refused(os.rmdir, "d"))
+print(
+    refused(os.rename, "d", "file"), refused(os.rename, "file", "d"), refused(os.rename, "d", "d/e/f"), refused(os.rmdir, "d")
+)
 print(refused(os.open, "new/", os.O_CREAT | os.O_WRONLY), refused(os.open, "file/", os.O_RDONLY), refused(os.unlink, "d"))
 print(refused(os.mkdir, "file"), refused(os.open, "file", os.O_CREAT | os.O_EXCL), refused(os.open, "d", os.O_WRONLY))
 os.symlink("file", "link")
@@ -55,7 +57,9 @@ print(os.readlink("link"), refused(os.open, "link", os.O_NOFOLLOW), stat.S_ISLNK
 # A file without a name gets one.
 fd = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600)
 os.write(fd, b"unnamed")
-print(refused(os.link, f"/proc/self/fd/{fd}", "named"), libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, b"named", 0x400))
+print(
+    refused(os.link, f"/proc/self/fd/{fd}", "named"), libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, b"named", 0x400)
+)
 print(read("named"), os.fstat(fd).st_nlink)
 os.close(fd)
 
@@ -106,12 +110,12 @@ with mmap.mmap(fd, 4096) as one, mmap.mmap(fd, 4096) as two:
 os.close(fd)
 
 # Locks of whole files exclude other openings, in the same process too.
-one, two = open("data"), open("data")
+one, two, three = (os.open("data", os.O_RDWR) for _ in range(3))
 fcntl.flock(one, fcntl.LOCK_EX)
 print(refused(fcntl.flock, two, fcntl.LOCK_SH | fcntl.LOCK_NB))
-one.close()
-print(refused(fcntl.flock, two, fcntl.LOCK_EX | fcntl.LOCK_NB), fcntl.lockf(open("data", "r+"), fcntl.LOCK_EX | fcntl.LOCK_NB))
-two.close()
+os.close(one)
+print(refused(fcntl.flock, two, fcntl.LOCK_EX | fcntl.LOCK_NB), fcntl.lockf(three, fcntl.LOCK_EX | fcntl.LOCK_NB))
+os.close(two)
 
 # A directory that loses entries while it is read.
 os.mkdir("many")
@@ -133,10 +137,15 @@ write("/dev/shm/nexus-test", "shared")
 print(read("/dev/shm/nexus-test"))
 os.unlink("/dev/shm/nexus-test")
 with open("data") as file:
-    print(str(file.fileno()) in os.listdir("/proc/self/fd"), os.stat(f"/proc/self/fd/{file.fileno()}").st_ino == os.fstat(file.fileno()).st_ino)
+    print(
+        str(file.fileno()) in os.listdir("/proc/self/fd"),
+        os.stat(f"/proc/self/fd/{file.fileno()}").st_ino == os.fstat(file.fileno()).st_ino,
+    )
 print(read("/proc/self/cmdline").split("\0")[0] != "", read("/proc/self/stat").split()[0] == str(os.getpid()))
 print("python" in read("/proc/self/maps"), f"Pid:\t{os.getpid()}\n" in read("/proc/self/status"))
-print(os.readlink("/proc/self/exe") == os.path.realpath(__import__("sys").executable), os.path.exists(f"/proc/{os.getpid()}/maps"))
+print(
+    os.readlink("/proc/self/exe") == os.path.realpath(__import__("sys").executable), os.path.exists(f"/proc/{os.getpid()}/maps")
+)
 
 # Limits, room.
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
