@@ -3,8 +3,8 @@
 use crate::errno::SysResult;
 use crate::machine::Cpu;
 use crate::syscall::{
-    attributes, dirs, fdops, futex, info, io, memory, messages, open, polling, processes, scheduling, signals,
-    socket_options, sockets, stat, threads, time,
+    attributes, dirs, fdops, futex, info, io, memory, messages, open, polling, processes,
+    scheduling, signals, socket_options, sockets, stat, threads, time,
 };
 use crate::thread::Thread;
 

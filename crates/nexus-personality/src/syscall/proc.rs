@@ -14,11 +14,8 @@ use std::os::fd::AsRawFd;
 pub fn content(t: &Thread, name: &str) -> Result<Vec<u8>, Errno> {
     let program = &t.process.config.program;
     Ok(match name {
-        "cmdline" => program.argv.iter().fold(Vec::new(), joined),
-        "environ" => program
-            .env
-            .iter()
-            .fold(Vec::new(), |out, (k, v)| joined(out, format!("{k}={v}"))),
+        "cmdline" => program.arguments().iter().fold(Vec::new(), joined),
+        "environ" => program.environment().iter().fold(Vec::new(), joined),
         "comm" => format!("{}\n", comm(t)).into_bytes(),
         "limits" => limits(t).into_bytes(),
         "maps" => maps(t, false).into_bytes(),
