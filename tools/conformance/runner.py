@@ -17,7 +17,7 @@ _ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "TERM": "du
 
 # unittest ends a failed test with "FAIL: name (place)", pytest with "FAILED place::name - message".
 _UNITTEST = re.compile(r"^(?:FAIL|ERROR|UNEXPECTED SUCCESS): (\w\S*) \(([A-Za-z_][\w.]*)", re.MULTILINE)
-_PYTEST = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_PYTEST = re.compile(r"^(?:FAILED|ERROR) ([\w.]\S*::\S+)", re.MULTILINE)
 _REGRTEST = re.compile(r"^Total tests: run=([\d,]+)", re.MULTILINE)
 _DECLINED = re.compile(r"^\S+ skipped", re.MULTILINE)
 _RAN = re.compile(r"^Ran (\d+) tests? in", re.MULTILINE)
