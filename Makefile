@@ -11,7 +11,7 @@ BIN      := $(VENV)/bin
 BINARIES := nexusd nexus-vmm nexus-store
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-rust test-python test-hw lint format bench docs wheel lock clean
+.PHONY: help setup binaries demo test test-rust test-python test-hw conformance lint format bench docs wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ test-python: setup
 
 test-hw: setup ## the hypervisor under kvm_amd, in QEMU with emulated SVM
 	$(BIN)/python tools/hwlane
+
+# CPython's, numpy's and Pillow's own tests, on this machine's kernel and in microVMs. SUITES=cpython runs one of them.
+conformance: setup ## suites that others wrote, inside against outside
+	$(BIN)/python tools/conformance $(SUITES)
 
 lint: setup ## formatters, linters and type checker, as CI runs them
 	cargo fmt --all --check

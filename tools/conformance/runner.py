@@ -17,7 +17,7 @@ _ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "TERM": "du
 
 # unittest ends a failed test with "FAIL: name (place)", pytest with "FAILED place::name - message".
 _UNITTEST = re.compile(r"^(?:FAIL|ERROR|UNEXPECTED SUCCESS): (\w\S*) \(([A-Za-z_][\w.]*)", re.MULTILINE)
-_PYTEST = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_PYTEST = re.compile(r"^(?:FAILED|ERROR) ([\w.]\S*::\S+)", re.MULTILINE)
 _REGRTEST = re.compile(r"^Total tests: run=([\d,]+)", re.MULTILINE)
 _DECLINED = re.compile(r"^\S+ skipped", re.MULTILINE)
 _RAN = re.compile(r"^Ran (\d+) tests? in", re.MULTILINE)
@@ -45,17 +45,19 @@ class Place:
 
     :param vmm: the hypervisor's binary; None: on the host itself.
     :param roots: host directories that the guest sees at the same paths.
+    :param memory_mib: what the guest may use.
     """
 
     vmm: Path | None
     roots: tuple[Path, ...] = ()
-    memory_mib: int = 2048
+    memory_mib: int = 4096
 
     def command(self, program: list[str], environment: dict[str, str]) -> list[str]:
         """The command line that runs ``program`` here."""
         if self.vmm is None:
             return program
-        words = [str(self.vmm), "run", "--memory", str(self.memory_mib), "--threads", "200", "--cwd", "/tmp"]
+        words = [str(self.vmm), "run", "--memory", str(self.memory_mib), "--threads", "200"]
+        words += ["--cwd", environment.get("NEXUS_CONFORMANCE_DIRECTORY", "/tmp")]
         for root in self.roots:
             words += ["--ro", str(root)]
         for name, value in environment.items():
@@ -77,7 +79,7 @@ def run(place: Place, program: list[str], environment: dict[str, str], log: Path
             subprocess.Popen(
                 place.command(program, inside),
                 env=outside,
-                cwd=scratch,
+                cwd=environment.get("NEXUS_CONFORMANCE_DIRECTORY", scratch),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -32,6 +32,40 @@ pub struct Program {
     /// Working directory, a guest path.
     #[serde(default = "root_directory")]
     pub cwd: String,
+    /// Arguments and environment as a guest gave them, which need not be text; they replace those above.
+    #[serde(skip)]
+    pub exact: Option<Exact>,
+}
+
+/// Strings of an `execve`, byte by byte.
+#[derive(Clone, Debug, Default)]
+pub struct Exact {
+    /// Argument vector.
+    pub argv: Vec<Vec<u8>>,
+    /// `NAME=VALUE`, in the order given.
+    pub env: Vec<Vec<u8>>,
+}
+
+impl Program {
+    /// The argument vector.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<Vec<u8>> {
+        match &self.exact {
+            Some(exact) => exact.argv.clone(),
+            None => self.argv.iter().map(|a| a.clone().into_bytes()).collect(),
+        }
+    }
+
+    /// The environment, `NAME=VALUE`.
+    #[must_use]
+    pub fn environment(&self) -> Vec<Vec<u8>> {
+        match &self.exact {
+            Some(exact) => exact.env.clone(),
+            None => (self.env.iter())
+                .map(|(name, value)| format!("{name}={value}").into_bytes())
+                .collect(),
+        }
+    }
 }
 
 fn root_directory() -> String {

@@ -324,14 +324,14 @@ fn build_stack(process: &Process, image: &Image, base: u64) -> Result<u64, Errno
         Ok(at)
     };
     let argv = program
-        .argv
+        .arguments()
         .iter()
-        .map(|a| push(a.as_bytes()))
+        .map(|a| push(a))
         .collect::<Result<Vec<_>, _>>()?;
     let envp = program
-        .env
+        .environment()
         .iter()
-        .map(|(k, v)| push(format!("{k}={v}").as_bytes()))
+        .map(|e| push(e))
         .collect::<Result<Vec<_>, _>>()?;
     let path = push(program.path.as_bytes())?;
     let platform = push(b"x86_64")?;

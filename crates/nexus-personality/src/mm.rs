@@ -2,6 +2,7 @@
 
 use crate::errno::{EEXIST, EINVAL, ENOMEM, Errno};
 use crate::files::HostFile;
+use crate::files::tmpfs::Inode;
 use crate::machine::Machine;
 use crate::window::{
     ANONYMOUS_BOTTOM, ANONYMOUS_TOP, CHUNK, LIBRARIES, PAGE, RESERVED, USER_END, USER_START, Window,
@@ -21,8 +22,10 @@ pub enum Backing {
     Anonymous,
     /// A file from the root table, at an offset; private unless `Vma::shared`.
     File(Arc<HostFile>, u64),
-    /// Shared memory or a file in memory; kept alive by the host's mapping. Not kept by a snapshot.
+    /// Shared memory without a file. Not kept by a snapshot.
     Shared,
+    /// A file in memory, at an offset. Not kept by a snapshot.
+    Memory(Arc<Inode>, u64),
     /// The arena.
     Arena,
     /// The doorbell page: no memory, no slot.
@@ -46,6 +49,7 @@ impl Vma {
     fn advanced(&self, by: u64) -> Backing {
         match &self.backing {
             Backing::File(file, offset) => Backing::File(Arc::clone(file), offset + by),
+            Backing::Memory(inode, offset) => Backing::Memory(Arc::clone(inode), offset + by),
             other => other.clone(),
         }
     }
@@ -533,7 +537,7 @@ impl AddressSpace {
             .find(old)
             .map(|(s, v)| (s, v.clone()))
             .ok_or(crate::errno::EFAULT)?;
-        if !old.is_multiple_of(PAGE) || vma.end < old + old_length || vma.shared {
+        if !old.is_multiple_of(PAGE) || vma.end < old + old_length {
             return Err(EINVAL);
         }
         if new_length <= old_length {
@@ -542,8 +546,14 @@ impl AddressSpace {
             }
             return Ok(old);
         }
-        if !matches!(vma.backing, Backing::Anonymous) {
-            return Err(EINVAL);
+        match (&vma.backing, vma.shared) {
+            (Backing::Anonymous, false) => {}
+            (Backing::Memory(inode, offset), true) => {
+                let source = (inode, offset + (old - start));
+                let range = old..old + old_length;
+                return self.remap_shared(range, new_length, may_move, vma.prot, source);
+            }
+            _ => return Err(EINVAL),
         }
         let more = Request {
             address: old + old_length,
@@ -565,7 +575,6 @@ impl AddressSpace {
         if !may_move {
             return Err(ENOMEM);
         }
-        let _ = start;
         let new = self.map(Request {
             address: 0,
             length: new_length,
@@ -579,6 +588,37 @@ impl AddressSpace {
         })?;
         self.move_pages(old, old_length, new)?;
         self.unmap(old, old_length)?;
+        Ok(new)
+    }
+
+    /// Grow a shared mapping of a file in memory: the file is mapped anew, since what it shows is the file's.
+    fn remap_shared(
+        &mut self,
+        old: std::ops::Range<u64>,
+        new_length: u64,
+        may_move: bool,
+        prot: i32,
+        (inode, offset): (&Arc<Inode>, u64),
+    ) -> Result<u64, Errno> {
+        let room =
+            self.free(old.end, old.start + new_length) && Self::usable(old.start, new_length);
+        if !room && !may_move {
+            return Err(ENOMEM);
+        }
+        let new = self.map(Request {
+            address: if room { old.start } else { 0 },
+            length: new_length,
+            prot,
+            shared: true,
+            fixed: room,
+            exclusive: false,
+            backing: Backing::Memory(Arc::clone(inode), offset),
+            source: Some((inode.host().ok_or(EINVAL)?, offset)),
+            own_chunks: false,
+        })?;
+        if new != old.start {
+            self.unmap(old.start, old.end - old.start)?;
+        }
         Ok(new)
     }
 

@@ -3,6 +3,7 @@
 use crate::children::Children;
 use crate::config::{Config, Program};
 use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
+use crate::files::lock::Locks;
 use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
 use crate::host::{self, Kick};
 use crate::itimer::Timers;
@@ -85,6 +86,10 @@ pub struct Heritage {
     files: FileTable,
     cwd: Vec<u8>,
     umask: u32,
+    nice: i32,
+    limits: [[u64; 2]; 16],
+    number_key: u64,
+    locks: Arc<Mutex<Locks>>,
     /// Signals that it ignores from the start.
     ignored: u64,
     pid: Tid,
@@ -105,6 +110,10 @@ impl Heritage {
             files: parent.files().inherited(),
             cwd: parent.cwd().clone(),
             umask: parent.umask(),
+            nice: parent.nice().load(Ordering::Relaxed),
+            limits: *parent.limits(),
+            number_key: parent.number_key(),
+            locks: Arc::clone(&parent.locks),
             ignored: crate::children::ignored(parent),
             pid,
             next_tid: Arc::clone(&parent.next_tid),
@@ -143,6 +152,10 @@ pub struct Process {
     pub(crate) net: Arc<Net>,
     cwd: Mutex<Vec<u8>>,
     umask: AtomicU32,
+    nice: AtomicI32,
+    limits: Mutex<[[u64; 2]; 16]>,
+    number_key: AtomicU64,
+    locks: Arc<Mutex<Locks>>,
     signals: Mutex<Signals>,
     /// Signals sent to no thread in particular.
     pub(crate) pending: Pending,
@@ -190,6 +203,32 @@ fn open_statm() -> Result<OwnedFd, Error> {
     Ok(unsafe { OwnedFd::from_raw_fd(statm) })
 }
 
+fn fresh_key() -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: a live buffer of the length given; short reads do not happen for 8 bytes.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    u64::from_le_bytes(bytes)
+}
+
+/// What a guest is told of its limits before it changes them.
+fn first_limits(config: &Config) -> [[u64; 2]; 16] {
+    let mut limits = [[u64::MAX; 2]; 16];
+    for (resource, value) in [
+        (libc::RLIMIT_STACK, [8 << 20, u64::MAX]),
+        (libc::RLIMIT_CORE, [0, 0]),
+        (libc::RLIMIT_NPROC, [config.max_threads as u64; 2]),
+        (
+            libc::RLIMIT_NOFILE,
+            [crate::files::table::MAX_DESCRIPTORS as u64; 2],
+        ),
+    ] {
+        if let Some(limit) = limits.get_mut(resource as usize) {
+            *limit = value;
+        }
+    }
+    limits
+}
+
 impl Process {
     /// A process with an empty address space. Installs the process-wide signal handlers.
     ///
@@ -226,6 +265,10 @@ impl Process {
             files,
             cwd: config.program.cwd.trim_end_matches('/').as_bytes().to_vec(),
             umask: 0o022,
+            nice: 0,
+            limits: first_limits(&config),
+            number_key: fresh_key(),
+            locks: Arc::default(),
             ignored: 0,
             pid,
             next_tid: Arc::new(AtomicI32::new(pid)),
@@ -267,6 +310,10 @@ impl Process {
             names: heritage.names,
             net: heritage.net,
             umask: AtomicU32::new(heritage.umask),
+            nice: AtomicI32::new(heritage.nice),
+            limits: Mutex::new(heritage.limits),
+            number_key: AtomicU64::new(heritage.number_key),
+            locks: heritage.locks,
             cwd: Mutex::new(heritage.cwd),
             signals: Mutex::new(signals),
             pending: Pending::default(),
@@ -349,6 +396,30 @@ impl Process {
     /// Mode bits that new files do not get.
     pub(crate) fn umask(&self) -> u32 {
         self.umask_cell().load(Ordering::Relaxed)
+    }
+
+    /// `getpriority`'s value: kept and shown, no more.
+    pub(crate) fn nice(&self) -> &AtomicI32 {
+        &self.nice
+    }
+
+    /// Soft and hard limits, by number of resource.
+    pub(crate) fn limits(&self) -> MutexGuard<'_, [[u64; 2]; 16]> {
+        lock(&self.limits)
+    }
+
+    /// What hides the host's inode numbers.
+    pub(crate) fn number_key(&self) -> u64 {
+        self.number_key.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_number_key(&self, key: u64) {
+        self.number_key.store(key, Ordering::Relaxed);
+    }
+
+    /// Locks of whole files.
+    pub(crate) fn locks(&self) -> MutexGuard<'_, Locks> {
+        lock(&self.locks)
     }
 
     pub(crate) fn set_umask(&self, mask: u32) -> u32 {

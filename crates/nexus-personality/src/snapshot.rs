@@ -69,6 +69,7 @@ pub enum SavedObject {
     /// An end of an empty pair: which pair, which end.
     Socket(u64, bool),
     Poll(Vec<Registration>),
+    Full,
 }
 
 /// One description with the descriptors that refer to it.
@@ -97,6 +98,7 @@ pub enum SavedContent {
     Directory,
     Link(Vec<u8>),
     Socket,
+    Fifo,
 }
 
 /// A process, saved.
@@ -112,6 +114,8 @@ pub struct ProcessState {
     pub inodes: Vec<SavedInode>,
     pub device: DeviceMap,
     pub generation: u64,
+    /// What hides the host's inode numbers, which programs may have kept.
+    pub number_key: u64,
     /// Highest thread number in use.
     pub last_tid: i32,
 }
@@ -140,6 +144,7 @@ impl Inodes {
             Content::Directory(_) => SavedContent::Directory,
             Content::Link(target) => SavedContent::Link(target.clone()),
             Content::Socket => SavedContent::Socket,
+            Content::Fifo => SavedContent::Fifo,
             Content::File(fd) => {
                 self.bytes += inode.size();
                 if self.bytes > MAX_TMP {
@@ -222,6 +227,7 @@ fn save_object(
         Object::Directory(path) => SavedObject::Directory(path.clone()),
         Object::Null => SavedObject::Null,
         Object::Zero => SavedObject::Zero,
+        Object::Full => SavedObject::Full,
         Object::Random => SavedObject::Random,
         Object::Device => SavedObject::Device,
         Object::Pipe(fd, writes) => {
@@ -325,6 +331,7 @@ impl Process {
             inodes: inodes.list,
             device: *self.device(),
             generation: self.generation() + 1,
+            number_key: self.number_key(),
             last_tid: self.tids().into_iter().max().unwrap_or(0),
         })
     }
@@ -342,7 +349,7 @@ impl Process {
                 },
                 Backing::Arena => SavedBacking::Arena,
                 Backing::Doorbell => SavedBacking::Doorbell,
-                Backing::Shared => {
+                Backing::Shared | Backing::Memory(..) => {
                     return Err(refused(format!(
                         "shared memory is mapped at {start:#x}; map it in the handler, not at import"
                     )));
@@ -397,6 +404,7 @@ impl Process {
         }
         process.mm().heap = state.heap;
         process.renew_pid(state.generation.max(1));
+        process.set_number_key(state.number_key);
         process.reserve_tids(state.last_tid);
         Ok(process)
     }
@@ -500,6 +508,7 @@ impl Process {
                 SavedContent::Directory => Inode::directory(usage, inode.mode),
                 SavedContent::Link(target) => Inode::link(usage, target.clone()),
                 SavedContent::Socket => Inode::socket(usage, inode.mode),
+                SavedContent::Fifo => Inode::fifo(usage, inode.mode),
             };
             list.push(made.map_err(failed)?);
         }
@@ -559,6 +568,7 @@ impl Process {
                 SavedObject::Directory(path) => Object::Directory(path.clone()),
                 SavedObject::Null => Object::Null,
                 SavedObject::Zero => Object::Zero,
+                SavedObject::Full => Object::Full,
                 SavedObject::Random => Object::Random,
                 SavedObject::Device => Object::Device,
                 SavedObject::Event(count) => Object::Event(

@@ -3,8 +3,8 @@
 use crate::errno::SysResult;
 use crate::machine::Cpu;
 use crate::syscall::{
-    dirs, fdops, futex, info, io, memory, messages, open, polling, processes, signals,
-    socket_options, sockets, stat, threads, time,
+    attributes, dirs, fdops, futex, info, io, memory, messages, open, polling, processes,
+    scheduling, signals, socket_options, sockets, stat, threads, time,
 };
 use crate::thread::Thread;
 
@@ -78,7 +78,7 @@ pub static CALLS: &[Call] = &calls![
         9,
         "mmap",
         memory::mmap,
-        "no huge pages, locking or growing down; files in memory only shared",
+        "no huge pages, locking or growing down"
     ),
     full(10, "mprotect", memory::mprotect),
     full(11, "munmap", memory::munmap),
@@ -90,7 +90,7 @@ pub static CALLS: &[Call] = &calls![
         16,
         "ioctl",
         fdops::ioctl,
-        "FIONREAD, FIONBIO, FIOCLEX and /dev/nexus",
+        "FIONREAD, FIONBIO, FIOCLEX and /dev/nexus; there are no terminals"
     ),
     full(17, "pread64", io::pread64),
     full(18, "pwrite64", io::pwrite64),
@@ -109,7 +109,7 @@ pub static CALLS: &[Call] = &calls![
         25,
         "mremap",
         memory::mremap,
-        "anonymous private memory only, no fixed target",
+        "anonymous private memory and shared files in memory, no fixed target"
     ),
     full(26, "msync", memory::msync),
     absent(
@@ -210,35 +210,55 @@ pub static CALLS: &[Call] = &calls![
         72,
         "fcntl",
         fdops::fcntl,
-        "locks always succeed, as there is one process",
+        "record locks always succeed, as there is one process; no leases, no watches"
     ),
-    partial(
-        73,
-        "flock",
-        fdops::flock,
-        "always succeeds, as there is one process",
-    ),
+    full(73, "flock", fdops::flock),
     full(74, "fsync", io::fsync),
     full(75, "fdatasync", io::fsync),
-    partial(76, "truncate", io::truncate, "/tmp only"),
+    partial(76, "truncate", io::truncate, "/tmp and /dev/shm"),
     full(77, "ftruncate", io::ftruncate),
     full(79, "getcwd", dirs::getcwd),
     full(80, "chdir", dirs::chdir),
     full(81, "fchdir", dirs::fchdir),
-    partial(82, "rename", dirs::rename, "/tmp only"),
-    partial(83, "mkdir", dirs::mkdir, "/tmp only"),
-    partial(84, "rmdir", dirs::rmdir, "/tmp only"),
-    partial(85, "creat", open::creat, "/tmp only"),
-    partial(86, "link", dirs::link, "/tmp only"),
-    partial(87, "unlink", dirs::unlink, "/tmp only"),
-    partial(88, "symlink", dirs::symlink, "/tmp only"),
+    partial(82, "rename", dirs::rename, "/tmp and /dev/shm"),
+    partial(83, "mkdir", dirs::mkdir, "/tmp and /dev/shm"),
+    partial(84, "rmdir", dirs::rmdir, "/tmp and /dev/shm"),
+    partial(85, "creat", open::creat, "/tmp and /dev/shm"),
+    partial(86, "link", dirs::link, "/tmp and /dev/shm"),
+    partial(87, "unlink", dirs::unlink, "/tmp and /dev/shm"),
+    partial(88, "symlink", dirs::symlink, "/tmp and /dev/shm"),
     full(89, "readlink", dirs::readlink),
-    partial(90, "chmod", dirs::chmod, "/tmp only"),
-    partial(91, "fchmod", dirs::fchmod, "/tmp only"),
-    absent(92, "chown", dirs::chown, "there is one user"),
-    absent(93, "fchown", dirs::chown, "there is one user"),
-    absent(94, "lchown", dirs::chown, "there is one user"),
-    full(95, "umask", dirs::umask),
+    partial(
+        90,
+        "chmod",
+        attributes::chmod,
+        "/tmp and /dev/shm; kept and shown, not enforced on the one user"
+    ),
+    partial(
+        91,
+        "fchmod",
+        attributes::fchmod,
+        "/tmp and /dev/shm; kept and shown, not enforced on the one user"
+    ),
+    partial(
+        92,
+        "chown",
+        attributes::chown,
+        "to oneself: there is one user"
+    ),
+    partial(
+        93,
+        "fchown",
+        attributes::fchown,
+        "to oneself: there is one user"
+    ),
+    partial(
+        94,
+        "lchown",
+        attributes::lchown,
+        "to oneself: there is one user"
+    ),
+    full(95, "umask", attributes::umask),
     full(96, "gettimeofday", time::gettimeofday),
     partial(97, "getrlimit", info::getrlimit, "the guest's own limits"),
     full(98, "getrusage", time::getrusage),
@@ -250,11 +270,17 @@ pub static CALLS: &[Call] = &calls![
     partial(106, "setgid", info::setuid, "to oneself"),
     full(107, "geteuid", info::getuid),
     full(108, "getegid", info::getuid),
+    full(109, "setpgid", info::nothing),
     full(110, "getppid", threads::getppid),
     full(111, "getpgrp", threads::getpid),
     partial(112, "setsid", threads::getpid, "there is one session"),
+    partial(113, "setreuid", info::set_two_ids, "to oneself"),
+    partial(114, "setregid", info::set_two_ids, "to oneself"),
     full(115, "getgroups", info::getgroups),
+    absent(116, "setgroups", info::not_permitted, "needs a privilege"),
+    partial(117, "setresuid", info::set_ids, "to oneself"),
     full(118, "getresuid", info::getresuid),
+    partial(119, "setresgid", info::set_ids, "to oneself"),
     full(120, "getresgid", info::getresuid),
     full(121, "getpgid", threads::getpgid),
     full(124, "getsid", threads::getpgid),
@@ -263,21 +289,56 @@ pub static CALLS: &[Call] = &calls![
     full(129, "rt_sigqueueinfo", signals::rt_sigqueueinfo),
     full(130, "rt_sigsuspend", signals::rt_sigsuspend),
     full(131, "sigaltstack", signals::sigaltstack),
+    partial(132, "utime", attributes::utime, "/tmp and /dev/shm"),
+    partial(
+        133,
+        "mknod",
+        dirs::mknod,
+        "files and names of FIFOs and sockets; a FIFO cannot be opened"
+    ),
     partial(137, "statfs", stat::statfs, "made up"),
     partial(138, "fstatfs", stat::fstatfs, "made up"),
-    partial(140, "getpriority", info::getpriority, "always 0"),
-    partial(141, "setpriority", info::nothing, "no effect"),
-    partial(142, "sched_setparam", info::nothing, "no effect"),
-    absent(143, "sched_getparam", info::absent, "no scheduling classes"),
-    partial(144, "sched_setscheduler", info::nothing, "no effect"),
     partial(
-        145,
-        "sched_getscheduler",
-        info::nothing,
-        "always SCHED_OTHER",
+        140,
+        "getpriority",
+        scheduling::getpriority,
+        "kept, no effect"
     ),
-    partial(146, "sched_get_priority_max", info::nothing, "always 0"),
-    partial(147, "sched_get_priority_min", info::nothing, "always 0"),
+    partial(
+        141,
+        "setpriority",
+        scheduling::setpriority,
+        "kept, no effect"
+    ),
+    partial(
+        142,
+        "sched_setparam",
+        scheduling::sched_setparam,
+        "priority 0 only"
+    ),
+    full(143, "sched_getparam", scheduling::sched_getparam),
+    partial(
+        144,
+        "sched_setscheduler",
+        scheduling::sched_setscheduler,
+        "checked, no effect; no real time"
+    ),
+    full(145, "sched_getscheduler", scheduling::sched_getscheduler),
+    full(
+        146,
+        "sched_get_priority_max",
+        scheduling::sched_get_priority_max
+    ),
+    full(
+        147,
+        "sched_get_priority_min",
+        scheduling::sched_get_priority_min
+    ),
+    full(
+        148,
+        "sched_rr_get_interval",
+        scheduling::sched_rr_get_interval
+    ),
     partial(149, "mlock", memory::mlock, "guests are never swapped"),
     partial(150, "munlock", memory::mlock, "guests are never swapped"),
     partial(151, "mlockall", memory::mlock, "guests are never swapped"),
@@ -289,18 +350,76 @@ pub static CALLS: &[Call] = &calls![
         "thread names; the rest has no effect",
     ),
     full(158, "arch_prctl", threads::arch_prctl),
-    partial(160, "setrlimit", info::setrlimit, "descriptors only"),
+    partial(
+        160,
+        "setrlimit",
+        info::setrlimit,
+        "descriptors and file length hold, the others are kept and shown"
+    ),
     full(162, "sync", info::nothing),
     full(186, "gettid", threads::gettid),
-    absent(188, "setxattr", dirs::xattr, "no extended attributes"),
-    absent(189, "lsetxattr", dirs::xattr, "no extended attributes"),
-    absent(190, "fsetxattr", dirs::xattr, "no extended attributes"),
-    absent(191, "getxattr", dirs::xattr, "no extended attributes"),
-    absent(192, "lgetxattr", dirs::xattr, "no extended attributes"),
-    absent(193, "fgetxattr", dirs::xattr, "no extended attributes"),
-    absent(194, "listxattr", dirs::xattr, "no extended attributes"),
-    absent(195, "llistxattr", dirs::xattr, "no extended attributes"),
-    absent(196, "flistxattr", dirs::xattr, "no extended attributes"),
+    absent(188, "setxattr", attributes::xattr, "no extended attributes"),
+    absent(
+        189,
+        "lsetxattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
+    absent(
+        190,
+        "fsetxattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
+    absent(191, "getxattr", attributes::xattr, "no extended attributes"),
+    absent(
+        192,
+        "lgetxattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
+    absent(
+        193,
+        "fgetxattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
+    absent(
+        194,
+        "listxattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
+    absent(
+        195,
+        "llistxattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
+    absent(
+        196,
+        "flistxattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
+    absent(
+        197,
+        "removexattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
+    absent(
+        198,
+        "lremovexattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
+    absent(
+        199,
+        "fremovexattr",
+        attributes::xattr,
+        "no extended attributes"
+    ),
     full(200, "tkill", signals::tkill),
     full(201, "time", time::time),
     partial(
@@ -309,12 +428,23 @@ pub static CALLS: &[Call] = &calls![
         futex::futex,
         "always private; no priority inheritance",
     ),
-    partial(203, "sched_setaffinity", info::nothing, "no effect"),
-    full(204, "sched_getaffinity", threads::sched_getaffinity),
+    partial(
+        203,
+        "sched_setaffinity",
+        scheduling::sched_setaffinity,
+        "checked, no effect"
+    ),
+    full(204, "sched_getaffinity", scheduling::sched_getaffinity),
     full(213, "epoll_create", polling::epoll_create),
     full(217, "getdents64", dirs::getdents64),
     full(218, "set_tid_address", threads::set_tid_address),
     partial(221, "fadvise64", info::nothing, "no effect"),
+    absent(
+        227,
+        "clock_settime",
+        info::not_permitted,
+        "clocks are the host's"
+    ),
     full(228, "clock_gettime", time::clock_gettime),
     full(229, "clock_getres", time::clock_getres),
     full(230, "clock_nanosleep", time::clock_nanosleep),
@@ -322,6 +452,7 @@ pub static CALLS: &[Call] = &calls![
     full(232, "epoll_wait", polling::epoll_wait),
     full(233, "epoll_ctl", polling::epoll_ctl),
     full(234, "tgkill", signals::tgkill),
+    partial(235, "utimes", attributes::utimes, "/tmp and /dev/shm"),
     absent(237, "mbind", info::absent, "no memory policy"),
     absent(239, "get_mempolicy", info::absent, "no memory policy"),
     partial(
@@ -331,25 +462,48 @@ pub static CALLS: &[Call] = &calls![
         "children only end, never stop; process groups are not told apart; no usage",
     ),
     full(257, "openat", open::openat),
-    partial(258, "mkdirat", dirs::mkdirat, "/tmp only"),
-    absent(260, "fchownat", dirs::chown, "there is one user"),
+    partial(258, "mkdirat", dirs::mkdirat, "/tmp and /dev/shm"),
+    partial(
+        259,
+        "mknodat",
+        dirs::mknodat,
+        "files and names of FIFOs and sockets; a FIFO cannot be opened"
+    ),
+    partial(
+        260,
+        "fchownat",
+        attributes::fchownat,
+        "to oneself: there is one user"
+    ),
+    partial(261, "futimesat", attributes::futimesat, "/tmp and /dev/shm"),
     full(262, "newfstatat", stat::newfstatat),
-    partial(263, "unlinkat", dirs::unlinkat, "/tmp only"),
-    partial(264, "renameat", dirs::renameat, "/tmp only"),
-    partial(265, "linkat", dirs::linkat, "/tmp only"),
-    partial(266, "symlinkat", dirs::symlinkat, "/tmp only"),
+    partial(263, "unlinkat", dirs::unlinkat, "/tmp and /dev/shm"),
+    partial(264, "renameat", dirs::renameat, "/tmp and /dev/shm"),
+    partial(265, "linkat", dirs::linkat, "/tmp and /dev/shm"),
+    partial(266, "symlinkat", dirs::symlinkat, "/tmp and /dev/shm"),
     full(267, "readlinkat", dirs::readlinkat),
-    partial(268, "fchmodat", dirs::fchmodat, "/tmp only"),
+    partial(
+        268,
+        "fchmodat",
+        attributes::fchmodat,
+        "/tmp and /dev/shm; kept and shown, not enforced on the one user"
+    ),
     full(269, "faccessat", stat::faccessat),
     full(270, "pselect6", polling::pselect6),
     full(271, "ppoll", polling::ppoll),
     full(273, "set_robust_list", threads::set_robust_list),
-    partial(280, "utimensat", dirs::utimensat, "/tmp only"),
+    partial(280, "utimensat", attributes::utimensat, "/tmp and /dev/shm"),
     full(281, "epoll_pwait", polling::epoll_pwait),
     full(283, "timerfd_create", polling::timerfd_create),
     full(284, "eventfd", polling::eventfd),
-    partial(285, "fallocate", io::fallocate, "/tmp only, no holes"),
+    partial(
+        285,
+        "fallocate",
+        io::fallocate,
+        "/tmp and /dev/shm, no holes"
+    ),
     full(286, "timerfd_settime", polling::timerfd_settime),
+    full(287, "timerfd_gettime", polling::timerfd_gettime),
     full(288, "accept4", sockets::accept4),
     full(290, "eventfd2", polling::eventfd2),
     full(291, "epoll_create1", polling::epoll_create1),
@@ -358,18 +512,26 @@ pub static CALLS: &[Call] = &calls![
     full(295, "preadv", io::preadv),
     full(296, "pwritev", io::pwritev),
     full(297, "rt_tgsigqueueinfo", signals::rt_tgsigqueueinfo),
-    partial(302, "prlimit64", info::prlimit64, "descriptors only"),
+    partial(
+        302,
+        "prlimit64",
+        info::prlimit64,
+        "descriptors and file length hold, the others are kept and shown"
+    ),
+    full(306, "syncfs", io::fsync),
     partial(309, "getcpu", threads::getcpu, "always 0"),
-    partial(316, "renameat2", dirs::renameat2, "/tmp only, no exchange"),
+    partial(
+        316,
+        "renameat2",
+        dirs::renameat2,
+        "/tmp and /dev/shm, no whiteouts"
+    ),
     full(318, "getrandom", info::getrandom),
     partial(319, "memfd_create", open::memfd_create, "no seals"),
     absent(324, "membarrier", info::membarrier, "none of its commands"),
-    absent(
-        326,
-        "copy_file_range",
-        info::absent,
-        "programs fall back to reading and writing",
-    ),
+    full(326, "copy_file_range", io::copy_file_range),
+    partial(327, "preadv2", io::preadv2, "flags that are hints only"),
+    partial(328, "pwritev2", io::pwritev2, "flags that are hints only"),
     full(332, "statx", stat::statx),
     absent(
         334,

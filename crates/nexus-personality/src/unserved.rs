@@ -58,11 +58,6 @@ pub static UNSERVED: &[Group] = &[
     Group {
         reason: "one user, who has no privileges to give up or take",
         calls: &[
-            (113, "setreuid"),
-            (114, "setregid"),
-            (116, "setgroups"),
-            (117, "setresuid"),
-            (119, "setresgid"),
             (122, "setfsuid"),
             (123, "setfsgid"),
             (125, "capget"),
@@ -93,7 +88,6 @@ pub static UNSERVED: &[Group] = &[
             (175, "init_module"),
             (176, "delete_module"),
             (179, "quotactl"),
-            (227, "clock_settime"),
             (246, "kexec_load"),
             (305, "clock_adjtime"),
             (313, "finit_module"),
@@ -167,12 +161,7 @@ pub static UNSERVED: &[Group] = &[
     },
     Group {
         reason: "no devices, FIFOs or handles can be made",
-        calls: &[
-            (133, "mknod"),
-            (259, "mknodat"),
-            (303, "name_to_handle_at"),
-            (304, "open_by_handle_at"),
-        ],
+        calls: &[(303, "name_to_handle_at"), (304, "open_by_handle_at")],
     },
     Group {
         reason: "obsolete: no present C library makes it",
@@ -203,7 +192,6 @@ pub static UNSERVED: &[Group] = &[
         reason: "no effect in a guest; programs do without",
         calls: &[
             (135, "personality"),
-            (148, "sched_rr_get_interval"),
             (187, "readahead"),
             (251, "ioprio_set"),
             (252, "ioprio_get"),
@@ -217,35 +205,19 @@ pub static UNSERVED: &[Group] = &[
         calls: &[(275, "splice"), (276, "tee"), (278, "vmsplice")],
     },
     Group {
-        reason: "no extended attributes",
-        calls: &[
-            (197, "removexattr"),
-            (198, "lremovexattr"),
-            (199, "fremovexattr"),
-        ],
-    },
-    Group {
         reason: "not yet: made by nothing that runs in a guest today",
         calls: &[
-            (109, "setpgid"),
-            (132, "utime"),
             (222, "timer_create"),
             (223, "timer_settime"),
             (224, "timer_gettime"),
             (225, "timer_getoverrun"),
             (226, "timer_delete"),
-            (235, "utimes"),
-            (261, "futimesat"),
             (274, "get_robust_list"),
             (282, "signalfd"),
-            (287, "timerfd_gettime"),
             (289, "signalfd4"),
             (299, "recvmmsg"),
-            (306, "syncfs"),
             (307, "sendmmsg"),
             (322, "execveat"),
-            (327, "preadv2"),
-            (328, "pwritev2"),
             (437, "openat2"),
             (441, "epoll_pwait2"),
             (449, "futex_waitv"),

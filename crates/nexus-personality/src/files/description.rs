@@ -22,6 +22,8 @@ pub enum Object {
     Null,
     /// `/dev/zero`.
     Zero,
+    /// `/dev/full`.
+    Full,
     /// `/dev/random`, `/dev/urandom`.
     Random,
     /// `/dev/nexus`.
@@ -46,12 +48,16 @@ pub struct Registration {
     pub data: u64,
 }
 
+/// A directory's entry: name, `DT_*`, inode number.
+pub type Entry = (Vec<u8>, u8, u64);
+
 /// An open file description.
 #[derive(Debug)]
 pub struct Description {
     /// What it refers to.
     pub object: Object,
     state: Mutex<State>,
+    listing: Mutex<Vec<Entry>>,
 }
 
 /// What of a description changes.
@@ -70,12 +76,18 @@ impl Description {
         Arc::new(Self {
             object,
             state: Mutex::new(State { flags, position: 0 }),
+            listing: Mutex::default(),
         })
     }
 
     /// The changing part.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Entries of a directory of ours, as read when its position was last 0.
+    pub fn listing(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Host descriptor that calls may be passed on to.
@@ -94,6 +106,7 @@ impl Description {
             Object::Directory(_)
             | Object::Null
             | Object::Zero
+            | Object::Full
             | Object::Random
             | Object::Device => Err(EINVAL),
         }

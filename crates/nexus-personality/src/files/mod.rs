@@ -1,6 +1,8 @@
 //! Files: what a descriptor refers to, and the guest's table of them.
 
 pub mod description;
+pub mod lock;
+pub mod made_up;
 pub mod names;
 pub mod resolve;
 pub mod socket;

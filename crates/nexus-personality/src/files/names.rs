@@ -1,5 +1,6 @@
 //! The guest's file names: the root table, `/tmp`, and what is made up.
 
+use super::made_up::{Facts, made_up_paths};
 use super::tmpfs::{Inode, Usage};
 use crate::config::{Config, Root};
 use crate::errno::Errno;
@@ -22,6 +23,10 @@ pub enum Node {
     Device(&'static str),
     /// A made-up file with this content.
     MadeUp(Vec<u8>),
+    /// A file of `/proc/self` that tells of the process as it is: its name there.
+    Process(&'static str),
+    /// A link in `/proc/self/fd`, which leads to what the descriptor refers to.
+    Descriptor(u64),
     /// A made-up symbolic link.
     Link(Vec<u8>),
 }
@@ -40,21 +45,13 @@ pub struct Namespace {
     roots: Arc<Vec<OpenRoot>>,
     /// `/tmp`.
     pub tmp: Arc<Inode>,
-    program: Vec<u8>,
+    /// `/dev/shm`, which counts as `/tmp` does.
+    pub shm: Arc<Inode>,
     facts: Facts,
 }
 
-/// What made-up files tell.
-#[derive(Clone)]
-struct Facts {
-    cpus: u32,
-    memory_mib: u64,
-    hostname: String,
-    device: bool,
-}
-
 /// Character devices of the guest.
-pub const DEVICES: [&str; 5] = ["null", "zero", "urandom", "random", "nexus"];
+pub const DEVICES: [&str; 7] = ["null", "zero", "full", "urandom", "random", "tty", "nexus"];
 
 fn open_path(path: &Path, directory: bool) -> io::Result<OwnedFd> {
     let mut name = path.as_os_str().as_bytes().to_vec();
@@ -131,11 +128,8 @@ impl Namespace {
         Self {
             roots: Arc::clone(&self.roots),
             tmp: Arc::clone(&self.tmp),
-            program: program.as_bytes().to_vec(),
-            facts: Facts {
-                device: false,
-                ..self.facts.clone()
-            },
+            shm: Arc::clone(&self.shm),
+            facts: self.facts.for_program(program),
         }
     }
 
@@ -157,13 +151,9 @@ impl Namespace {
         Ok(Self {
             roots: Arc::new(roots),
             tmp,
-            program: config.program.path.clone().into_bytes(),
-            facts: Facts {
-                cpus: config.cpus,
-                memory_mib: config.memory_mib,
-                hostname: config.hostname.clone(),
-                device: config.device.is_some(),
-            },
+            shm: Inode::directory(&usage, 0o1777)
+                .map_err(|e| format!("making /dev/shm: error {}", e.0))?,
+            facts: Facts::of(config),
         })
     }
 
@@ -177,15 +167,21 @@ impl Namespace {
             // A root below /tmp comes first; directories on the way to it need not exist in memory.
             return match self.lookup_root(path)? {
                 Some(node) => Ok(Some(node)),
-                None => Ok(self
-                    .lookup_tmp(rest)?
+                None => Ok(lookup_memory(&self.tmp, rest)?
                     .or_else(|| self.is_parent(path).then_some(Node::Synthetic))),
             };
+        }
+        if let Some(rest) = below(path, b"/dev/shm") {
+            return lookup_memory(&self.shm, rest);
         }
         if let Some(rest) = below(path, b"/dev") {
             return Ok(self.lookup_device(rest));
         }
-        if let Some(node) = self.made_up(path) {
+        let rooted = |path| self.roots.iter().any(|r| below(path, &r.prefix).is_some());
+        // What is made up for /etc stands back behind the root table's.
+        if !(path.starts_with(b"/etc/") && rooted(path))
+            && let Some(node) = self.facts.node(path)
+        {
             return Ok(Some(node));
         }
         if let Some(node) = self.lookup_root(path)? {
@@ -240,7 +236,7 @@ impl Namespace {
     #[must_use]
     pub fn children(&self, path: &[u8]) -> Vec<Vec<u8>> {
         let fixed: [&[u8]; 3] = [b"/tmp", b"/dev", b"/proc"];
-        let made_up = MADE_UP.iter().map(|p| p.as_bytes());
+        let made_up = made_up_paths().map(|p| p as &[u8]);
         let all = self
             .roots
             .iter()
@@ -257,134 +253,46 @@ impl Namespace {
             names.extend(
                 DEVICES
                     .iter()
-                    .filter(|d| **d != "nexus" || self.facts.device)
+                    .filter(|d| **d != "nexus" || self.facts.has_device())
                     .map(|d| d.as_bytes().to_vec()),
             );
+            names.extend(["fd", "shm", "stderr", "stdin", "stdout"].map(|n| n.as_bytes().to_vec()));
         }
         names.sort();
         names.dedup();
         names
     }
 
-    fn lookup_tmp(&self, rest: &[u8]) -> Result<Option<Node>, Errno> {
-        let mut inode = Arc::clone(&self.tmp);
-        for name in rest.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
-            let next = inode.entries()?.get(name).cloned();
-            match next {
-                Some(next) => inode = next,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(Node::Memory(inode)))
+    /// Whether this is the top of a tree in memory, which cannot be moved or removed.
+    #[must_use]
+    pub fn is_memory_root(&self, path: &[u8]) -> bool {
+        matches!(path, b"/tmp" | b"/dev/shm")
     }
 
     fn lookup_device(&self, rest: &[u8]) -> Option<Node> {
-        if rest.is_empty() {
-            return Some(Node::Synthetic);
+        match rest {
+            b"" => return Some(Node::Synthetic),
+            b"fd" => return Some(Node::Link(b"/proc/self/fd".to_vec())),
+            b"stdin" => return Some(Node::Link(b"/proc/self/fd/0".to_vec())),
+            b"stdout" => return Some(Node::Link(b"/proc/self/fd/1".to_vec())),
+            b"stderr" => return Some(Node::Link(b"/proc/self/fd/2".to_vec())),
+            _ => {}
         }
         DEVICES
             .into_iter()
-            .find(|d| d.as_bytes() == rest && (*d != "nexus" || self.facts.device))
+            .find(|d| d.as_bytes() == rest && (*d != "nexus" || self.facts.has_device()))
             .map(Node::Device)
-    }
-
-    /// Files that runtimes read and that tell of the guest alone. A root of that path comes first only for `/etc`.
-    fn made_up(&self, path: &[u8]) -> Option<Node> {
-        let path = std::str::from_utf8(path).ok()?;
-        let under_root = self
-            .roots
-            .iter()
-            .any(|r| below(path.as_bytes(), &r.prefix).is_some());
-        if path == "/proc/self" || path == "/proc" {
-            return Some(Node::Synthetic);
-        }
-        if !MADE_UP.contains(&path) || (path.starts_with("/etc/") && under_root) {
-            return None;
-        }
-        let facts = &self.facts;
-        let last = facts.cpus.saturating_sub(1);
-        let text = match path {
-            "/proc/self/exe" => return Some(Node::Link(self.program.clone())),
-            "/proc/self/cmdline" => format!("{}\0", String::from_utf8_lossy(&self.program)),
-            "/proc/self/cgroup" => "0::/\n".to_owned(),
-            "/proc/self/maps" | "/proc/self/mounts" | "/proc/mounts" => String::new(),
-            "/proc/self/status" => format!(
-                "Name:\tpython\nUmask:\t0022\nState:\tR (running)\nThreads:\t1\nVmRSS:\t{} kB\n",
-                1024
-            ),
-            "/proc/self/statm" => "1024 512 256 1 0 256 0\n".to_owned(),
-            "/proc/cpuinfo" => (0..facts.cpus)
-                .map(|n| {
-                    format!(
-                        "processor\t: {n}\nmodel name\t: Nexus\ncpu cores\t: {}\n\n",
-                        facts.cpus
-                    )
-                })
-                .collect(),
-            "/proc/meminfo" => {
-                let kib = facts.memory_mib * 1024;
-                format!(
-                    "MemTotal: {kib:>14} kB\nMemFree: {kib:>15} kB\nMemAvailable: {kib:>10} kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"
-                )
-            }
-            "/proc/stat" => (0..facts.cpus)
-                .fold("cpu  0 0 0 0 0 0 0 0 0 0\n".to_owned(), |s, n| {
-                    s + &format!("cpu{n} 0 0 0 0 0 0 0 0 0 0\n")
-                }),
-            "/proc/loadavg" => "0.00 0.00 0.00 1/1 1\n".to_owned(),
-            "/proc/uptime" => "1.00 1.00\n".to_owned(),
-            "/proc/version" => format!("Linux version {}\n", crate::syscall::info::RELEASE),
-            "/proc/filesystems" => "nodev\ttmpfs\n".to_owned(),
-            "/proc/sys/kernel/osrelease" => format!("{}\n", crate::syscall::info::RELEASE),
-            "/proc/sys/kernel/pid_max" => "32768\n".to_owned(),
-            "/proc/sys/kernel/ngroups_max" => "65536\n".to_owned(),
-            "/proc/sys/kernel/cap_last_cap" => "40\n".to_owned(),
-            "/proc/sys/kernel/threads-max" => "1024\n".to_owned(),
-            "/proc/sys/vm/overcommit_memory" => "1\n".to_owned(),
-            "/sys/devices/system/cpu/online"
-            | "/sys/devices/system/cpu/possible"
-            | "/sys/devices/system/cpu/present" => format!("0-{last}\n"),
-            "/etc/passwd" => {
-                "root:x:0:0:root:/:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n".to_owned()
-            }
-            "/etc/group" => "root:x:0:\nuser:x:1000:\n".to_owned(),
-            "/etc/hostname" => format!("{}\n", facts.hostname),
-            "/etc/hosts" => format!("127.0.0.1 localhost\n127.0.0.1 {}\n", facts.hostname),
-            "/etc/nsswitch.conf" => "passwd: files\ngroup: files\nhosts: files\n".to_owned(),
-            _ => return None,
-        };
-        Some(Node::MadeUp(text.into_bytes()))
     }
 }
 
-const MADE_UP: [&str; 29] = [
-    "/proc/self/exe",
-    "/proc/self/cmdline",
-    "/proc/self/cgroup",
-    "/proc/self/maps",
-    "/proc/self/mounts",
-    "/proc/mounts",
-    "/proc/self/status",
-    "/proc/self/statm",
-    "/proc/cpuinfo",
-    "/proc/meminfo",
-    "/proc/stat",
-    "/proc/loadavg",
-    "/proc/uptime",
-    "/proc/version",
-    "/proc/filesystems",
-    "/proc/sys/kernel/osrelease",
-    "/proc/sys/kernel/pid_max",
-    "/proc/sys/kernel/ngroups_max",
-    "/proc/sys/kernel/cap_last_cap",
-    "/proc/sys/kernel/threads-max",
-    "/proc/sys/vm/overcommit_memory",
-    "/sys/devices/system/cpu/online",
-    "/sys/devices/system/cpu/possible",
-    "/sys/devices/system/cpu/present",
-    "/etc/passwd",
-    "/etc/group",
-    "/etc/hostname",
-    "/etc/hosts",
-    "/etc/nsswitch.conf",
-];
+fn lookup_memory(root: &Arc<Inode>, rest: &[u8]) -> Result<Option<Node>, Errno> {
+    let mut inode = Arc::clone(root);
+    for name in rest.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
+        let next = inode.entries()?.get(name).cloned();
+        match next {
+            Some(next) => inode = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(Node::Memory(inode)))
+}

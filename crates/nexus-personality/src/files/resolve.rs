@@ -20,6 +20,8 @@ pub struct Resolved {
     pub path: Vec<u8>,
     /// What it names; `None`: nothing, though its parent exists.
     pub node: Option<Node>,
+    /// The path ended in a slash: only a directory will do.
+    pub directory_only: bool,
 }
 
 impl Resolved {
@@ -116,7 +118,7 @@ impl Namespace {
         let mut todo: VecDeque<Vec<u8>> = components(path);
         let mut links = 0;
         let mut node = self.step(&current)?;
-        if let Some(resolved) = self.at_once(&current, &todo)? {
+        if !must_be_directory && let Some(resolved) = self.at_once(&current, &todo)? {
             return Ok(resolved);
         }
         while let Some(name) = todo.pop_front() {
@@ -146,6 +148,7 @@ impl Namespace {
                     return Ok(Resolved {
                         path: current,
                         node: None,
+                        directory_only: must_be_directory,
                     });
                 }
                 Step::Nothing => return Err(ENOENT),
@@ -153,15 +156,18 @@ impl Namespace {
             }
         }
         match node {
+            Step::Node(node) if must_be_directory && self.is_file(&node) => Err(ENOTDIR),
             Step::Node(node) => Ok(Resolved {
                 path: current,
                 node: Some(node),
+                directory_only: must_be_directory,
             }),
             Step::Link(target) => {
                 let node = self.lookup(&current)?.unwrap_or(Node::Link(target));
                 Ok(Resolved {
                     path: current,
                     node: Some(node),
+                    directory_only: must_be_directory,
                 })
             }
             Step::Nothing => Err(ENOENT),
@@ -194,9 +200,26 @@ impl Namespace {
                 Ok(Some(Resolved {
                     path,
                     node: Some(node),
+                    directory_only: false,
                 }))
             }
             _ => Ok(None),
+        }
+    }
+
+    /// Whether a node is certainly no directory. Of the host's, opening as one tells.
+    fn is_file(&self, node: &Node) -> bool {
+        match node {
+            Node::Memory(inode) => !inode.is_directory(),
+            Node::Host {
+                directory,
+                relative,
+            } => {
+                let flags = libc::O_PATH | libc::O_DIRECTORY;
+                matches!(open_beneath(*directory, relative, flags), Err(e) if e == ENOTDIR)
+            }
+            Node::Synthetic => false,
+            _ => true,
         }
     }
 

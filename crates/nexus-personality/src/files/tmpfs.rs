@@ -38,6 +38,8 @@ pub enum Content {
     Link(Vec<u8>),
     /// The name of a UNIX socket.
     Socket,
+    /// The name of a FIFO, which cannot be opened.
+    Fifo,
 }
 
 /// Mode and times.
@@ -47,6 +49,8 @@ pub struct Meta {
     /// Last access and change of content: seconds, nanoseconds.
     pub accessed: (i64, i64),
     pub modified: (i64, i64),
+    /// Last change of anything.
+    pub changed: (i64, i64),
     /// Names that refer to it.
     pub links: u32,
 }
@@ -69,6 +73,15 @@ impl Usage {
             limit,
             ..Self::default()
         }
+    }
+}
+
+impl Usage {
+    /// Bytes in use: the lengths of files, and a page for each of them and the root.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        let files = self.files.load(Ordering::Relaxed) + 1;
+        (self.bytes.load(Ordering::Relaxed) + 4096 * files).min(self.limit)
     }
 }
 
@@ -100,6 +113,7 @@ impl Inode {
             mode,
             accessed: now(),
             modified: now(),
+            changed: now(),
             links: 1,
         };
         Ok(Arc::new(Self {
@@ -178,6 +192,21 @@ impl Inode {
         Self::make(usage, Content::Socket, libc::S_IFSOCK | mode & 0o7777)
     }
 
+    /// The name of a FIFO.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn fifo(usage: &Arc<Usage>, mode: u32) -> Result<Arc<Self>, Errno> {
+        Self::make(usage, Content::Fifo, libc::S_IFIFO | mode & 0o7777)
+    }
+
+    /// Note a change of the content, or of a directory's entries.
+    pub fn touch(&self) {
+        let mut meta = self.meta();
+        meta.modified = now();
+        meta.changed = meta.modified;
+    }
+
     /// The memfd of a file.
     #[must_use]
     pub fn host(&self) -> Option<RawFd> {
@@ -213,7 +242,7 @@ impl Inode {
             }
             Content::Link(target) => target.len() as u64,
             Content::Directory(_) => 4096,
-            Content::Socket => 0,
+            Content::Socket | Content::Fifo => 0,
         }
     }
 
@@ -278,7 +307,7 @@ impl Inode {
         }
         entries.insert(name.to_vec(), inode);
         drop(entries);
-        self.meta().modified = now();
+        self.touch();
         Ok(())
     }
 
@@ -298,7 +327,10 @@ impl Inode {
         if let Some(gone) = entries.remove(name) {
             let mut meta = gone.meta();
             meta.links = meta.links.saturating_sub(1);
+            meta.changed = now();
         }
+        drop(entries);
+        self.touch();
         Ok(())
     }
 }

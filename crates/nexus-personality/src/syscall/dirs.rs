@@ -2,12 +2,13 @@
 
 use super::open::{base, parent, resolve};
 use crate::errno::{
-    EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, ENOTSUP, EPERM, ERANGE, EROFS,
-    Errno, SysResult, check,
+    EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, ERANGE, EROFS, EXDEV, Errno,
+    SysResult, check,
 };
 use crate::files::Object;
+use crate::files::description::Entry;
 use crate::files::names::Node;
-use crate::files::resolve::{open_beneath, open_host};
+use crate::files::resolve::{Resolved, open_beneath, open_host};
 use crate::files::tmpfs::{Content, Inode, now};
 use crate::machine::Cpu;
 use crate::thread::Thread;
@@ -17,6 +18,9 @@ use std::sync::Arc;
 const CWD: u64 = 0xffff_ff9c;
 const AT_REMOVEDIR: u64 = 0x200;
 const RENAME_NOREPLACE: u64 = 1;
+const RENAME_EXCHANGE: u64 = 2;
+const AT_EMPTY_PATH: u64 = 0x1000;
+const AT_SYMLINK_FOLLOW: u64 = 0x400;
 
 pub fn getcwd(t: &mut Thread, _: &mut dyn Cpu, [to, size, ..]: [u64; 6]) -> SysResult {
     let mut path = t.process.cwd().clone();
@@ -68,6 +72,10 @@ pub fn readlinkat(
     let resolved = resolve(t, directory, path, false)?;
     let target = match resolved.node.ok_or(ENOENT)? {
         Node::Link(target) => target,
+        Node::Descriptor(fd) => {
+            super::proc::target(&*super::io::description(t, fd).map_err(|_| ENOENT)?)
+        }
+        Node::Process("cwd") => t.process.cwd().clone(),
         Node::Memory(inode) => match &inode.content {
             Content::Link(target) => target.clone(),
             _ => return Err(EINVAL),
@@ -124,8 +132,12 @@ pub fn getdents64(t: &mut Thread, _: &mut dyn Cpu, [fd, to, size, ..]: [u64; 6])
             check(unsafe { libc::syscall(libc::SYS_getdents64, file.fd.as_raw_fd(), at, size) })
         }
         Object::Directory(path) => {
-            let names = list(t, path)?;
             let mut state = d.state();
+            // Read once: what is removed meanwhile must not make others be passed over.
+            if state.position == 0 {
+                *d.listing() = list(t, path)?;
+            }
+            let names = d.listing();
             let mut out = Vec::new();
             let skip = usize::try_from(state.position).map_err(|_| EINVAL)?;
             for (n, (name, kind, number)) in names.iter().enumerate().skip(skip) {
@@ -145,7 +157,7 @@ pub fn getdents64(t: &mut Thread, _: &mut dyn Cpu, [fd, to, size, ..]: [u64; 6])
     }
 }
 
-fn list(t: &Thread, path: &[u8]) -> Result<Vec<(Vec<u8>, u8, u64)>, Errno> {
+fn list(t: &Thread, path: &[u8]) -> Result<Vec<Entry>, Errno> {
     let mut names = vec![
         (b".".to_vec(), libc::DT_DIR, 1),
         (b"..".to_vec(), libc::DT_DIR, 1),
@@ -158,9 +170,18 @@ fn list(t: &Thread, path: &[u8]) -> Result<Vec<(Vec<u8>, u8, u64)>, Errno> {
                     Content::Directory(_) => libc::DT_DIR,
                     Content::Link(_) => libc::DT_LNK,
                     Content::Socket => libc::DT_SOCK,
+                    Content::Fifo => libc::DT_FIFO,
                 };
                 names.push((name.clone(), kind, inode.number));
             }
+        }
+        Some(_) if path == b"/proc/self/fd" => {
+            let files = t.process.files();
+            names.extend(
+                files
+                    .iter()
+                    .map(|(fd, _)| (fd.to_string().into_bytes(), libc::DT_LNK, fd + 2)),
+            );
         }
         Some(_) => {
             let children = t.process.names.children(path).into_iter();
@@ -211,7 +232,7 @@ fn remove(t: &Thread, directory: u64, path: u64, is_directory: bool) -> SysResul
     if resolved.node.is_none() {
         return Err(ENOENT);
     }
-    if resolved.path == b"/tmp" {
+    if t.process.names.is_memory_root(&resolved.path) {
         return Err(EBUSY);
     }
     parent(t, &resolved)?
@@ -246,20 +267,49 @@ pub fn link(t: &mut Thread, cpu: &mut dyn Cpu, [from, to, ..]: [u64; 6]) -> SysR
 pub fn linkat(
     t: &mut Thread,
     _: &mut dyn Cpu,
-    [from_directory, from, to_directory, to, ..]: [u64; 6],
+    [from_directory, from, to_directory, to, flags, _]: [u64; 6],
 ) -> SysResult {
-    let source = resolve(t, from_directory, from, false)?;
+    if flags & !(AT_EMPTY_PATH | AT_SYMLINK_FOLLOW) != 0 {
+        return Err(EINVAL);
+    }
+    // A file without a name gets one: through its descriptor, or through /proc/self/fd.
+    let unnamed = flags & AT_EMPTY_PATH != 0 && t.process.memory.read::<u8>(from)? == 0;
+    if unnamed {
+        let target = resolve(t, to_directory, to, false)?;
+        let Object::Memory(inode) = &super::io::description(t, from_directory)?.object else {
+            return Err(EPERM);
+        };
+        return give_name(t, inode, &target);
+    }
+    let source = resolve(t, from_directory, from, flags & AT_SYMLINK_FOLLOW != 0)?;
     let target = resolve(t, to_directory, to, false)?;
     match (source.node, &target.node) {
         (None, _) => Err(ENOENT),
         (_, Some(_)) => Err(EEXIST),
-        (Some(Node::Memory(inode)), None) if !inode.is_directory() => {
-            parent(t, &target)?.add(target.split().1, Arc::clone(&inode))?;
-            inode.meta().links += 1;
-            Ok(0)
+        (Some(Node::Memory(inode)), None) => give_name(t, &inode, &target),
+        (Some(Node::Descriptor(fd)), None) if flags & AT_SYMLINK_FOLLOW != 0 => {
+            match &super::io::description(t, fd)?.object {
+                Object::Memory(inode) => give_name(t, inode, &target),
+                _ => Err(EXDEV),
+            }
         }
-        _ => Err(EPERM),
+        // Another file system than that of the new name.
+        _ => Err(EXDEV),
     }
+}
+
+fn give_name(t: &Thread, inode: &Arc<Inode>, target: &Resolved) -> SysResult {
+    if target.node.is_some() {
+        return Err(EEXIST);
+    }
+    if inode.is_directory() {
+        return Err(EPERM);
+    }
+    parent(t, target)?.add(target.split().1, Arc::clone(inode))?;
+    let mut meta = inode.meta();
+    meta.links += 1;
+    meta.changed = now();
+    Ok(0)
 }
 
 pub fn rename(t: &mut Thread, cpu: &mut dyn Cpu, [from, to, ..]: [u64; 6]) -> SysResult {
@@ -275,135 +325,101 @@ pub fn renameat2(
     _: &mut dyn Cpu,
     [a, from, b, to, flags, _]: [u64; 6],
 ) -> SysResult {
-    if flags & !RENAME_NOREPLACE != 0 {
+    if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0
+        || flags == RENAME_NOREPLACE | RENAME_EXCHANGE
+    {
         return Err(EINVAL);
     }
     let (source, target) = (resolve(t, a, from, false)?, resolve(t, b, to, false)?);
     let inode = match &source.node {
-        Some(Node::Memory(inode)) if source.path != b"/tmp" => Arc::clone(inode),
+        Some(Node::Memory(inode)) if !t.process.names.is_memory_root(&source.path) => {
+            Arc::clone(inode)
+        }
         Some(_) => return Err(EROFS),
         None => return Err(ENOENT),
     };
-    if source.path == target.path {
-        return Ok(0);
+    let inside = |outer: &[u8], inner: &[u8]| {
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|r| r.starts_with(b"/"))
+    };
+    if flags & RENAME_EXCHANGE != 0 && target.node.is_none() {
+        return Err(ENOENT);
     }
-    let inside = target
-        .path
-        .strip_prefix(source.path.as_slice())
-        .is_some_and(|r| r.starts_with(b"/"));
-    if inside {
+    if inside(&source.path, &target.path) {
         return Err(EINVAL);
     }
-    let (old_parent, new_parent) = (parent(t, &source)?, parent(t, &target)?);
-    if let Some(Node::Memory(existing)) = &target.node {
-        if flags & RENAME_NOREPLACE != 0 {
-            return Err(EEXIST);
-        }
-        match (inode.is_directory(), existing.is_directory()) {
-            (true, false) => return Err(ENOTDIR),
-            (false, true) => return Err(EISDIR),
-            (true, true) if !existing.entries()?.is_empty() => return Err(ENOTEMPTY),
-            _ => {}
-        }
+    if !inode.is_directory() && (source.directory_only || target.directory_only) {
+        return Err(ENOTDIR);
     }
+    let (old_parent, new_parent) = (parent(t, &source)?, parent(t, &target)?);
+    let (old_name, new_name) = (source.split().1, target.split().1);
+    match &target.node {
+        Some(_) if flags & RENAME_NOREPLACE != 0 => return Err(EEXIST),
+        Some(Node::Memory(existing)) if flags & RENAME_EXCHANGE != 0 => {
+            if inside(&target.path, &source.path) {
+                return Err(EINVAL);
+            }
+            let existing = Arc::clone(existing);
+            new_parent.entries()?.insert(new_name.to_vec(), inode);
+            old_parent.entries()?.insert(old_name.to_vec(), existing);
+            old_parent.touch();
+            new_parent.touch();
+            return Ok(0);
+        }
+        Some(Node::Memory(existing)) => {
+            // Two names of one file: nothing happens, as POSIX has it.
+            if Arc::ptr_eq(existing, &inode) {
+                return Ok(0);
+            }
+            match (inode.is_directory(), existing.is_directory()) {
+                (true, false) => return Err(ENOTDIR),
+                (false, true) => return Err(EISDIR),
+                (true, true) if !existing.entries()?.is_empty() => return Err(ENOTEMPTY),
+                _ => {}
+            }
+            let mut meta = existing.meta();
+            meta.links = meta.links.saturating_sub(1);
+        }
+        _ => {}
+    }
+    inode.meta().changed = now();
     // The new name first: at no time is the file without one.
-    new_parent
-        .entries()?
-        .insert(target.split().1.to_vec(), inode);
-    old_parent.entries()?.remove(source.split().1);
+    new_parent.entries()?.insert(new_name.to_vec(), inode);
+    old_parent.entries()?.remove(old_name);
+    old_parent.touch();
+    new_parent.touch();
     Ok(0)
 }
 
-fn change_mode(inode: &Inode, mode: u32) {
-    let mut meta = inode.meta();
-    meta.mode = meta.mode & libc::S_IFMT | mode & 0o7777;
+pub fn mknod(t: &mut Thread, cpu: &mut dyn Cpu, [path, mode, device, ..]: [u64; 6]) -> SysResult {
+    mknodat(t, cpu, [CWD, path, mode, device, 0, 0])
 }
 
-pub fn chmod(t: &mut Thread, cpu: &mut dyn Cpu, [path, mode, ..]: [u64; 6]) -> SysResult {
-    fchmodat(t, cpu, [CWD, path, mode, 0, 0, 0])
-}
-
-#[allow(clippy::cast_possible_truncation)]
-pub fn fchmodat(
+/// mknod(2) of what needs no privilege: files, and names of FIFOs and sockets.
+pub fn mknodat(
     t: &mut Thread,
     _: &mut dyn Cpu,
     [directory, path, mode, ..]: [u64; 6],
 ) -> SysResult {
-    match resolve(t, directory, path, true)?.node {
-        Some(Node::Memory(inode)) => {
-            change_mode(&inode, mode as u32);
-            Ok(0)
-        }
-        Some(_) => Err(EROFS),
-        None => Err(ENOENT),
+    let mode = mode as u32;
+    let resolved = resolve(t, directory, path, false)?;
+    if resolved.node.is_some() {
+        return Err(EEXIST);
     }
-}
-
-#[allow(clippy::cast_possible_truncation)]
-pub fn fchmod(t: &mut Thread, _: &mut dyn Cpu, [fd, mode, ..]: [u64; 6]) -> SysResult {
-    match &super::io::description(t, fd)?.object {
-        Object::Memory(inode) => {
-            change_mode(inode, mode as u32);
-            Ok(0)
-        }
-        _ => Err(EROFS),
+    if resolved.directory_only {
+        return Err(ENOENT);
     }
-}
-
-/// There is one user, who owns what may be written; giving files away needs a privilege nobody has.
-pub fn chown(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
-    Err(EPERM)
-}
-
-pub fn utimensat(
-    t: &mut Thread,
-    _: &mut dyn Cpu,
-    [directory, path, times, flags, ..]: [u64; 6],
-) -> SysResult {
-    const UTIME_NOW: i64 = 0x3fff_ffff;
-    const UTIME_OMIT: i64 = 0x3fff_fffe;
-    let inode = if path == 0 {
-        match &super::io::description(t, directory)?.object {
-            Object::Memory(inode) => Arc::clone(inode),
-            _ => return Err(EROFS),
-        }
-    } else {
-        match resolve(t, directory, path, flags & 0x100 == 0)?.node {
-            Some(Node::Memory(inode)) => inode,
-            Some(_) => return Err(EROFS),
-            None => return Err(ENOENT),
-        }
+    let parent = parent(t, &resolved)?;
+    let bits = mode & !t.process.umask();
+    let inode = match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => Inode::file(parent.usage(), bits)?,
+        libc::S_IFIFO => Inode::fifo(parent.usage(), bits)?,
+        libc::S_IFSOCK => Inode::socket(parent.usage(), bits)?,
+        libc::S_IFCHR | libc::S_IFBLK => return Err(EPERM),
+        _ => return Err(EINVAL),
     };
-    let given: [i64; 4] = if times == 0 {
-        [0, UTIME_NOW, 0, UTIME_NOW]
-    } else {
-        t.process.memory.read(times)?
-    };
-    let mut meta = inode.meta();
-    let [as_, an, ms, mn] = given;
-    for (seconds, nanoseconds, accessed) in [(as_, an, true), (ms, mn, false)] {
-        let value = match nanoseconds {
-            UTIME_OMIT => continue,
-            UTIME_NOW => now(),
-            n if (0..1_000_000_000).contains(&n) => (seconds, n),
-            _ => return Err(EINVAL),
-        };
-        if accessed {
-            meta.accessed = value;
-        } else {
-            meta.modified = value;
-        }
-    }
-    Ok(0)
-}
-
-pub fn umask(t: &mut Thread, _: &mut dyn Cpu, [mask, ..]: [u64; 6]) -> SysResult {
-    Ok(u64::from(t.process.set_umask(mask as u32)))
-}
-
-/// No file here has extended attributes.
-pub fn xattr(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
-    Err(ENOTSUP)
+    parent.add(resolved.split().1, inode).map(|()| 0)
 }
 
 /// Open what a host node names, for a snapshot's sake.

@@ -1,11 +1,14 @@
 //! Duplicating descriptors, their flags, ioctl.
 
 use super::io::description;
-use crate::errno::{EBADF, EINVAL, ENOTTY, SysResult, check};
+use crate::errno::{EAGAIN, EBADF, EINVAL, ENOTTY, EPERM, SysResult, check};
 use crate::files::Object;
 use crate::machine::Cpu;
 use crate::thread::Thread;
+use std::os::fd::AsRawFd;
 
+/// Largest pipe, as `/proc/sys/fs/pipe-max-size` has it.
+const MAX_PIPE: u64 = 1 << 20;
 /// Status flags that may be changed.
 const CHANGEABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK;
 
@@ -66,7 +69,19 @@ pub fn fcntl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
             }
             Ok(0)
         }
-        1032 => Ok(65536), // F_GETPIPE_SZ
+        libc::F_GETPIPE_SZ | libc::F_SETPIPE_SZ => {
+            let d = description(t, fd)?;
+            let Object::Pipe(pipe, _) = &d.object else {
+                return Err(EBADF);
+            };
+            if argument > MAX_PIPE {
+                return Err(EPERM);
+            }
+            // SAFETY: a plain call on a descriptor of ours; the size is bounded.
+            check(i64::from(unsafe {
+                libc::fcntl(pipe.as_raw_fd(), command as i32, argument as i32)
+            }))
+        }
         _ => {
             description(t, fd)?;
             Err(EINVAL)
@@ -89,8 +104,41 @@ fn set_status(d: &crate::files::Description, flags: i32) -> SysResult {
     Ok(0)
 }
 
-pub fn flock(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {
-    description(t, fd).map(|_| 0)
+/// flock(2). Who waits looks again every few milliseconds; a signal ends the wait.
+pub fn flock(t: &mut Thread, _: &mut dyn Cpu, [fd, how, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, fd)?;
+    let how = how as i32;
+    let exclusive = match how & !libc::LOCK_NB {
+        libc::LOCK_UN => {
+            t.process.locks().release(&d);
+            return Ok(0);
+        }
+        libc::LOCK_SH => false,
+        libc::LOCK_EX => true,
+        _ => return Err(EINVAL),
+    };
+    loop {
+        if t.process.locks().take(&d, exclusive) {
+            return Ok(0);
+        }
+        if how & libc::LOCK_NB != 0 {
+            return Err(EAGAIN);
+        }
+        let pause = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 5_000_000,
+        };
+        let arguments = [
+            libc::CLOCK_MONOTONIC as u64,
+            0,
+            (&raw const pause) as u64,
+            0,
+            0,
+            0,
+        ];
+        // SAFETY: the time lives across the call.
+        unsafe { t.shared.kick.block(libc::SYS_clock_nanosleep, arguments) }?;
+    }
 }
 
 #[allow(clippy::cast_possible_truncation)]

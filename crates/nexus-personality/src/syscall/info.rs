@@ -1,6 +1,6 @@
 //! What a process asks about itself and its machine. All of it is made up and the guest's own.
 
-use crate::errno::{EINVAL, EPERM, SysResult, check};
+use crate::errno::{EINVAL, EPERM, ESRCH, Errno, SysResult, check};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 
@@ -8,8 +8,6 @@ use crate::thread::Thread;
 pub const UID: u64 = 1000;
 /// Kernel release that a guest is told.
 pub const RELEASE: &str = "6.1.0-nexus";
-
-const INFINITY: u64 = u64::MAX;
 
 pub fn uname(t: &mut Thread, _: &mut dyn Cpu, [to, ..]: [u64; 6]) -> SysResult {
     let mut bytes = [0u8; 6 * 65];
@@ -77,58 +75,71 @@ pub fn setuid(_: &mut Thread, _: &mut dyn Cpu, [id, ..]: [u64; 6]) -> SysResult 
     if id == UID { Ok(0) } else { Err(EPERM) }
 }
 
-fn limit(t: &Thread, resource: u64) -> [u64; 2] {
-    let nofile = t.process.files().limit as u64;
-    match resource {
-        3 => [8 << 20, INFINITY],                                   // STACK
-        4 => [0, 0],                                                // CORE
-        6 => [t.process.config.max_threads as u64; 2],              // NPROC
-        7 => [nofile, crate::files::table::MAX_DESCRIPTORS as u64], // NOFILE
-        9 => [INFINITY, INFINITY],                                  // AS
-        _ => [INFINITY, INFINITY],
+fn own(t: &Thread, pid: u64) -> Result<(), Errno> {
+    match pid as u32 {
+        0 => Ok(()),
+        pid if pid == t.process.pid().unsigned_abs() => Ok(()),
+        _ => Err(ESRCH),
     }
 }
 
-pub fn getrlimit(t: &mut Thread, _: &mut dyn Cpu, [resource, to, ..]: [u64; 6]) -> SysResult {
-    if resource > 15 {
-        return Err(EINVAL);
-    }
-    t.process.memory.write(to, limit(t, resource)).map(|()| 0)
+pub fn getrlimit(t: &mut Thread, cpu: &mut dyn Cpu, [resource, to, ..]: [u64; 6]) -> SysResult {
+    prlimit64(t, cpu, [0, resource, 0, to, 0, 0])
 }
 
 pub fn setrlimit(t: &mut Thread, cpu: &mut dyn Cpu, [resource, from, ..]: [u64; 6]) -> SysResult {
     prlimit64(t, cpu, [0, resource, from, 0, 0, 0])
 }
 
-/// Only the number of descriptors is a limit one may lower; others are taken and not kept.
+/// Limits are the guest's own: those of descriptors and of files' length hold, the others are kept and shown.
 pub fn prlimit64(
     t: &mut Thread,
     _: &mut dyn Cpu,
     [pid, resource, new, old, ..]: [u64; 6],
 ) -> SysResult {
-    if resource > 15 {
-        return Err(EINVAL);
-    }
-    if pid != 0 && pid != u64::from(t.process.pid().unsigned_abs()) {
-        return Err(EPERM);
-    }
-    let before = limit(t, resource);
+    let resource = usize::try_from(resource as u32).map_err(|_| EINVAL)?;
+    own(t, pid)?;
+    let before = *t.process.limits().get(resource).ok_or(EINVAL)?;
     if new != 0 {
         let [soft, hard]: [u64; 2] = t.process.memory.read(new)?;
         if soft > hard {
             return Err(EINVAL);
         }
-        if resource == 7 {
-            if hard > before[1] {
-                return Err(EPERM);
-            }
-            t.process.files().limit = usize::try_from(soft).map_err(|_| EINVAL)?;
+        // Raising a hard limit takes a privilege nobody has.
+        if hard > before[1] {
+            return Err(EPERM);
+        }
+        if let Some(limit) = t.process.limits().get_mut(resource) {
+            *limit = [soft, hard];
+        }
+        if resource == libc::RLIMIT_NOFILE as usize {
+            let most = crate::files::table::MAX_DESCRIPTORS;
+            t.process.files().limit = usize::try_from(soft).unwrap_or(most).min(most);
         }
     }
     if old != 0 {
         t.process.memory.write(old, before)?;
     }
     Ok(0)
+}
+
+/// Changing ids: to what they are already, or not at all (-1).
+pub fn set_ids(_: &mut Thread, _: &mut dyn Cpu, [a, b, c, ..]: [u64; 6]) -> SysResult {
+    let same = |id: u64| id as u32 == u32::MAX || u64::from(id as u32) == UID;
+    if same(a) && same(b) && same(c) {
+        Ok(0)
+    } else {
+        Err(EPERM)
+    }
+}
+
+pub fn set_two_ids(t: &mut Thread, cpu: &mut dyn Cpu, [a, b, ..]: [u64; 6]) -> SysResult {
+    set_ids(t, cpu, [a, b, UID, 0, 0, 0])
+}
+
+/// What only a privileged process may do.
+pub fn not_permitted(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
+    Err(EPERM)
 }
 
 pub fn getrandom(t: &mut Thread, _: &mut dyn Cpu, [to, length, flags, ..]: [u64; 6]) -> SysResult {
@@ -164,11 +175,6 @@ pub fn prctl(t: &mut Thread, _: &mut dyn Cpu, [option, a, ..]: [u64; 6]) -> SysR
 /// Answers 0: scheduling and priorities have no meaning in a guest.
 pub fn nothing(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
     Ok(0)
-}
-
-/// getpriority(2) answers 20 for "nice 0".
-pub fn getpriority(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
-    Ok(20)
 }
 
 /// membarrier(2): QUERY says that there is none.

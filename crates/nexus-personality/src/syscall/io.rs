@@ -1,7 +1,9 @@
 //! Reading, writing and seeking. Buffers of the guest go to the host kernel as addresses in the window.
 
-use crate::errno::{EAGAIN, EBADF, EFBIG, EINVAL, EISDIR, ENXIO, ESPIPE, Errno, SysResult, check};
-use crate::files::tmpfs::{self, Inode};
+use crate::errno::{
+    EAGAIN, EBADF, EFBIG, EINVAL, EISDIR, ENOSPC, ENOTSUP, ENXIO, ESPIPE, Errno, SysResult, check,
+};
+use crate::files::tmpfs::Inode;
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
@@ -74,7 +76,7 @@ fn read_into(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -
         }
         Object::Directory(_) => Err(EISDIR),
         Object::Null => Ok(0),
-        Object::Zero => fill(list, |_| Ok(()), true),
+        Object::Zero | Object::Full => fill(list, |_| Ok(()), true),
         Object::Random => fill(list, random, false),
         Object::Device => Err(EINVAL),
         Object::Poll(..) => Err(EINVAL),
@@ -151,6 +153,7 @@ fn write_from(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) 
     match &d.object {
         Object::Memory(inode) => write_memory(t, d, inode, list, position),
         Object::Null | Object::Zero | Object::Random => Ok(total(list)),
+        Object::Full => Err(ENOSPC),
         Object::Device => Err(EINVAL),
         _ if position != CURRENT => Err(ESPIPE),
         Object::Socket(socket) => super::messages::send(t, socket, list, 0, None, Vec::new()),
@@ -183,13 +186,22 @@ fn write_memory(
         .filter(|e| i64::try_from(*e).is_ok())
         .ok_or(EFBIG)?;
     if end > inode.size() {
+        let limits = *t.process.limits();
+        let [most, _] = limits
+            .get(libc::RLIMIT_FSIZE as usize)
+            .copied()
+            .unwrap_or([u64::MAX; 2]);
+        if end > most {
+            super::signals::too_large(t);
+            return Err(EFBIG);
+        }
         inode.resize(end)?;
     }
     let wrote = host_vector(t, libc::SYS_pwritev, fd, list, at)?;
     if position == CURRENT {
         state.position = at + wrote;
     }
-    inode.meta().modified = tmpfs::now();
+    inode.touch();
     Ok(wrote)
 }
 
@@ -267,6 +279,33 @@ pub fn pwritev(
     )
 }
 
+/// Flags of preadv2 and pwritev2 that change nothing here: high priority, synchronous.
+const HINTS: u64 = 0x01 | 0x02 | 0x04;
+
+pub fn preadv2(
+    t: &mut Thread,
+    cpu: &mut dyn Cpu,
+    [fd, list, count, position, high, flags]: [u64; 6],
+) -> SysResult {
+    match flags {
+        f if f & !HINTS != 0 => Err(ENOTSUP),
+        _ if position == CURRENT => readv(t, cpu, [fd, list, count, 0, 0, 0]),
+        _ => preadv(t, cpu, [fd, list, count, position, high, 0]),
+    }
+}
+
+pub fn pwritev2(
+    t: &mut Thread,
+    cpu: &mut dyn Cpu,
+    [fd, list, count, position, high, flags]: [u64; 6],
+) -> SysResult {
+    match flags {
+        f if f & !HINTS != 0 => Err(ENOTSUP),
+        _ if position == CURRENT => writev(t, cpu, [fd, list, count, 0, 0, 0]),
+        _ => pwritev(t, cpu, [fd, list, count, position, high, 0]),
+    }
+}
+
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 pub fn lseek(t: &mut Thread, _: &mut dyn Cpu, [fd, offset, whence, ..]: [u64; 6]) -> SysResult {
     let d = description(t, fd)?;
@@ -297,11 +336,11 @@ pub fn lseek(t: &mut Thread, _: &mut dyn Cpu, [fd, offset, whence, ..]: [u64; 6]
             state.position = to.cast_unsigned();
             Ok(state.position)
         }
-        Object::Directory(_) if offset == 0 && whence == 0 => {
-            d.state().position = 0;
-            Ok(0)
+        Object::Directory(_) if offset >= 0 && whence == 0 => {
+            d.state().position = offset.cast_unsigned();
+            Ok(offset.cast_unsigned())
         }
-        Object::Null | Object::Zero => Ok(0),
+        Object::Null | Object::Zero | Object::Full => Ok(0),
         _ => Err(ESPIPE),
     }
 }
@@ -321,6 +360,7 @@ fn transfer(
     to: &Description,
     from: &Description,
     at: &mut u64,
+    to_at: &mut u64,
     length: u64,
 ) -> SysResult {
     let mut buffer = vec![0u8; STEP as usize];
@@ -343,10 +383,15 @@ fn transfer(
             iov_base: buffer.as_mut_ptr().cast(),
             iov_len: got as usize,
         }];
-        let put = write_from(t, to, &list, CURRENT)?;
+        let put = match write_from(t, to, &list, *to_at) {
+            Ok(put) => put,
+            Err(e) => return if done > 0 { Ok(done) } else { Err(e) },
+        };
         done += put;
-        if *at != CURRENT {
-            *at += put;
+        for position in [&mut *at, &mut *to_at] {
+            if *position != CURRENT {
+                *position += put;
+            }
         }
         if put < got {
             break;
@@ -366,9 +411,65 @@ pub fn sendfile(
     } else {
         checked(t.process.memory.read(position)?)?
     };
-    let done = transfer(t, &to, &from, &mut at, length.min(MAX_TRANSFER))?;
+    let done = transfer(
+        t,
+        &to,
+        &from,
+        &mut at,
+        &mut { CURRENT },
+        length.min(MAX_TRANSFER),
+    )?;
     if position != 0 {
         t.process.memory.write(position, at)?;
+    }
+    Ok(done)
+}
+
+/// copy_file_range(2) between files: a position that is given is used and moved, else the description's.
+pub fn copy_file_range(
+    t: &mut Thread,
+    _: &mut dyn Cpu,
+    [from, from_at, to, to_at, length, flags]: [u64; 6],
+) -> SysResult {
+    let (from, to) = (description(t, from)?, description(t, to)?);
+    if flags != 0 {
+        return Err(EINVAL);
+    }
+    if !matches!(from.object, Object::Host(_) | Object::Memory(_)) {
+        return Err(EINVAL);
+    }
+    let Object::Memory(target) = &to.object else {
+        return Err(if to.writable() { EINVAL } else { EBADF });
+    };
+    if to.state().flags & libc::O_APPEND != 0 {
+        return Err(EBADF);
+    }
+    let given = |at: u64| match at {
+        0 => Ok(CURRENT),
+        at => checked(t.process.memory.read(at)?),
+    };
+    let (mut read_at, mut write_at) = (given(from_at)?, given(to_at)?);
+    let length = length.min(MAX_TRANSFER);
+    if let Object::Memory(source) = &from.object
+        && Arc::ptr_eq(source, target)
+    {
+        let start = |d: &Description, at| {
+            if at == CURRENT {
+                d.state().position
+            } else {
+                at
+            }
+        };
+        let (a, b) = (start(&from, read_at), start(&to, write_at));
+        if a < b.saturating_add(length) && b < a.saturating_add(length) {
+            return Err(EINVAL);
+        }
+    }
+    let done = transfer(t, &to, &from, &mut read_at, &mut write_at, length)?;
+    for (place, at) in [(from_at, read_at), (to_at, write_at)] {
+        if place != 0 {
+            t.process.memory.write(place, at)?;
+        }
     }
     Ok(done)
 }

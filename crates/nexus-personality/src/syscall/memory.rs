@@ -72,7 +72,7 @@ pub fn mmap(
             request.source = Some((file.fd.as_raw_fd(), offset));
         }
         Object::Memory(inode) => {
-            request.backing = Backing::Shared;
+            request.backing = Backing::Memory(Arc::clone(inode), offset);
             request.source = Some((inode.host().ok_or(ENODEV)?, offset));
         }
         Object::Zero => {}
@@ -191,7 +191,11 @@ pub fn madvise(
     }
 }
 
-pub fn msync(t: &mut Thread, _: &mut dyn Cpu, [address, length, ..]: [u64; 6]) -> SysResult {
+pub fn msync(t: &mut Thread, _: &mut dyn Cpu, [address, length, flags, ..]: [u64; 6]) -> SysResult {
+    const SYNC_AND_ASYNC: u64 = 5;
+    if address % 4096 != 0 || flags & !7 != 0 || flags & SYNC_AND_ASYNC == SYNC_AND_ASYNC {
+        return Err(EINVAL);
+    }
     let end = address.checked_add(length).ok_or(ENOMEM)?;
     if t.process.mm().covered(address, end) {
         Ok(0)

@@ -1,5 +1,6 @@
 //! System calls by family. `crate::table` lists them all.
 
+pub mod attributes;
 pub mod device;
 pub mod dirs;
 pub mod fdops;
@@ -10,7 +11,9 @@ pub mod memory;
 pub mod messages;
 pub mod open;
 pub mod polling;
+pub mod proc;
 pub mod processes;
+pub mod scheduling;
 pub mod signals;
 pub mod socket_options;
 pub mod sockets;

@@ -35,9 +35,23 @@ pub fn base(t: &Thread, directory: u64, path: &[u8]) -> Result<Vec<u8>, Errno> {
 /// # Errors
 /// As `Namespace::resolve`.
 pub fn resolve(t: &Thread, directory: u64, path: u64, follow: bool) -> Result<Resolved, Errno> {
-    let path = t.process.memory.read_path(path)?;
+    let path = own_pid(t, t.process.memory.read_path(path)?);
     let base = base(t, directory, &path)?;
     t.process.names.resolve(&base, &path, follow)
+}
+
+/// `/proc/PID` of the guest itself is `/proc/self`.
+fn own_pid(t: &Thread, path: Vec<u8>) -> Vec<u8> {
+    let Some(rest) = path.strip_prefix(b"/proc/") else {
+        return path;
+    };
+    let own = t.process.pid().to_string();
+    match rest.strip_prefix(own.as_bytes()) {
+        Some(rest) if rest.is_empty() || rest.starts_with(b"/") => {
+            [b"/proc/self".as_slice(), rest].concat()
+        }
+        _ => path,
+    }
 }
 
 /// Resolve a path that did not come as an argument.
@@ -88,6 +102,7 @@ pub fn openat(
             return Err(EEXIST);
         }
         Some(node) => open_node(t, &resolved, node, flags)?,
+        None if flags & libc::O_CREAT != 0 && resolved.directory_only => return Err(EISDIR),
         None if flags & libc::O_CREAT != 0 && flags & libc::O_DIRECTORY == 0 => {
             let parent = parent(t, &resolved)?;
             let inode = Inode::file(parent.usage(), mode as u32 & !t.process.umask())?;
@@ -155,6 +170,7 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
         _ if wants_directory => Err(ENOTDIR),
         Node::Memory(inode) => {
             if inode.host().is_none() {
+                // Sockets are connected to, not opened; a FIFO has no second process at its other end.
                 let link = matches!(inode.content, Content::Link(_));
                 return Err(if link { ELOOP } else { ENXIO });
             }
@@ -165,16 +181,46 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
         }
         Node::Device("null") => Ok(Object::Null),
         Node::Device("zero") => Ok(Object::Zero),
+        Node::Device("full") => Ok(Object::Full),
+        // There is no terminal to control the process.
+        Node::Device("tty") => Err(ENXIO),
         Node::Device("nexus") => Ok(Object::Device),
         Node::Device(_) => Ok(Object::Random),
-        Node::MadeUp(_) if writes => Err(EACCES),
-        Node::MadeUp(content) => Ok(Object::Memory(Inode::with_content(
-            t.process.names.tmp.usage(),
-            0o444,
-            content,
-        )?)),
+        Node::MadeUp(_) | Node::Process(_) if writes => Err(EACCES),
+        Node::MadeUp(content) => made_up(t, content),
+        Node::Process(name) => made_up(t, &super::proc::content(t, name)?),
+        Node::Descriptor(fd) => open_again(t, *fd, flags),
         Node::Link(_) => Err(ELOOP),
     }
+}
+
+fn made_up(t: &Thread, content: &[u8]) -> Result<Object, Errno> {
+    let usage = t.process.names.tmp.usage();
+    Ok(Object::Memory(Inode::with_content(usage, 0o444, content)?))
+}
+
+/// Open what a descriptor refers to, by its link in `/proc/self/fd`: a file anew, the rest as a duplicate.
+fn open_again(t: &Thread, fd: u64, flags: i32) -> Result<Object, Errno> {
+    let d = super::io::description(t, fd).map_err(|_| ENOENT)?;
+    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+    Ok(match &d.object {
+        Object::Memory(inode) => {
+            if flags & libc::O_TRUNC != 0 {
+                inode.resize(0)?;
+            }
+            Object::Memory(Arc::clone(inode))
+        }
+        Object::Host(_) if writes => return Err(EROFS),
+        Object::Host(file) => Object::Host(Arc::new(super::dirs::reopen(&t.process, &file.path)?)),
+        Object::Directory(path) => Object::Directory(path.clone()),
+        Object::Null => Object::Null,
+        Object::Zero => Object::Zero,
+        Object::Full => Object::Full,
+        Object::Random => Object::Random,
+        Object::Standard(fd) => Object::Standard(*fd),
+        Object::Pipe(end, writing) => Object::Pipe(end.try_clone()?, *writing),
+        _ => return Err(ENXIO),
+    })
 }
 
 pub fn close(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {

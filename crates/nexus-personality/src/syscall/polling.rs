@@ -457,6 +457,23 @@ pub fn timerfd_settime(
     Ok(0)
 }
 
+pub fn timerfd_gettime(t: &mut Thread, _: &mut dyn Cpu, [fd, to, ..]: [u64; 6]) -> SysResult {
+    let d = description(t, fd)?;
+    let Object::Timer(host) = &d.object else {
+        return Err(EINVAL);
+    };
+    let mut left = [0i64; 4];
+    // SAFETY: the buffer has the size of struct itimerspec.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_timerfd_gettime,
+            host.as_raw_fd(),
+            left.as_mut_ptr(),
+        )
+    })?;
+    t.process.memory.write(to, left).map(|()| 0)
+}
+
 pub fn pipe(t: &mut Thread, cpu: &mut dyn Cpu, [to, ..]: [u64; 6]) -> SysResult {
     pipe2(t, cpu, [to, 0, 0, 0, 0, 0])
 }

@@ -7,7 +7,7 @@
 
 use super::open;
 use crate::children::{self, Found, Place};
-use crate::config::Program;
+use crate::config::{Exact, Program};
 use crate::errno::{
     E2BIG, EACCES, EAGAIN, ECHILD, EINTR, EINVAL, ENOENT, ENOEXEC, ENOSYS, Errno, SysResult,
 };
@@ -213,7 +213,7 @@ fn replace(t: &mut Thread, program: Program, mask: u64, place: Place) -> SysResu
 }
 
 /// A NULL-terminated array of strings.
-fn strings(t: &Thread, mut address: u64, budget: &mut usize) -> Result<Vec<String>, Errno> {
+fn strings(t: &Thread, mut address: u64, budget: &mut usize) -> Result<Vec<Vec<u8>>, Errno> {
     let mut list = Vec::new();
     if address == 0 {
         return Ok(list);
@@ -231,7 +231,7 @@ fn strings(t: &Thread, mut address: u64, budget: &mut usize) -> Result<Vec<Strin
     }
 }
 
-fn string(t: &Thread, address: u64, budget: &mut usize) -> Result<String, Errno> {
+fn string(t: &Thread, address: u64, budget: &mut usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     let mut at = address;
     loop {
@@ -246,8 +246,7 @@ fn string(t: &Thread, address: u64, budget: &mut usize) -> Result<String, Errno>
         }
         if end.is_some() {
             *budget = budget.saturating_sub(bytes.len() + 1);
-            // The programs' descriptions are text throughout.
-            return String::from_utf8(bytes).map_err(|_| EINVAL);
+            return Ok(bytes);
         }
         at = at.wrapping_add(part.len() as u64);
     }
@@ -257,8 +256,8 @@ fn string(t: &Thread, address: u64, budget: &mut usize) -> Result<String, Errno>
 fn program(
     t: &Thread,
     path: Vec<u8>,
-    mut argv: Vec<String>,
-    envp: Vec<String>,
+    mut argv: Vec<Vec<u8>>,
+    envp: Vec<Vec<u8>>,
 ) -> Result<Program, Errno> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| EINVAL);
     let mut path = path;
@@ -268,16 +267,11 @@ fn program(
             if !head.starts_with(b"\x7fELF") {
                 return Err(ENOEXEC);
             }
-            let env = envp
-                .iter()
-                .filter_map(|pair| pair.split_once('='))
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .collect();
             return Ok(Program {
+                // The names of programs are text; what they are told need not be.
                 path: text(&path)?,
-                argv,
-                env,
-                cwd: text(&t.process.cwd())?,
+                exact: Some(Exact { argv, env: envp }),
+                ..Program::default()
             });
         };
         let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
@@ -289,10 +283,14 @@ fn program(
         if interpreter.is_empty() {
             return Err(ENOEXEC);
         }
-        let script = text(&path)?;
+        let script = path;
         let rest = argv.into_iter().skip(1);
-        argv = std::iter::once(interpreter.to_owned())
-            .chain(argument.filter(|a| !a.is_empty()).map(str::to_owned))
+        argv = std::iter::once(interpreter.as_bytes().to_vec())
+            .chain(
+                argument
+                    .filter(|a| !a.is_empty())
+                    .map(|a| a.as_bytes().to_vec()),
+            )
             .chain(std::iter::once(script))
             .chain(rest)
             .collect();

@@ -193,6 +193,12 @@ pub fn rt_tgsigqueueinfo(
     signal::send(&t.process, Some(tid as i32), sent)
 }
 
+/// What a write beyond the limit of a file's length brings with its EFBIG.
+pub fn too_large(t: &Thread) {
+    let sent = Sent::new(libc::SIGXFSZ as u64, Cause::Kernel, 0, 0);
+    let _ = signal::send(&t.process, Some(t.tid()), sent);
+}
+
 /// What a write to a pipe or socket without a reader brings with its EPIPE.
 pub fn broken_pipe(t: &Thread) {
     let sent = Sent::new(libc::SIGPIPE as u64, Cause::Kernel, 0, 0);

@@ -36,11 +36,22 @@ fn number_of(path: &[u8]) -> u64 {
     }) >> 16
 }
 
+/// A number for a file of the host: not the host's, but as stable, and different for different files. The key is
+/// the instance's own (and its snapshots'), so that nobody can work the host's numbers out.
+fn hidden(stat: &libc::stat, key: u64) -> u64 {
+    // A permutation of 64 bits (multiplications by odd numbers, shifts), keyed at either end.
+    let mix = |value: u64| {
+        let value = (value ^ value >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (value ^ value >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    };
+    let number = mix(stat.st_ino ^ key) ^ mix(stat.st_dev ^ key.rotate_left(32));
+    mix(number ^ key) >> 1
+}
+
 impl Stat {
-    fn of_host(stat: &libc::stat) -> Self {
+    fn of_host(stat: &libc::stat, key: u64) -> Self {
         Self {
-            // Not the host's number, but as stable: the pair tells files apart.
-            inode: stat.st_ino ^ stat.st_dev.rotate_left(32) & 0xffff_ffff_ffff,
+            inode: hidden(stat, key),
             mode: stat.st_mode & !0o222,
             links: stat.st_nlink,
             size: stat.st_size.cast_unsigned(),
@@ -65,7 +76,7 @@ impl Stat {
             owner: super::info::UID as u32,
             accessed: meta.accessed,
             modified: meta.modified,
-            changed: meta.modified,
+            changed: meta.changed,
         }
     }
 
@@ -81,41 +92,56 @@ impl Stat {
     }
 
     fn device(name: &str) -> Self {
-        let number = number_of(name.as_bytes());
+        // Major and minor numbers as Linux has them.
+        let special = match name {
+            "null" => 0x103,
+            "zero" => 0x105,
+            "full" => 0x107,
+            "random" => 0x108,
+            "urandom" => 0x109,
+            "tty" => 0x500,
+            _ => 0xa00,
+        };
         Self {
-            special: 0x100 | number & 0xff,
+            special,
             ..Self::made_up(name.as_bytes(), libc::S_IFCHR | 0o666, 0)
         }
     }
 
-    fn of_node(path: &[u8], node: &Node) -> Result<Self, Errno> {
+    fn of_node(t: &Thread, path: &[u8], node: &Node) -> Result<Self, Errno> {
+        let key = t.process.number_key();
         Ok(match node {
             Node::Host {
                 directory,
                 relative,
             } => {
                 let fd = open_beneath(*directory, relative, libc::O_PATH)?;
-                Self::of_host(&host_stat(fd.as_raw_fd())?)
+                Self::of_host(&host_stat(fd.as_raw_fd())?, key)
             }
             Node::Memory(inode) => Self::of_memory(inode),
             Node::Synthetic => Self::made_up(path, libc::S_IFDIR | 0o555, 4096),
             Node::Device(name) => Self::device(name),
-            Node::MadeUp(_) => Self::made_up(path, libc::S_IFREG | 0o444, 0),
+            Node::Process("cwd") | Node::Descriptor(_) => {
+                Self::made_up(path, libc::S_IFLNK | 0o777, 64)
+            }
+            Node::MadeUp(_) | Node::Process(_) => Self::made_up(path, libc::S_IFREG | 0o444, 0),
             Node::Link(target) => Self::made_up(path, libc::S_IFLNK | 0o777, target.len() as u64),
         })
     }
 
     fn of_description(t: &Thread, d: &Description) -> Result<Self, Errno> {
+        let key = t.process.number_key();
         Ok(match &d.object {
-            Object::Host(file) => Self::of_host(&host_stat(file.fd.as_raw_fd())?),
+            Object::Host(file) => Self::of_host(&host_stat(file.fd.as_raw_fd())?, key),
             Object::Memory(inode) => Self::of_memory(inode),
             // Directories are opened by name: the same answer as for that name.
             Object::Directory(path) => match t.process.names.lookup(path)? {
-                Some(node) => Self::of_node(path, &node)?,
+                Some(node) => Self::of_node(t, path, &node)?,
                 None => Self::made_up(path, libc::S_IFDIR | 0o755, 4096),
             },
             Object::Null => Self::device("null"),
             Object::Zero => Self::device("zero"),
+            Object::Full => Self::device("full"),
             Object::Random => Self::device("urandom"),
             Object::Device => Self::device("nexus"),
             Object::Standard(fd) => {
@@ -195,7 +221,7 @@ impl Stat {
             put(at, &time.0.to_le_bytes());
             put(at + 8, &(time.1 as u32).to_le_bytes());
         }
-        put(128, &1u32.to_le_bytes());
+        put(128, &(self.special as u32 >> 8).to_le_bytes());
         put(132, &(self.special as u32 & 0xff).to_le_bytes());
         put(136, &0u32.to_le_bytes());
         put(140, &(self.device as u32).to_le_bytes());
@@ -212,7 +238,10 @@ fn look(t: &Thread, directory: u64, path: u64, flags: u64) -> Result<Stat, Errno
     }
     let resolved = resolve(t, directory, path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
     match &resolved.node {
-        Some(node) => Stat::of_node(&resolved.path, node),
+        Some(Node::Descriptor(fd)) if flags & AT_SYMLINK_NOFOLLOW == 0 => {
+            Stat::of_description(t, &*super::io::description(t, *fd).map_err(|_| ENOENT)?)
+        }
+        Some(node) => Stat::of_node(t, &resolved.path, node),
         None => Err(ENOENT),
     }
 }
@@ -279,7 +308,7 @@ fn faccess(t: &Thread, directory: u64, path: u64, mode: u64, flags: u64) -> SysR
     }
     let resolved = resolve(t, directory, path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
     let node = resolved.node.as_ref().ok_or(ENOENT)?;
-    let stat = Stat::of_node(&resolved.path, node)?;
+    let stat = Stat::of_node(t, &resolved.path, node)?;
     let writes = mode & libc::W_OK as u64 != 0;
     match node {
         Node::Memory(_) | Node::Device(_) => {}
@@ -308,12 +337,13 @@ pub fn fstatfs(t: &mut Thread, _: &mut dyn Cpu, [fd, to, ..]: [u64; 6]) -> SysRe
 fn write_statfs(t: &Thread, to: u64) -> SysResult {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
     let blocks = (t.process.config.tmp_mib << 20) / 4096;
+    let free = blocks.saturating_sub(t.process.names.tmp.usage().used().div_ceil(4096));
     let words: [u64; 15] = [
         TMPFS_MAGIC,
         4096,
         blocks,
-        blocks,
-        blocks,
+        free,
+        free,
         100_000,
         100_000,
         0,

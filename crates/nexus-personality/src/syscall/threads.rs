@@ -136,19 +136,6 @@ pub fn sched_yield(_: &mut Thread, _: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
     Ok(0)
 }
 
-pub fn sched_getaffinity(
-    t: &mut Thread,
-    _: &mut dyn Cpu,
-    [_, length, mask, ..]: [u64; 6],
-) -> SysResult {
-    if length < 8 || length % 8 != 0 {
-        return Err(EINVAL);
-    }
-    let cpus = t.process.config.cpus.clamp(1, 63);
-    t.process.memory.write(mask, (1u64 << cpus) - 1)?;
-    Ok(8)
-}
-
 pub fn arch_prctl(t: &mut Thread, cpu: &mut dyn Cpu, [code, address, ..]: [u64; 6]) -> SysResult {
     match code {
         ARCH_SET_FS | ARCH_SET_GS if address >= USER_TOP => Err(EPERM),

@@ -31,10 +31,25 @@ fn is_clock(clock: u64) -> bool {
     clock <= 7 || clock == 11
 }
 
-pub fn clock_gettime(t: &mut Thread, _: &mut dyn Cpu, [clock, to, ..]: [u64; 6]) -> SysResult {
-    if !is_clock(clock) {
-        return Err(EINVAL);
+/// The host's clock for a guest's. CPU clocks that name a process or thread (`~number << 3 | kind`) do for the caller.
+fn clock_of(t: &Thread, clock: u64) -> Result<u64, Errno> {
+    const THREAD: i32 = 4;
+    let id = clock as i32;
+    if id >= 0 {
+        return is_clock(clock).then_some(clock).ok_or(EINVAL);
     }
+    let number = !(id >> 3);
+    if id & THREAD != 0 && (number == 0 || number == t.tid()) {
+        Ok(libc::CLOCK_THREAD_CPUTIME_ID as u64)
+    } else if id & THREAD == 0 && (number == 0 || number == t.process.pid()) {
+        Ok(libc::CLOCK_PROCESS_CPUTIME_ID as u64)
+    } else {
+        Err(EINVAL)
+    }
+}
+
+pub fn clock_gettime(t: &mut Thread, _: &mut dyn Cpu, [clock, to, ..]: [u64; 6]) -> SysResult {
+    let clock = clock_of(t, clock)?;
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -49,9 +64,7 @@ pub fn clock_gettime(t: &mut Thread, _: &mut dyn Cpu, [clock, to, ..]: [u64; 6])
 }
 
 pub fn clock_getres(t: &mut Thread, _: &mut dyn Cpu, [clock, to, ..]: [u64; 6]) -> SysResult {
-    if !is_clock(clock) {
-        return Err(EINVAL);
-    }
+    clock_of(t, clock)?;
     if to != 0 {
         t.process.memory.write(to, [0i64, 1])?;
     }

@@ -108,6 +108,8 @@ const FCNTL: &[i32] = &[
     libc::F_GETFD,
     libc::F_SETFD,
     libc::F_DUPFD_CLOEXEC,
+    libc::F_GETPIPE_SZ,
+    libc::F_SETPIPE_SZ,
 ];
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
