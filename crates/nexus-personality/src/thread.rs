@@ -190,6 +190,9 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
+        if self.making.take().is_some() {
+            self.process.take_back();
+        }
         self.process.threads().remove(&self.shared.tid);
     }
 }
