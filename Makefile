@@ -67,10 +67,12 @@ format: setup ## rewrite all sources in the common format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only --quiet .
 
-bench: setup ## the three published measurements
+bench: setup ## the published measurements
 	@$(BIN)/nexus bench fabric
 	@$(BIN)/nexus bench cold
 	@$(BIN)/nexus bench memory
+	@$(BIN)/nexus bench compute
+	@$(BIN)/nexus bench density
 
 docs: setup ## the pages that are made from the code
 	@$(BIN)/nexus doctor --syscalls --markdown > docs/syscalls.md
