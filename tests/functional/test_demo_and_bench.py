@@ -29,7 +29,8 @@ def test_demo_makes_right_thumbnails_of_a_few_photographs(isolation: str) -> Non
     ("arguments", "names"),
     [
         (("fabric", "--rounds", "2", "--pairs", "20"), {"cpu per GET+PUT 64 KiB"}),
-        (("cold", "--starts", "5"), {"first line p50", "first line p99", "response p50", "response p99"}),
+        (("cold", "--starts", "5"), {"first line p50", "first line p99", "response p50", "without shells: first line p50"}),
+        (("compute", "--rounds", "2", "--work", "1"), {"cpu per call p50"}),
         (("memory", "--instances", "3"), {"MemAvailable per instance", "PSS per instance"}),
     ],
 )
@@ -46,6 +47,18 @@ def test_benchmark_writes_its_rows(isolation: str, arguments: tuple[str, ...], n
         assert rows[name]["baseline"] > 0
         assert rows[name]["value"] > 0
         assert rows[name]["ratio"] == pytest.approx(rows[name]["baseline"] / rows[name]["value"])
+
+
+@pytest.mark.kvm
+def test_density_counts_live_instances(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    result = run("bench", "density", "--instances", "8", "--calls", "16", "--isolation", "kvm", "--json", str(file))
+    assert result.returncode == 0, result.stderr
+    rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
+    assert rows["live instances"]["value"] == 8
+    assert rows["warm call p50"]["value"] > 0
+    # Of one CPU: eight instances that wait for events take next to nothing.
+    assert rows["CPU of all idle instances and nexusd"]["value"] < 5
 
 
 def test_every_photograph_of_the_list_is_there_and_is_its_own_picture() -> None:

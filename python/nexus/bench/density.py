@@ -11,9 +11,8 @@ from nexus.errors import NexusError
 
 # Functions among which the instances are shared: each its own snapshot, as on a node of many tenants.
 _FUNCTIONS = 8
-_HOLD_S = 4.0
 _ABREAST = 64
-_IDLE_S = 10.0
+_IDLE_S = 3.0
 # Never below this, in MiB: the machine is not driven into its reserves.
 _RESERVE_MIB = 2048
 
@@ -90,7 +89,8 @@ def _fill(bench: Session, name: str, wanted: int) -> None:
             )
         # Those that live take a call each as well.
         abreast = live + min(missing, _ABREAST)
-        hold = _HOLD_S + abreast / 200
+        # Long enough that all run at once, so that none serves two.
+        hold = 0.5 + abreast / 20
         with ThreadPoolExecutor(abreast) as pool:
             list(pool.map(lambda _: bench.node.invoke(name, _event(hold)), range(abreast)))  # noqa: B023 - ends here
         if len(bench.pids(name)) <= live:
