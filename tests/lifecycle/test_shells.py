@@ -1,6 +1,7 @@
 """Shells: microVMs made ahead of need. A start in one is as good, as bounded and as confined as any other."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,10 @@ def test_a_cold_start_runs_in_a_shell_that_is_jailed_like_any_instance(shells, h
         assert status["Uid"].split() == ["65534"] * 4
         assert status["Gid"].split() == ["65534"] * 4
     # Of the numbers that were kept for the hand-over none stays open but what was handed over.
-    links = {int(link.name): str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    links = {}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links[int(link.name)] = str(link.readlink())
     assert [number for number, target in links.items() if target == "/dev/null"] == [0]
     assert not [target for target in links.values() if target.startswith("socket:")]
 

@@ -137,12 +137,13 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     let machine = Arc::new(Handle::default());
     machine.set(&vm.guest);
     let process = Process::new(window, personality(config, vm.clock), machine).map_err(failed)?;
-    if let Some(forward) = forward {
-        forward.to(&process).map_err(failed)?;
-    }
     vm.guest.attach(&process);
     let first = process.load().map_err(failed)?;
     jail::confine_microvm(config).map_err(failed)?;
+    // Behind the jail, which holds for threads that exist and for those they start.
+    if let Some(forward) = forward {
+        forward.to(&process).map_err(failed)?;
+    }
     ready(vm.flavour, report, started);
     vm.guest.start(first).map_err(failed)?;
     let end = watch(config, &vm.guest, &process, report, None);

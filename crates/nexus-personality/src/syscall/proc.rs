@@ -155,7 +155,6 @@ fn status(t: &Thread) -> String {
         "CapBnd:\t0000000000000000".to_owned(),
         "CapAmb:\t0000000000000000".to_owned(),
         "NoNewPrivs:\t1".to_owned(),
-        "Seccomp:\t0".to_owned(),
         format!("Cpus_allowed:\t{:x}", (1u64 << cpus) - 1),
         format!("Cpus_allowed_list:\t0-{}", cpus - 1),
         "voluntary_ctxt_switches:\t1".to_owned(),
