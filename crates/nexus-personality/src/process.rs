@@ -78,6 +78,14 @@ fn in_child() -> bool {
     IN_CHILD.get()
 }
 
+/// Do something to another process, of which the calling thread carries no child.
+pub(crate) fn with_others<R>(action: impl FnOnce() -> R) -> R {
+    let carried = IN_CHILD.replace(false);
+    let result = action();
+    IN_CHILD.set(carried);
+    result
+}
+
 /// What a process begins with.
 pub struct Heritage {
     config: Config,

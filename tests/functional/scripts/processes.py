@@ -24,6 +24,10 @@ print(said("import os; print(os.environ['COLOUR'], os.getcwd(), 'PATH' in os.env
 print(said("import os; os.kill(os.getpid(), 9)")[0], said("import os; os.abort()")[0])
 print(said("import os; print(os.getppid() == " + str(os.getpid()) + ", os.getpid() != os.getppid())"))
 
+here, name = os.path.split(os.path.realpath(sys.executable))
+for program, place in ((f"./{name}", here), (f"{os.path.basename(here)}/{name}", os.path.dirname(here))):
+    print(subprocess.check_output([program, "-I", "-S", "-c", "import sys; print(sys.version)"], cwd=place))
+
 # Descriptors: the ones passed, and no others.
 reader, writer = os.pipe()
 code = f"import os; os.write({writer}, b'through'); print(len(os.listdir('/proc/self/fd')) if os.path.exists('/proc/self/fd') else 0)"

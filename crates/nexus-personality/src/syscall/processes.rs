@@ -13,7 +13,7 @@ use crate::errno::{
 };
 use crate::files::names::Node;
 use crate::machine::{Cpu, Outcome, Tid, UserRegs};
-use crate::process::{Heritage, Process};
+use crate::process::{Heritage, Process, with_others};
 use crate::signal;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, RawFd};
@@ -169,22 +169,24 @@ fn launch(
     let heritage = Heritage::of(&parent, pid, program);
     let told = Arc::clone(&parent);
     let machine = Arc::clone(&parent.machine);
-    machine.launch(
-        Box::new(move |window, machine| {
-            let child = Process::inherit(window, machine, heritage)?;
-            let state = child.load_with_mask(mask)?;
-            if pid == parent.pid() {
-                parent.set_successor(&child);
-            } else {
-                parent.children.started(pid, &child);
-            }
-            Ok((child, state))
-        }),
-        Box::new(move |status| {
-            drop(place);
-            ended(&told, status);
-        }),
-    )
+    with_others(|| {
+        machine.launch(
+            Box::new(move |window, machine| {
+                let child = Process::inherit(window, machine, heritage)?;
+                let state = child.load_with_mask(mask)?;
+                if pid == parent.pid() {
+                    parent.set_successor(&child);
+                } else {
+                    parent.children.started(pid, &child);
+                }
+                Ok((child, state))
+            }),
+            Box::new(move |status| {
+                drop(place);
+                ended(&told, status);
+            }),
+        )
+    })
 }
 
 fn replace(t: &mut Thread, program: Program, mask: u64, place: Place) -> SysResult {
