@@ -8,6 +8,7 @@ use crate::kvm::vm::Vm;
 use crate::microvm::{WATCH, WATCH_SLACK};
 use crate::report::Event;
 use nexus_personality::errno::{EAGAIN, Errno};
+use nexus_personality::host::KICK_SIGNAL;
 use nexus_personality::machine::{Ended, Machine, Start};
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
@@ -28,11 +29,14 @@ pub fn launch(parent: &Guest, start: Start, ended: Ended) -> Result<(), Errno> {
     let window = Window::reserve()?;
     let made = (|| {
         let template = parent.vm().template().clone();
+        // KVM gives up making a VM when a signal comes; a kick then waits until it is made.
+        let unkicked = Unkicked::new();
         let vm =
             Vm::new(&kvm, template, parent.vm().flavour(), window.base()).map_err(|_| EAGAIN)?;
         if let Some(clock) = &clock {
             vm.map_clock(clock).map_err(|_| EAGAIN)?;
         }
+        drop(unkicked);
         let guest = Guest::new(vm, Arc::clone(&kvm), clock, window, report);
         let handle = Arc::new(Handle::default());
         handle.set(&guest);
@@ -61,6 +65,32 @@ pub fn launch(parent: &Guest, start: Start, ended: Ended) -> Result<(), Errno> {
     // Where it cannot start, `tell` is dropped, and the watch clears up.
     guest.start(state)?;
     tell.send(ended).map_err(|_| EAGAIN)
+}
+
+/// Kicks of the calling thread are put off as long as this lives. (unsafe: the thread's signal mask.)
+struct Unkicked;
+
+impl Unkicked {
+    fn new() -> Self {
+        Self::mask(libc::SIG_BLOCK);
+        Self
+    }
+
+    fn mask(how: libc::c_int) {
+        // SAFETY: a zeroed set is valid and emptied first; the mask is this thread's own.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, KICK_SIGNAL);
+            libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
+        }
+    }
+}
+
+impl Drop for Unkicked {
+    fn drop(&mut self) {
+        Self::mask(libc::SIG_UNBLOCK);
+    }
 }
 
 /// Until the child ends; then take its VM down.
