@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// nothing else.
 pub const KINDS: usize = 3;
 const SIGNALS: [i32; KINDS] = [libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF];
-/// The shortest sleep: a guest cannot make the host spin.
+/// The shortest interval that is kept: a guest cannot make this thread spin.
 const LEAST: Duration = Duration::from_micros(50);
 /// The longest sleep without a look whether the guest still is there.
 const MOST: Duration = Duration::from_secs(10);
@@ -125,7 +125,7 @@ impl Timers {
                     continue;
                 }
                 // The times that were missed are not made up for.
-                timer.due = (timer.due + timer.interval).max(now);
+                timer.due = (timer.due + timer.interval).max(now + LEAST);
             }
             // CPU time passes no faster than the clock does for each thread that runs; one is the common case.
             next = next.min(timer.due.saturating_sub(now));

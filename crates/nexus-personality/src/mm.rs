@@ -461,6 +461,20 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Unmap everything.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn clear(&mut self) -> Result<(), Errno> {
+        let all: Vec<(u64, u64)> = self.vmas.iter().map(|(at, v)| (*at, v.end - at)).collect();
+        for (at, length) in all {
+            if Self::usable(at, length) {
+                self.unmap(at, length)?;
+            }
+        }
+        Ok(())
+    }
+
     /// mprotect(2).
     ///
     /// # Errors

@@ -98,7 +98,8 @@ impl Pending {
         if sent.signal < FIRST_QUEUED && self.mask() & bit(sent.signal) != 0 {
             return Ok(());
         }
-        if queue.len() >= MOST {
+        // Standard signals are few, and must come through: SIGKILL is one.
+        if sent.signal >= FIRST_QUEUED && queue.len() >= MOST {
             return Err(EAGAIN);
         }
         queue.push_back(sent);
@@ -180,5 +181,7 @@ mod tests {
             pending.push(sent(34)).unwrap();
         }
         assert_eq!(pending.push(sent(34)), Err(EAGAIN));
+        pending.push(sent(9)).unwrap();
+        assert_eq!(pending.take(u64::MAX).unwrap().signal, 9);
     }
 }

@@ -1,10 +1,11 @@
 //! One guest process: what its threads share.
 
 use crate::children::Children;
-use crate::config::{Config, Program};
+use crate::config::Config;
 use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
 use crate::files::lock::Locks;
 use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
+use crate::heritage::{Heritage, IN_CHILD, Lent, in_child};
 use crate::host::{self, Kick};
 use crate::itimer::Timers;
 use crate::machine::{Machine, ThreadState, Tid};
@@ -14,7 +15,6 @@ use crate::pending::{Cause, Pending, Sent, bit};
 use crate::signal::{self, Action, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -59,89 +59,6 @@ pub struct DeviceMap {
     pub doorbell: u64,
 }
 
-/// What a child in the making has of its own (see `syscall::processes`).
-#[derive(Default)]
-struct Lent {
-    taken: AtomicBool,
-    files: Mutex<FileTable>,
-    cwd: Mutex<Vec<u8>>,
-    signals: Mutex<Signals>,
-    umask: AtomicU32,
-}
-
-thread_local! {
-    /// Whether the calling host thread serves a child in the making.
-    static IN_CHILD: Cell<bool> = const { Cell::new(false) };
-}
-
-fn in_child() -> bool {
-    IN_CHILD.get()
-}
-
-/// Do something to another process, of which the calling thread carries no child.
-pub(crate) fn with_others<R>(action: impl FnOnce() -> R) -> R {
-    let carried = IN_CHILD.replace(false);
-    let result = action();
-    IN_CHILD.set(carried);
-    result
-}
-
-/// What a process begins with.
-pub struct Heritage {
-    config: Config,
-    names: Namespace,
-    net: Arc<Net>,
-    files: FileTable,
-    cwd: Vec<u8>,
-    umask: u32,
-    nice: i32,
-    limits: [[u64; 2]; 16],
-    number_key: u64,
-    locks: Arc<Mutex<Locks>>,
-    /// Signals that it ignores from the start.
-    ignored: u64,
-    pid: Tid,
-    next_tid: Arc<AtomicI32>,
-    alive: Arc<AtomicUsize>,
-    parent: Weak<Process>,
-    statm: Arc<OwnedFd>,
-}
-
-impl Heritage {
-    /// What `parent` leaves the program that it executes as process `pid`.
-    #[must_use]
-    pub fn of(parent: &Arc<Process>, pid: Tid, program: Program) -> Self {
-        let own = pid == parent.pid();
-        Self {
-            names: parent.names.shared(&program.path),
-            net: Arc::clone(&parent.net),
-            files: parent.files().inherited(),
-            cwd: parent.cwd().clone(),
-            umask: parent.umask(),
-            nice: parent.nice().load(Ordering::Relaxed),
-            limits: *parent.limits(),
-            number_key: parent.number_key(),
-            locks: Arc::clone(&parent.locks),
-            ignored: crate::children::ignored(parent),
-            pid,
-            next_tid: Arc::clone(&parent.next_tid),
-            alive: Arc::clone(&parent.alive),
-            parent: if own {
-                Weak::clone(&parent.parent)
-            } else {
-                Arc::downgrade(parent)
-            },
-            statm: Arc::clone(&parent.statm),
-            config: Config {
-                program,
-                device: None,
-                wants_snapshot: false,
-                ..parent.config.clone()
-            },
-        }
-    }
-}
-
 /// A guest process.
 pub struct Process {
     pub(crate) config: Config,
@@ -153,7 +70,7 @@ pub struct Process {
     pub(crate) children: Children,
     /// MicroVMs beside the first one, over all generations.
     pub(crate) alive: Arc<AtomicUsize>,
-    parent: Weak<Self>,
+    pub(crate) parent: Weak<Self>,
     /// The program that was executed in place of this one, and its wait status.
     successor: Mutex<(Weak<Self>, Option<i32>)>,
     pub(crate) names: Namespace,
@@ -163,19 +80,20 @@ pub struct Process {
     nice: AtomicI32,
     limits: Mutex<[[u64; 2]; 16]>,
     number_key: AtomicU64,
-    locks: Arc<Mutex<Locks>>,
+    pub(crate) locks: Arc<Mutex<Locks>>,
     signals: Mutex<Signals>,
     /// Signals sent to no thread in particular.
     pub(crate) pending: Pending,
     pub(crate) timers: Timers,
     threads: Mutex<BTreeMap<Tid, Arc<ThreadShared>>>,
-    next_tid: Arc<AtomicI32>,
+    pub(crate) next_tid: Arc<AtomicI32>,
     pid: AtomicI32,
     stopping: AtomicBool,
+    abandoned: AtomicBool,
     generation: AtomicU64,
     device: Mutex<DeviceMap>,
     unknown: Mutex<BTreeMap<u64, u64>>,
-    statm: Arc<OwnedFd>,
+    pub(crate) statm: Arc<OwnedFd>,
     memory_refused: AtomicBool,
 }
 
@@ -330,6 +248,7 @@ impl Process {
             next_tid: heritage.next_tid,
             pid: AtomicI32::new(heritage.pid),
             stopping: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             device: Mutex::default(),
             unknown: Mutex::default(),
@@ -482,6 +401,20 @@ impl Process {
 
     pub(crate) fn set_successor(&self, process: &Arc<Self>) {
         lock(&self.successor).0 = Arc::downgrade(process);
+    }
+
+    /// Have every thread let go of what it waits for: the machine is about to be taken down. A program that was
+    /// executed in place of this one is ended too.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+        self.set_stopping(true);
+        if let Some(successor) = self.successor() {
+            successor.signal(libc::SIGKILL as u64);
+        }
+    }
+
+    pub(crate) fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::SeqCst)
     }
 
     pub(crate) fn set_succeeded(&self, status: i32) {

@@ -190,7 +190,7 @@ pub static CALLS: &[Call] = &calls![
         59,
         "execve",
         processes::execve,
-        "names and arguments are UTF-8; the device is not inherited",
+        "a program's name is UTF-8; the device and children are not inherited",
     ),
     full(60, "exit", threads::exit),
     partial(
@@ -210,7 +210,7 @@ pub static CALLS: &[Call] = &calls![
         72,
         "fcntl",
         fdops::fcntl,
-        "record locks always succeed, as there is one process; no leases, no watches"
+        "record locks always succeed: they do not hold between a program and those it starts; no leases, no watches"
     ),
     full(73, "flock", fdops::flock),
     full(74, "fsync", io::fsync),

@@ -3,6 +3,7 @@
 use crate::errno::{EINTR, Errno, SysResult};
 use crate::host::Kick;
 use crate::machine::{Cpu, Exception, Outcome, ThreadState};
+use crate::pending::bit;
 use crate::process::{Process, ThreadShared};
 use crate::syscall::processes::{self, Making};
 use crate::{signal, table};
@@ -129,7 +130,12 @@ impl Thread {
     fn after(&mut self, cpu: &mut dyn Cpu) -> Outcome {
         // What is for the parent waits until its thread is its own again.
         if self.making.is_some() {
-            return Outcome::Resume;
+            let killed = signal::pending(self) & bit(libc::SIGKILL as u64) != 0;
+            return if killed {
+                Outcome::Exit(libc::SIGKILL)
+            } else {
+                Outcome::Resume
+            };
         }
         if self.process.stopping() {
             if let Some(mask) = self.saved_mask.take() {

@@ -58,10 +58,15 @@ pub fn launch(parent: &Guest, start: Start, ended: Ended) -> Result<(), Errno> {
     };
     let (tell, told) = sync_channel(1);
     let watched = Arc::clone(&guest);
-    std::thread::Builder::new()
+    let watching = std::thread::Builder::new()
         .stack_size(STACK)
-        .spawn(move || watch(&watched, process, &told, window))
-        .map_err(|_| EAGAIN)?;
+        .spawn(move || watch(&watched, process, &told, window));
+    if watching.is_err() {
+        // Nothing has run: the VM goes before the memory that it shows.
+        drop(guest);
+        window.release();
+        return Err(EAGAIN);
+    }
     // Where it cannot start, `tell` is dropped, and the watch clears up.
     guest.start(state)?;
     tell.send(ended).map_err(|_| EAGAIN)
@@ -101,6 +106,7 @@ fn watch(guest: &Arc<Guest>, process: Arc<Process>, told: &Receiver<Ended>, wind
     } else {
         libc::SIGKILL
     };
+    process.abandon();
     guest.discard();
     process.close_files();
     drop(process);

@@ -93,6 +93,17 @@ except ChildProcessError as error:
     print(error.errno)
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
+# A program that ends while one of its threads waits for a program of its own.
+code = (
+    "import os, subprocess as s, threading, time\n"
+    "sleeper = s.Popen(['sleep', '1'], stdin=s.DEVNULL, stdout=s.DEVNULL, stderr=s.DEVNULL)\n"
+    "threading.Thread(target=sleeper.wait, daemon=True).start()\n"
+    "threading.Thread(target=signal.sigwait, args=([signal.SIGUSR1],), daemon=True).start()\n"
+    "time.sleep(0.1)\n"
+    "os._exit(4)"
+)
+print(said("import signal\n" + code))
+
 # Many, from many threads; a child's child; a pipeline of two; a program in place of another.
 with ThreadPoolExecutor(6) as pool:
     print(list(pool.map(lambda n: said(f"print({n})")[1].strip(), range(12))))

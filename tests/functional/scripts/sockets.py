@@ -143,3 +143,24 @@ with socket.socket() as tuned:
     tuned.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     shown = [tuned.getsockopt(socket.SOL_SOCKET, o) for o in (socket.SO_REUSEADDR, socket.SO_TYPE, socket.SO_KEEPALIVE)]
     print(shown, tuned.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0)
+
+
+def mutual(one, other):
+    for _ in range(3000):
+        try:
+            one.connect(other.getsockname())
+        except ConnectionRefusedError:
+            refused.append(1)
+
+
+# Two that connect to each other, and neither listens.
+refused = []
+pair = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+for number, end in enumerate(pair):
+    end.bind(f"\0mutual-{os.getpid()}-{number}")
+threads = [threading.Thread(target=mutual, args=ends) for ends in (pair, pair[::-1])]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(30)
+print(len(refused), any(thread.is_alive() for thread in threads))

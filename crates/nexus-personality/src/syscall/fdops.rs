@@ -62,7 +62,7 @@ pub fn fcntl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
         | libc::F_OFD_GETLK
         | libc::F_OFD_SETLK
         | libc::F_OFD_SETLKW => {
-            // One process: nobody could hold a lock against it.
+            // Locks between a program and those it starts are not kept (see the table).
             description(t, fd)?;
             if matches!(command as i32, libc::F_GETLK | libc::F_OFD_GETLK) {
                 t.process.memory.write(argument, libc::F_UNLCK as u16)?;

@@ -23,7 +23,11 @@ fn total(list: &[libc::iovec]) -> u64 {
     list.iter().map(|v| v.iov_len as u64).sum()
 }
 
-fn one(t: &Thread, buffer: u64, length: u64) -> Result<[libc::iovec; 1], Errno> {
+/// The one buffer of a call, as a list.
+///
+/// # Errors
+/// EFAULT.
+pub(super) fn one(t: &Thread, buffer: u64, length: u64) -> Result<[libc::iovec; 1], Errno> {
     let length = length.min(MAX_TRANSFER);
     let base = if length == 0 {
         0

@@ -1,5 +1,6 @@
 //! Messages through sockets: addresses of senders, and descriptors that travel along.
 
+use super::io::one;
 use super::sockets::{is_nonblocking, name_it, reach, read_address, socket_of, write_address};
 use crate::errno::{
     EAGAIN, EBADF, ECONNREFUSED, EDESTADDRREQ, EINVAL, EISCONN, EMSGSIZE, ENOTCONN, EPIPE,
@@ -272,19 +273,6 @@ fn take_in_flight(t: &Thread, token: &OwnedFd, last: bool) -> Vec<Arc<Descriptio
     } else {
         flight.get(&stat.st_ino).cloned().unwrap_or_default()
     }
-}
-
-fn one(t: &Thread, buffer: u64, length: u64) -> Result<[libc::iovec; 1], Errno> {
-    let length = length.min(0x7fff_f000);
-    let base = if length == 0 {
-        0
-    } else {
-        t.process.memory.host(buffer, length)?
-    };
-    Ok([libc::iovec {
-        iov_base: base as *mut libc::c_void,
-        iov_len: length as usize,
-    }])
 }
 
 pub fn sendto(

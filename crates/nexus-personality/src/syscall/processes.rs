@@ -12,8 +12,9 @@ use crate::errno::{
     E2BIG, EACCES, EAGAIN, ECHILD, EINTR, EINVAL, ENOENT, ENOEXEC, ENOSYS, Errno, SysResult,
 };
 use crate::files::names::Node;
+use crate::heritage::{Heritage, with_others};
 use crate::machine::{Cpu, Outcome, Tid, UserRegs};
-use crate::process::{Heritage, Process, with_others};
+use crate::process::Process;
 use crate::signal;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, RawFd};
@@ -136,7 +137,7 @@ pub fn ends_in_making(t: &mut Thread, cpu: &mut dyn Cpu, status: i32) -> bool {
 }
 
 /// execve(2): the program runs in a microVM of its own. Of a child in the making that is all; else the caller's own
-/// microVM is emptied and stands for the new one until that ends.
+/// microVM stands for the new one until that ends.
 pub fn execve(t: &mut Thread, cpu: &mut dyn Cpu, [path, argv, envp, ..]: [u64; 6]) -> SysResult {
     let path = t.process.memory.read_path(path)?;
     let mut budget = MOST_BYTES;
@@ -199,12 +200,19 @@ fn replace(t: &mut Thread, program: Program, mask: u64, place: Place) -> SysResu
     // Nothing of the old program goes on but this thread, which waits for the new one.
     t.process.close_files();
     t.process.set_stopping(true);
-    for tid in t.process.tids().into_iter().filter(|tid| *tid != caller) {
-        t.process.machine.kick(tid);
+    let others: Vec<Tid> = t.process.tids();
+    let others = others.into_iter().filter(|tid| *tid != caller);
+    let alone = others.map(|tid| t.process.machine.kick(tid)).count() == 0;
+    // Another thread may yet run for a moment, and is not to miss its memory; it leaves the memory with the old program.
+    if alone {
+        t.process.mm().clear()?;
     }
     let status = loop {
         if let Some(status) = t.process.succeeded() {
             break status;
+        }
+        if t.process.abandoned() {
+            break libc::SIGKILL;
         }
         // SAFETY: no pointer is passed but null.
         let _ = unsafe { t.shared.kick.block(libc::SYS_ppoll, [0; 6]) };

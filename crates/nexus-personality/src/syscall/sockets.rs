@@ -8,14 +8,14 @@ use crate::errno::{
     check,
 };
 use crate::files::names::Node;
-use crate::files::socket::{Address, Key, Role, Socket};
+use crate::files::socket::{Address, Key, Role, Socket, State};
 use crate::files::tmpfs::{Content, Inode};
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::syscall::polling::{give_pair, new_pair};
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 /// Connections that may wait at one listening socket, whatever it asked for.
 const BACKLOG: usize = 128;
@@ -313,12 +313,10 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
     }
     let target = reach(t, &socket, &address)?;
     name_it(t, &socket)?;
-    let mut own = socket.state();
-    // A listener's lock is only ever taken behind that of a socket that connects, never the other way round.
     if Arc::ptr_eq(&target, &socket) {
         return Err(ECONNREFUSED);
     }
-    let mut theirs = target.state();
+    let (mut own, mut theirs) = both(&socket, &target);
     let local = theirs.local.clone();
     let Role::Listening(wake, queue) = &mut theirs.role else {
         return Err(ECONNREFUSED);
@@ -356,6 +354,20 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
         return Err(EINPROGRESS);
     }
     Ok(0)
+}
+
+/// The states of two sockets, always locked in the same order: two that connect to each other must not wait for ever.
+fn both<'a>(
+    one: &'a Arc<Socket>,
+    other: &'a Arc<Socket>,
+) -> (MutexGuard<'a, State>, MutexGuard<'a, State>) {
+    if Arc::as_ptr(one) < Arc::as_ptr(other) {
+        let first = one.state();
+        (first, other.state())
+    } else {
+        let first = other.state();
+        (one.state(), first)
+    }
 }
 
 fn at_loopback(address: Address) -> Address {

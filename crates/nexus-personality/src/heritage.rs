@@ -1,0 +1,96 @@
+//! What passes from one program to another: what a child in the making borrows, and what a program that is executed
+//! begins with.
+
+use crate::config::{Config, Program};
+use crate::files::lock::Locks;
+use crate::files::{FileTable, names::Namespace, socket::Net};
+use crate::machine::Tid;
+use crate::process::Process;
+use crate::signal::Signals;
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+/// What a child in the making has of its own (see `syscall::processes`).
+#[derive(Default)]
+pub(crate) struct Lent {
+    pub taken: AtomicBool,
+    pub files: Mutex<FileTable>,
+    pub cwd: Mutex<Vec<u8>>,
+    pub signals: Mutex<Signals>,
+    pub umask: AtomicU32,
+}
+
+thread_local! {
+    /// Whether the calling host thread serves a child in the making.
+    pub(crate) static IN_CHILD: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(crate) fn in_child() -> bool {
+    IN_CHILD.get()
+}
+
+/// Do something to another process, of which the calling thread carries no child.
+pub(crate) fn with_others<R>(action: impl FnOnce() -> R) -> R {
+    let carried = IN_CHILD.replace(false);
+    let result = action();
+    IN_CHILD.set(carried);
+    result
+}
+
+/// What a process begins with.
+pub struct Heritage {
+    pub(crate) config: Config,
+    pub(crate) names: Namespace,
+    pub(crate) net: Arc<Net>,
+    pub(crate) files: FileTable,
+    pub(crate) cwd: Vec<u8>,
+    pub(crate) umask: u32,
+    pub(crate) nice: i32,
+    pub(crate) limits: [[u64; 2]; 16],
+    pub(crate) number_key: u64,
+    pub(crate) locks: Arc<Mutex<Locks>>,
+    /// Signals that it ignores from the start.
+    pub(crate) ignored: u64,
+    pub(crate) pid: Tid,
+    pub(crate) next_tid: Arc<AtomicI32>,
+    pub(crate) alive: Arc<AtomicUsize>,
+    pub(crate) parent: Weak<Process>,
+    pub(crate) statm: Arc<OwnedFd>,
+}
+
+impl Heritage {
+    /// What `parent` leaves the program that it executes as process `pid`.
+    #[must_use]
+    pub fn of(parent: &Arc<Process>, pid: Tid, program: Program) -> Self {
+        let own = pid == parent.pid();
+        Self {
+            names: parent.names.shared(&program.path),
+            net: Arc::clone(&parent.net),
+            files: parent.files().inherited(),
+            cwd: parent.cwd().clone(),
+            umask: parent.umask(),
+            nice: parent.nice().load(Ordering::Relaxed),
+            limits: *parent.limits(),
+            number_key: parent.number_key(),
+            locks: Arc::clone(&parent.locks),
+            ignored: crate::children::ignored(parent),
+            pid,
+            next_tid: Arc::clone(&parent.next_tid),
+            alive: Arc::clone(&parent.alive),
+            parent: if own {
+                Weak::clone(&parent.parent)
+            } else {
+                Arc::downgrade(parent)
+            },
+            statm: Arc::clone(&parent.statm),
+            config: Config {
+                program,
+                device: None,
+                wants_snapshot: false,
+                ..parent.config.clone()
+            },
+        }
+    }
+}
