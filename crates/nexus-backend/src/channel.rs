@@ -2,13 +2,17 @@
 
 use crate::arena::Arena;
 use crate::completer::{Answer, Completer};
-use crate::operation::{self, Engine};
+use crate::operation::Engine;
+use crate::prefetch::{Copies, Inputs};
 use crate::raw::{RawSlice, RequestBody};
 use crate::ring::{Submission, Submissions};
 use crate::stream::{Source, Streams};
 use crate::upload::{self, Progress, Uploads};
+use crate::writes::gate::{self, Circumstances};
+use crate::writes::ledger::now_ns;
 use crate::{
-    Error, EventHead, Finished, FunctionIdentity, GuestDescriptors, RuntimeMessage, Statistics,
+    Error, EventHead, Finished, FunctionIdentity, GuestDescriptors, RuntimeMessage, Scope,
+    Statistics, WriteOptions,
 };
 use bytes::Bytes;
 use nexus_abi::operation as abi;
@@ -34,6 +38,13 @@ pub struct Channel {
     uploads: Uploads,
     engine: Arc<Engine>,
     identity: Arc<FunctionIdentity>,
+    writes: WriteOptions,
+    /// The invocation that is being handled, and what was read ahead for it.
+    scope: Option<Arc<Scope>>,
+    copies: Option<Arc<Copies>>,
+    inputs: Arc<Inputs>,
+    /// When the last event was delivered; 0: none was.
+    delivered_ns: u64,
     /// Operations in flight.
     tasks: JoinSet<()>,
     /// The NEXT that waits for an event.
@@ -77,6 +88,11 @@ impl Channel {
             uploads: Uploads::default(),
             engine,
             identity: Arc::new(identity),
+            writes: WriteOptions::default(),
+            scope: None,
+            copies: None,
+            inputs: Arc::default(),
+            delivered_ns: 0,
             tasks: JoinSet::new(),
             waiting: None,
             collecting: None,
@@ -117,11 +133,52 @@ impl Channel {
         let Some(submission) = self.waiting.take() else {
             return Err(Error::Broken("it has not asked for an event".to_owned()));
         };
+        // A read ahead of this event that is older than the last one may contradict what the instance learnt from that.
+        self.inputs.note_at(self.delivered_ns);
+        self.delivered_ns = now_ns();
+        let request_id = head.request_id.as_str().into();
+        self.scope = Some(Scope::new(self.writes, request_id, self.scope.take()));
         let head = serde_json::to_vec(head).map_err(io::Error::from)?;
         self.streams
-            .answer(&self.completer, &submission, &head, Source::Memory(body))
+            .answer(
+                &self.completer,
+                &submission,
+                &head,
+                Source::Memory(body),
+                None,
+            )
             .await;
         Ok(())
+    }
+
+    /// When the function's PUTs are answered.
+    pub fn set_writes(&mut self, options: WriteOptions) {
+        self.writes = options;
+    }
+
+    /// What was read ahead for the next event.
+    pub fn set_copies(&mut self, copies: Option<Arc<Copies>>) {
+        self.copies = copies;
+    }
+
+    /// The invocation delivered last, with its deferred writes. Its handler has ended: nothing more is deferred, and
+    /// nothing that was read ahead is used.
+    pub fn end_invocation(&mut self) -> Option<Arc<Scope>> {
+        self.copies = None;
+        let scope = self.scope.clone();
+        if let Some(scope) = &scope {
+            scope.seal();
+        }
+        scope
+    }
+
+    fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            scope: self.scope.clone(),
+            copies: self.copies.clone(),
+            inputs: Arc::clone(&self.inputs),
+            uploading: self.uploads.is_busy(),
+        }
     }
 
     pub fn statistics(&self) -> Statistics {
@@ -169,8 +226,9 @@ impl Channel {
             abi::READ => {
                 let (streams, completer, s) =
                     (Arc::clone(&self.streams), Arc::clone(&self.completer), *s);
+                let inputs = Arc::clone(&self.inputs);
                 self.tasks
-                    .spawn(async move { streams.read(&completer, &s).await });
+                    .spawn(async move { streams.read(&completer, &s, &inputs).await });
             }
             abi::CLOSE => {
                 if s.flags & abi::STREAM_BODY == 0 {
@@ -241,6 +299,7 @@ impl Channel {
 
     fn operate(&mut self, s: &Submission, head: &RawSlice, body: RawSlice) {
         self.completer.count_operation(body.len());
+        let around = self.circumstances();
         let body = if s.flags & abi::STREAM_BODY == 0 {
             RequestBody::Whole(body)
         } else {
@@ -250,16 +309,27 @@ impl Channel {
         let (engine, identity) = (Arc::clone(&self.engine), Arc::clone(&self.identity));
         let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
         self.tasks.spawn(async move {
-            let reply =
-                operation::execute(&engine, &identity, s.operation, &head, body, s.timeout_ms)
-                    .await;
+            let reply = gate::execute(
+                &engine,
+                &identity,
+                &around,
+                s.operation,
+                &head,
+                body,
+                s.timeout_ms,
+            )
+            .await;
             match reply {
                 Ok(reply) => {
                     let source = match reply.body {
                         Some(reader) => Source::Http(Box::new(reader)),
                         None => Source::Memory(Bytes::new()),
                     };
-                    streams.answer(&completer, &s, &reply.head, source).await;
+                    // What was read ahead, and what was deferred, tells nothing that is new.
+                    let inputs = source.is_live().then_some(&*around.inputs);
+                    streams
+                        .answer(&completer, &s, &reply.head, source, inputs)
+                        .await;
                 }
                 Err(refusal) => completer.refuse_with(&s, refusal.status, &refusal.head),
             }

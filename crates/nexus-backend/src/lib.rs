@@ -12,22 +12,31 @@ mod error;
 mod http;
 mod operation;
 mod policy;
+mod prefetch;
 mod raw;
 mod ring;
 mod sigv4;
 mod stream;
 mod upload;
+mod writes;
 
 pub use channel::Channel;
 pub use config::Config;
 pub use error::Error;
+pub use prefetch::{Copies, PrefetchOptions, PrefetchReport, Template};
 pub use raw::{Part, RawRoom, RawSlice, RequestBody};
+pub use writes::failure::WriteError;
+pub use writes::journal::Parked;
+pub use writes::scope::{Commit, Scope};
+pub use writes::{WriteMode, WriteOptions, WritesStatus};
 
 use arena::Arena;
+use bytes::Bytes;
 use operation::Engine;
 use serde::Serialize;
 use serde_json::Value;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What all channels of a node share: connections, credentials, policy.
@@ -55,6 +64,56 @@ impl Backend {
     ) -> Result<(Channel, GuestDescriptors), Error> {
         let (arena, memfd) = Arena::new(arena_bytes)?;
         Channel::open(arena, memfd, Arc::clone(&self.engine), identity)
+    }
+
+    /// Keep the journal of deferred writes in `directory`, and go on with what it holds. To be called before the first
+    /// instance, on a tokio runtime. Without it, the mode `journal` works as `commit` does.
+    ///
+    /// # Errors
+    /// The disk's, or a journal of another version.
+    pub async fn open_journal(&self, directory: &Path) -> Result<(), Error> {
+        self.engine
+            .writes
+            .open_journal(directory)
+            .map_err(Error::Config)?;
+        writes::replay::start(&self.engine).await;
+        Ok(())
+    }
+
+    pub fn writes(&self) -> WritesStatus {
+        self.engine.writes.status()
+    }
+
+    /// Try a parked write again, whatever the object is by now. `false`: there is none of this id.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn retry_write(&self, id: i64) -> Result<bool, Error> {
+        let done = writes::replay::retry(&self.engine, id).await;
+        done.map_err(Error::Config)
+    }
+
+    /// Give a parked write up. `false`: there is none of this id.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn forget_write(&self, id: i64) -> Result<bool, Error> {
+        match self.engine.writes.journal() {
+            None => Ok(false),
+            Some(journal) => journal.forget(id).await.map_err(Error::Config),
+        }
+    }
+
+    /// Begin to read what an event lets expect that the function will read; see [`Channel::set_copies`]. `hint` is the
+    /// request's `X-Nexus-Prefetch`. To be called on a tokio runtime.
+    pub fn prefetch(
+        &self,
+        identity: &FunctionIdentity,
+        options: &PrefetchOptions,
+        event: &Bytes,
+        hint: Option<&str>,
+    ) -> Option<Arc<Copies>> {
+        prefetch::begin(&self.engine, identity, options, event, hint)
     }
 }
 

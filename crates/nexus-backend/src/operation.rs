@@ -5,14 +5,18 @@ mod reader;
 mod s3;
 mod send;
 
-pub use reader::BodyReader;
+pub use reader::{BodyReader, crc32_text};
 
 use crate::credentials::Store;
 use crate::http::Client;
 use crate::http::error::{Kind, TransportError};
+use crate::http::url::Url;
 use crate::policy::Policy;
+use crate::prefetch::Prefetcher;
 use crate::raw::RequestBody;
 use crate::sigv4::Signer;
+use crate::writes::Writes;
+use crate::writes::failure::WriteError;
 use crate::{Config, Error, FunctionIdentity};
 use nexus_abi::operation::{self as abi, status};
 use serde::de::DeserializeOwned;
@@ -21,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest time for one operation up to its reply's head: the longest that a Lambda function may run.
-const LONGEST: Duration = Duration::from_secs(900);
+pub const LONGEST: Duration = Duration::from_secs(900);
 
 /// What all operations share.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Engine {
     credentials: Store,
     signer: Signer,
     region: String,
+    pub writes: Writes,
+    pub prefetch: Prefetcher,
 }
 
 impl Engine {
@@ -43,7 +49,23 @@ impl Engine {
             credentials: Store::new(config.credentials_file.as_deref()).map_err(Error::Config)?,
             signer: Signer::default(),
             region: config.region.clone(),
+            writes: Writes::default(),
+            prefetch: Prefetcher::default(),
         }))
+    }
+
+    /// Whether a URL is this node's own S3 endpoint.
+    pub fn is_s3(&self, url: &str) -> bool {
+        let own = self.policy.endpoint("s3");
+        own.is_some_and(|own| Url::parse(url).is_ok_and(|url| url.authority == own.authority))
+    }
+
+    /// The region of a function's clients.
+    pub fn region_of(&self, identity: &FunctionIdentity) -> String {
+        [&identity.region, &self.region]
+            .into_iter()
+            .find(|region| !region.is_empty())
+            .map_or_else(|| "us-east-1".to_owned(), Clone::clone)
     }
 }
 
@@ -79,6 +101,21 @@ impl Refusal {
         Self::new(status::DENIED, "EndpointDenied", message, endpoint)
     }
 
+    /// A deferred write failed: nothing that could be noticed may happen any more in its invocation.
+    pub fn write_failed(error: &WriteError) -> Self {
+        let message = format!(
+            "a deferred write of this invocation failed: {}",
+            error.message
+        );
+        Self::new(status::DENIED, "DeferredWriteFailed", &message, "")
+    }
+
+    /// It was not done in time.
+    pub fn late(limit: Duration) -> Self {
+        let message = format!("not done within {} s", limit.as_secs_f32());
+        Self::new(status::TIMEOUT, "ReadTimeoutError", &message, "")
+    }
+
     fn transport(error: &TransportError, endpoint: &str) -> Self {
         let status = match error.kind {
             Kind::Forbidden => status::DENIED,
@@ -111,15 +148,9 @@ pub async fn execute(
             _ => http_op::execute(engine, parse(head)?, body).await,
         }
     };
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let message = format!("not done within {} s", limit.as_secs_f32());
-        Err(Refusal::new(
-            status::TIMEOUT,
-            "ReadTimeoutError",
-            &message,
-            "",
-        ))
-    })
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(Refusal::late(limit)))
 }
 
 fn parse<T: DeserializeOwned>(head: &[u8]) -> Result<T, Refusal> {

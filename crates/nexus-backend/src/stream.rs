@@ -2,6 +2,7 @@
 
 use crate::completer::{Answer, Completer, body_start};
 use crate::operation::{BodyReader, Refusal};
+use crate::prefetch::Inputs;
 use crate::raw::RawRoom;
 use crate::ring::Submission;
 use bytes::Bytes;
@@ -28,6 +29,11 @@ impl Source {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::Http(reader) => reader.total().unwrap_or(UNKNOWN_LENGTH),
         }
+    }
+
+    /// It still comes from a server.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Http(reader) if reader.is_live())
     }
 
     /// Fill `room`; how much was filled, and whether more may follow.
@@ -82,13 +88,15 @@ impl Streams {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Complete `submission` with `head` and as much of `source` as its room holds; the rest becomes a stream.
+    /// Complete `submission` with `head` and as much of `source` as its room holds; the rest becomes a stream. `inputs`
+    /// where that comes from outside.
     pub async fn answer(
         &self,
         completer: &Completer,
         submission: &Submission,
         head: &[u8],
         mut source: Source,
+        inputs: Option<&Inputs>,
     ) {
         let Some(room) = completer.body_room(submission, head.len()) else {
             let message = format!("the reply's head has {} bytes", head.len());
@@ -115,6 +123,9 @@ impl Streams {
                 } else {
                     None
                 };
+                if let Some(inputs) = inputs {
+                    inputs.note();
+                }
                 let answer = Answer {
                     head,
                     body_length,
@@ -143,7 +154,7 @@ impl Streams {
     }
 
     /// READ.
-    pub async fn read(&self, completer: &Completer, submission: &Submission) {
+    pub async fn read(&self, completer: &Completer, submission: &Submission, inputs: &Inputs) {
         let id = submission.stream;
         let stream = self.lock().open.get(&id).cloned();
         let Some(stream) = stream else {
@@ -165,6 +176,7 @@ impl Streams {
                 if !more {
                     self.close(id);
                 }
+                inputs.note();
                 let answer = Answer {
                     body_length,
                     more: more.then_some(id),

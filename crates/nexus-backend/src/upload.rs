@@ -49,6 +49,13 @@ impl Uploads {
         receiver
     }
 
+    /// A request's body is on its way out.
+    pub fn is_busy(&self) -> bool {
+        self.0
+            .values()
+            .any(|target| matches!(target, Target::Request(sender) if !sender.is_closed()))
+    }
+
     /// An outcome that will follow.
     pub fn outcome(&mut self, id: u64) {
         self.0.insert(id, Target::Outcome(Vec::new()));

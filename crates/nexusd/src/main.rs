@@ -99,6 +99,11 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     let machine = probe::probe(&config).await;
     tracing::info!(isolation = ?machine.isolation, reason = machine.reason, "machine");
     let backend = probe::backend(&config)?;
+    let journal = config.state.join("journal");
+    backend
+        .open_journal(&journal)
+        .await
+        .with_context(|| format!("cannot use the journal {}", journal.display()))?;
     let spawner = Spawner::start().context("cannot start the spawning thread")?;
     let store = Store::open(&config.state)?;
     let listener = TcpListener::bind(config.listen)
@@ -132,12 +137,15 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     node.scheduler.close();
     let _ = close.send(true);
     let deadline = Instant::now() + drain;
-    while node.scheduler.total() > 0 && Instant::now() < deadline {
+    while node.scheduler.unfinished() > 0 && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
-    let left = node.scheduler.total();
+    let left = node.scheduler.unfinished();
     if left > 0 {
-        tracing::warn!(left, "instances are cut off");
+        tracing::warn!(
+            left,
+            "instances, or invocations whose writes are pending, are cut off"
+        );
     }
     // The last answers are on their way to their sockets.
     sleep(Duration::from_millis(20)).await;

@@ -20,6 +20,18 @@ pub struct Timing {
     /// The guest's own, for measurement only.
     pub handler_ns: u64,
     pub handler_end_ns: u64,
+    /// The node learnt of the handler's end; from here on the instance is free.
+    pub ended_ns: u64,
+    /// The first read ahead began, the last one ended.
+    pub prefetch_begin_ns: u64,
+    pub prefetch_end_ns: u64,
+    /// Reads ahead that were used as they were, after a confirmation, and not.
+    pub prefetch_used: usize,
+    pub prefetch_revalidated: usize,
+    pub prefetch_wasted: usize,
+    /// Deferred writes, and when they were terminal.
+    pub writes: usize,
+    pub committed_ns: u64,
     pub responded_ns: u64,
 }
 

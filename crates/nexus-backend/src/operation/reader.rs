@@ -6,12 +6,47 @@ use crate::http::error::{Kind, TransportError};
 use crate::raw::RawRoom;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 
 #[derive(Debug)]
 pub struct BodyReader {
-    body: ResponseBody,
+    body: Body,
     endpoint: String,
     checksum: Option<Checksum>,
+}
+
+#[derive(Debug)]
+enum Body {
+    Network(ResponseBody),
+    /// It has been read, and verified, already: what is left, and how much it was.
+    Memory(Bytes, u64),
+}
+
+impl Body {
+    async fn read_into(&mut self, room: &RawRoom) -> Result<usize, TransportError> {
+        match self {
+            Self::Network(body) => body.read_into(room).await,
+            Self::Memory(bytes, _) => {
+                let count = room.write(bytes);
+                let _ = bytes.split_to(count);
+                Ok(count)
+            }
+        }
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        match self {
+            Self::Network(body) => body.remaining(),
+            Self::Memory(bytes, _) => Some(bytes.len() as u64),
+        }
+    }
+
+    fn total(&self) -> Option<u64> {
+        match self {
+            Self::Network(body) => body.total(),
+            Self::Memory(_, total) => Some(*total),
+        }
+    }
 }
 
 /// CRC-32 of what has been read so far, and what it should become (base64).
@@ -28,10 +63,24 @@ impl BodyReader {
             expected,
         });
         Self {
-            body,
+            body: Body::Network(body),
             endpoint,
             checksum,
         }
+    }
+
+    /// Of a body that was read already.
+    pub fn of_bytes(bytes: Bytes) -> Self {
+        let total = bytes.len() as u64;
+        Self {
+            body: Body::Memory(bytes, total),
+            endpoint: String::new(),
+            checksum: None,
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        matches!(self.body, Body::Network(_))
     }
 
     /// Receive some bytes into `room`; 0 at the end. A read at the end gives the verdict on the checksum, an

@@ -40,11 +40,40 @@ pub async fn serve(
             let shown: Vec<Value> = node.functions.list().iter().map(|v| describe(v)).collect();
             Ok(respond::json(200, &shown))
         }
+        ["writes"] => {
+            only(method, &Method::GET)?;
+            Ok(respond::json(200, &node.backend.writes()))
+        }
+        ["writes", id] => {
+            only(method, &Method::DELETE)?;
+            let found = node.backend.forget_write(number(id)?).await;
+            decided(id, found)
+        }
+        ["writes", id, "retry"] => {
+            only(method, &Method::POST)?;
+            let found = node.backend.retry_write(number(id)?).await;
+            decided(id, found)
+        }
         ["functions", name] => function(node, method, name, body).await,
         ["functions", name, part] => part_of(&node, method, name, part, query),
         _ => Err(ApiError::unknown_path(
             "Nothing is served at this path; docs/protocols.md lists what is.",
         )),
+    }
+}
+
+fn number(id: &str) -> Result<i64, ApiError> {
+    id.parse()
+        .map_err(|_| ApiError::invalid_parameter("the id of a write is a number".to_owned()))
+}
+
+fn decided(id: &str, found: Result<bool, nexus_backend::Error>) -> Result<Reply, ApiError> {
+    match found {
+        Ok(true) => Ok(respond::no_content()),
+        Ok(false) => Err(ApiError::unknown_path(
+            "There is no parked write of this id; GET /nexus/v1/writes lists them.",
+        )),
+        Err(error) => Err(ApiError::service(format!("write {id}: {error}"))),
     }
 }
 
@@ -167,6 +196,19 @@ pub fn metrics(node: &Node) -> Reply {
     metrics::gauge!("nexus_instances").set(node.scheduler.total() as f64);
     metrics::gauge!("nexus_shells").set(node.shells.count() as f64);
     metrics::gauge!("nexus_functions").set(node.functions.list().len() as f64);
+    let writes = node.backend.writes();
+    metrics::gauge!("nexus_writes_pending").set(writes.pending as f64);
+    metrics::gauge!("nexus_writes_pending_bytes").set(writes.pending_bytes as f64);
+    metrics::gauge!("nexus_writes_parked").set(writes.parked.len() as f64);
+    for (outcome, count) in [
+        ("deferred", writes.deferred),
+        ("stored", writes.stored),
+        ("failed", writes.failed),
+        ("conflict", writes.conflicts),
+        ("replayed", writes.replayed),
+    ] {
+        metrics::counter!("nexus_writes_total", "outcome" => outcome).absolute(count);
+    }
     respond::bytes(
         200,
         "text/plain; version=0.0.4; charset=utf-8",

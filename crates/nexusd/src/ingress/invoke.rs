@@ -47,6 +47,12 @@ pub async fn invoke(
     let mut arrival = node.scheduler.expect(&node, &version);
     let event = body::read(request.into_body(), MAX_EVENT).await?;
     let event = check_event(event)?;
+    // So do the reads that it is going to make.
+    let identity = version.identity(&node.config);
+    let hint = options.prefetch.as_deref();
+    let copies = node
+        .backend
+        .prefetch(&identity, &version.prefetch, &event, hint);
     let (reply, answer) = oneshot::channel();
     let job = Job {
         id: node.number(),
@@ -56,6 +62,8 @@ pub async fn invoke(
         trace_id: options.trace_id.clone(),
         received_ns,
         wants_tail: options.wants_tail,
+        copies,
+        rerun: false,
         reply,
     };
     let id = job.id;
@@ -70,6 +78,8 @@ struct Options {
     wants_tail: bool,
     client_context: Option<serde_json::Value>,
     trace_id: Option<String>,
+    /// URLs of objects that the caller expects to be read.
+    prefetch: Option<String>,
 }
 
 impl Options {
@@ -118,6 +128,9 @@ impl Options {
                 .map(client_context)
                 .transpose()?,
             trace_id,
+            prefetch: text("x-nexus-prefetch")?
+                .filter(|t| t.len() <= 8192)
+                .map(str::to_owned),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::Isolation;
 use crate::ingress::errors::ApiError;
+use nexus_backend::{PrefetchOptions, Template, WriteMode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -37,6 +38,63 @@ pub struct Deployment {
     pub digest: String,
     #[serde(default)]
     pub prewarm: usize,
+    #[serde(default)]
+    pub writes: WriteMode,
+    #[serde(default = "default_commit_deadline_s")]
+    pub commit_deadline_s: u64,
+    #[serde(default)]
+    pub prefetch: Prefetch,
+}
+
+/// What is read ahead of an invocation (docs/prefetch.md).
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prefetch {
+    /// `s3://{bucket}/{key}`, with paths into the event in braces.
+    pub templates: Vec<String>,
+    /// Objects that S3 event records name.
+    pub records: bool,
+    /// What the function has been seen to read.
+    pub learn: bool,
+}
+
+impl Default for Prefetch {
+    fn default() -> Self {
+        Self {
+            templates: Vec::new(),
+            records: true,
+            learn: false,
+        }
+    }
+}
+
+impl Prefetch {
+    fn check(&self) -> Result<(), ApiError> {
+        if self.templates.len() > MAX_TEMPLATES {
+            let what = format!(
+                "{} templates are more than {MAX_TEMPLATES}",
+                self.templates.len()
+            );
+            return Err(invalid("prefetch", &what));
+        }
+        for text in &self.templates {
+            Template::parse(text).map_err(|what| invalid("prefetch", &what))?;
+        }
+        Ok(())
+    }
+
+    /// Templates that are none were refused at deployment.
+    pub fn options(&self) -> PrefetchOptions {
+        PrefetchOptions {
+            templates: self
+                .templates
+                .iter()
+                .filter_map(|text| Template::parse(text).ok())
+                .collect(),
+            records: self.records,
+            learn: self.learn,
+        }
+    }
 }
 
 /// Where AWS calls leave the guest.
@@ -71,6 +129,9 @@ fn default_tmp_mib() -> u64 {
 fn default_max_instances() -> usize {
     10
 }
+fn default_commit_deadline_s() -> u64 {
+    60
+}
 fn default_keep_alive_s() -> u64 {
     300
 }
@@ -96,6 +157,8 @@ const RESERVED: [&str; 18] = [
     "LAMBDA_RUNTIME_DIR",
     "LAMBDA_TASK_ROOT",
 ];
+/// As many objects are read ahead at most.
+const MAX_TEMPLATES: usize = 8;
 /// Bytes of all names and values together, as in Lambda.
 const MAX_ENVIRONMENT: usize = 4096;
 
@@ -109,6 +172,7 @@ impl Deployment {
         self.check_handler()?;
         self.check_digest()?;
         self.check_environment()?;
+        self.prefetch.check()?;
         for (field, path) in [("code", &self.code), ("runtime", &self.runtime)]
             .into_iter()
             .chain(self.layers.iter().map(|p| ("layers", p)))
@@ -146,6 +210,7 @@ impl Deployment {
             ("tmp_mib", self.tmp_mib, 0, 10_240),
             ("max_instances", self.max_instances as u64, 1, 1000),
             ("keep_alive_s", self.keep_alive_s, 0, 86_400),
+            ("commit_deadline_s", self.commit_deadline_s, 1, 900),
             ("prewarm", self.prewarm as u64, 0, self.max_instances as u64),
             ("layers", self.layers.len() as u64, 0, 16),
             ("roots", self.roots.len() as u64, 0, 64),
@@ -306,6 +371,11 @@ pub mod tests {
         refused(&|d| d.timeout_s = 0, "timeout_s");
         refused(&|d| d.max_instances = 0, "max_instances");
         refused(&|d| d.prewarm = 11, "prewarm");
+        refused(&|d| d.commit_deadline_s = 0, "commit_deadline_s");
+        refused(
+            &|d| d.prefetch.templates = vec!["http://x".into()],
+            "prefetch",
+        );
         refused(&|d| d.handler = "handler".into(), "handler");
         refused(&|d| d.digest = "../../../x".into(), "digest");
         refused(&|d| d.code = "relative".into(), "code");

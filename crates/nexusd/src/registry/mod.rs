@@ -4,10 +4,11 @@ pub mod deployment;
 pub mod names;
 pub mod store;
 
-use crate::config::Isolation;
+use crate::config::{Config, Isolation};
 use crate::logs::FunctionLog;
 use crate::timings::Timings;
 use deployment::Deployment;
+use nexus_backend::{FunctionIdentity, PrefetchOptions, WriteOptions};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -24,6 +25,7 @@ pub struct Version {
     /// What applies once `auto` is decided.
     pub isolation: Isolation,
     pub modified_ms: u64,
+    pub prefetch: PrefetchOptions,
     pub log: Arc<FunctionLog>,
     pub timings: Arc<Timings>,
     /// Where to restore from; replaced when a snapshot was refused and taken anew.
@@ -49,6 +51,7 @@ impl Version {
             key,
             name: name.into(),
             arn,
+            prefetch: deployment.prefetch.options(),
             deployment,
             isolation,
             modified_ms,
@@ -68,6 +71,21 @@ impl Version {
 
     pub fn set_snapshot(&self, path: Option<PathBuf>) {
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+
+    /// Whom its I/O is done for.
+    pub fn identity(&self, config: &Config) -> FunctionIdentity {
+        FunctionIdentity {
+            name: self.name.to_string(),
+            region: config.region.clone(),
+        }
+    }
+
+    pub fn writes(&self) -> WriteOptions {
+        WriteOptions {
+            mode: self.deployment.writes,
+            deadline: Duration::from_secs(self.deployment.commit_deadline_s),
+        }
     }
 
     pub fn timeout(&self) -> Duration {

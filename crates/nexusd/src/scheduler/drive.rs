@@ -73,7 +73,7 @@ async fn serve(
         }
         record.set_phase(Phase::Busy);
         let first = record.count() == 0;
-        if !invocation::handle(version, &mut instance, *job, first).await {
+        if !invocation::handle(&slot.node, version, &mut instance, *job, first).await {
             return instance;
         }
     }
@@ -87,6 +87,9 @@ async fn wait(
     inbox: &mut mpsc::Receiver<Command>,
 ) -> Option<Box<Job>> {
     let mut deadline = Instant::now() + version.keep_alive();
+    let pending = instance.pending.clone();
+    let failed = invocation::has_failed(pending.as_deref());
+    tokio::pin!(failed);
     loop {
         tokio::select! {
             biased;
@@ -94,6 +97,8 @@ async fn wait(
                 Some(Command::Run(job)) => Some(job),
                 Some(Command::End) | None => None,
             },
+            // It believes that a write succeeded which did not.
+            () = &mut failed => return None,
             turn = instance.turn(deadline) => match turn {
                 Turn::Deadline => {
                     if slot.node.scheduler.expire(slot.key, slot.id) {

@@ -10,7 +10,7 @@ use crate::process::launch::{self, Ends, Mode};
 use crate::process::pipe::PipeReader;
 use crate::process::report::{Event, ReportReader};
 use crate::registry::Version;
-use nexus_backend::{Backend, Channel, FunctionIdentity, RuntimeMessage};
+use nexus_backend::{Backend, Channel, RuntimeMessage, Scope};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -42,6 +42,9 @@ pub struct Instance {
     pub spawned_ns: u64,
     /// The guest asked for its first event.
     pub ready_ns: u64,
+    /// Deferred writes of the invocations before, which its state rests on; and how many invocations that are.
+    pub pending: Option<Arc<Scope>>,
+    pub chain: usize,
     /// What of its snapshot it uses, where that is not known yet.
     pub recording: Option<Recording>,
     function_log: Arc<FunctionLog>,
@@ -69,14 +72,12 @@ impl Instance {
                 version.name
             ))
         };
-        let identity = FunctionIdentity {
-            name: version.name.to_string(),
-            region: node.config.region.clone(),
-        };
+        let identity = version.identity(&node.config);
         let began_ns = monotonic_ns();
-        let (channel, device) =
+        let (mut channel, device) =
             Backend::open(&node.backend, identity, nexus_abi::arena::DEFAULT_SIZE)
                 .map_err(|e| fail("no arena", &e))?;
+        channel.set_writes(version.writes());
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let recording = snapshot
@@ -121,6 +122,8 @@ impl Instance {
             snapshot_bytes: None,
             spawned_ns,
             ready_ns: 0,
+            pending: None,
+            chain: 0,
             recording,
             function_log: Arc::clone(&version.log),
             log,

@@ -1,14 +1,16 @@
-//! One event in one instance: delivered, awaited, answered, logged.
+//! One event in one instance: delivered and awaited. Its answer is given by [`super::commit`].
 
+use super::commit::{After, Ended, LONGEST_CHAIN, commit};
 use super::failure::{complete, timed_out};
 use super::instance::{Instance, Turn};
 use super::job::{Job, Outcome};
 use crate::clock::{iso_utc, monotonic_ns, unix_ms};
+use crate::node::Node;
 use crate::registry::Version;
 use crate::registry::names::LATEST;
-use crate::timings::Timing;
-use nexus_backend::{EventHead, Finished, RuntimeMessage};
+use nexus_backend::{EventHead, Finished, RuntimeMessage, Scope, WriteError};
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -18,17 +20,34 @@ const MAX_RESULT: usize = 6_291_556;
 const LAST_WORDS: Duration = Duration::from_millis(5);
 
 /// What becomes of an event.
-struct End {
-    outcome: Outcome,
+#[derive(Debug)]
+pub struct End {
+    pub outcome: Outcome,
     /// The instance may have another event.
-    reusable: bool,
+    pub reusable: bool,
     /// For the REPORT line.
-    status: Option<&'static str>,
-    handler_ns: (u64, u64),
+    pub status: Option<&'static str>,
+    pub handler_ns: (u64, u64),
+    /// The node learnt of it.
+    pub ended_ns: u64,
 }
 
-/// Let `instance` handle `job` and answer its caller. `false`: the instance must be ended.
-pub async fn handle(version: &Version, instance: &mut Instance, mut job: Job, cold: bool) -> bool {
+/// Let `instance` handle `job` and see to its caller's answer. `false`: the instance must be ended.
+pub async fn handle(
+    node: &Arc<Node>,
+    version: &Arc<Version>,
+    instance: &mut Instance,
+    mut job: Job,
+    cold: bool,
+) -> bool {
+    let pending = instance.pending.take();
+    if let Some(scope) = &pending
+        && job.rerun
+        && scope.barrier().await.is_err()
+    {
+        node.scheduler.take_back(node, version.key, job);
+        return false;
+    }
     let dispatched_ns = monotonic_ns();
     let timeout_at = Instant::now() + version.timeout();
     instance.tail.clear();
@@ -36,53 +55,73 @@ pub async fn handle(version: &Version, instance: &mut Instance, mut job: Job, co
     instance.tail.push_line(&start);
     version.log.append_line(&start);
 
-    let event = std::mem::take(&mut job.event);
     let head = EventHead {
         request_id: job.request_id.to_string(),
         deadline_ms: unix_ms() + version.deployment.timeout_s * 1000,
         function_arn: version.arn.clone(),
-        client_context: job.client_context.take(),
+        client_context: job.client_context.clone(),
         identity: None,
-        trace_id: job.trace_id.take(),
+        trace_id: job.trace_id.clone(),
     };
-    let end = match instance.channel.deliver(&head, event).await {
-        Ok(()) => await_end(version, instance, &job.request_id, timeout_at).await,
-        Err(error) => End::node(format!("the event could not be delivered: {error}")),
-    };
-    let now = monotonic_ns();
-    instance.drain_log();
-    close_log(
-        version,
-        instance,
-        &job,
-        &end,
-        now.saturating_sub(dispatched_ns),
-        cold,
-    );
-    count(version, &end, now.saturating_sub(dispatched_ns));
-    version.timings.push(Timing {
-        request_id: job.request_id.to_string(),
-        cold,
-        isolation: match version.isolation {
-            crate::config::Isolation::Process => "process",
-            _ => "kvm",
+    let copies = job.copies.take();
+    instance.channel.set_copies(copies.clone());
+    let end = match instance.channel.deliver(&head, job.event.clone()).await {
+        // What ran on the state of an invocation that failed has not happened.
+        Ok(()) => tokio::select! {
+            biased;
+            end = await_end(version, instance, &job.request_id, timeout_at) => Some(end),
+            () = has_failed(pending.as_deref()) => None,
         },
-        received_ns: job.received_ns,
-        spawned_ns: if cold { instance.spawned_ns } else { 0 },
-        ready_ns: if cold { instance.ready_ns } else { 0 },
-        dispatched_ns,
-        handler_ns: end.handler_ns.0,
-        handler_end_ns: end.handler_ns.1,
-        responded_ns: now,
-    });
+        Err(error) => Some(End::node(format!(
+            "the event could not be delivered: {error}"
+        ))),
+    };
+    let scope = instance.channel.end_invocation();
+    let prefetch = copies.map(|copies| copies.finish()).unwrap_or_default();
+    let Some(end) = end else {
+        job.rerun = true;
+        node.scheduler.take_back(node, version.key, job);
+        return false;
+    };
+    instance.drain_log();
     if let Some(recording) = &mut instance.recording
         && end.reusable
     {
         recording.ask(&instance.child);
     }
-    let tail = job.wants_tail.then(|| instance.tail.bytes().to_vec());
-    job.answer(end.outcome, tail);
-    end.reusable
+    let ended = Ended {
+        job,
+        end,
+        tail: std::mem::take(&mut instance.tail),
+        resident_mib: instance.resident_mib(),
+        cold,
+        spawned_ns: instance.spawned_ns,
+        ready_ns: instance.ready_ns,
+        dispatched_ns,
+        prefetch,
+        writes: 0,
+    };
+    let inline = instance.chain >= LONGEST_CHAIN;
+    match commit(node, version, scope, ended, inline).await {
+        After::End => false,
+        After::Reuse => {
+            instance.chain = 0;
+            true
+        }
+        After::Pending(scope) => {
+            instance.chain += 1;
+            instance.pending = Some(scope);
+            true
+        }
+    }
+}
+
+/// Until a write has failed that the instance's state rests on.
+pub async fn has_failed(pending: Option<&Scope>) {
+    match pending {
+        Some(scope) => scope.failed().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn await_end(
@@ -178,6 +217,7 @@ fn finish(finished: Finished, request_id: &str) -> End {
         reusable: true,
         status,
         handler_ns,
+        ended_ns: monotonic_ns(),
     }
 }
 
@@ -188,6 +228,7 @@ impl End {
             reusable: false,
             status: Some(status),
             handler_ns: (0, 0),
+            ended_ns: monotonic_ns(),
         }
     }
 
@@ -197,48 +238,59 @@ impl End {
             reusable: false,
             status: Some("error\tError Type: Node"),
             handler_ns: (0, 0),
+            ended_ns: monotonic_ns(),
         }
     }
 }
 
 /// END and REPORT, to the tail and the log.
-fn close_log(
-    version: &Version,
-    instance: &mut Instance,
-    job: &Job,
-    end: &End,
-    ns: u64,
-    cold: bool,
-) {
-    let id = &job.request_id;
-    // Measurement for people: nanoseconds fit a double well enough.
-    #[allow(clippy::cast_precision_loss)]
-    let ms = ns as f64 / 1e6;
-    let mut text = format!(
-        "END RequestId: {id}\nREPORT RequestId: {id}\tDuration: {ms:.2} ms\tBilled Duration: {} ms\tMemory Size: {} MB\t\
+pub fn close_log(version: &Version, ended: &mut Ended, now: u64, failure: Option<&WriteError>) {
+    let id = &ended.job.request_id;
+    let milliseconds = |ns: u64| {
+        // Measurement for people: nanoseconds fit a double well enough.
+        #[allow(clippy::cast_precision_loss)]
+        let ms = ns as f64 / 1e6;
+        ms
+    };
+    let ns = now.saturating_sub(ended.dispatched_ns);
+    let mut text = String::new();
+    if let Some(error) = failure {
+        let _ = writeln!(text, "[ERROR] {}: {}", error.error_type, error.message);
+    }
+    let _ = write!(
+        text,
+        "END RequestId: {id}\nREPORT RequestId: {id}\tDuration: {:.2} ms\tBilled Duration: {} ms\tMemory Size: {} MB\t\
          Max Memory Used: {} MB",
+        milliseconds(ns),
         ns.div_ceil(1_000_000),
         version.deployment.memory_mib,
-        instance.resident_mib(),
+        ended.resident_mib,
     );
-    if cold {
-        #[allow(clippy::cast_precision_loss)]
-        let start_ms = instance.ready_ns.saturating_sub(instance.spawned_ns) as f64 / 1e6;
+    if ended.cold {
+        let start_ms = milliseconds(ended.ready_ns.saturating_sub(ended.spawned_ns));
         let name = match version.isolation {
             crate::config::Isolation::Process => "Init",
             _ => "Restore",
         };
         let _ = write!(text, "\t{name} Duration: {start_ms:.2} ms");
     }
-    if let Some(status) = end.status {
+    if ended.writes > 0 {
+        let commit_ms = milliseconds(now.saturating_sub(ended.end.ended_ns));
+        let _ = write!(
+            text,
+            "\tDeferred Writes: {}\tCommit Duration: {commit_ms:.2} ms",
+            ended.writes
+        );
+    }
+    if let Some(status) = ended.end.status {
         let _ = write!(text, "\tStatus: {status}");
     }
     text.push('\n');
-    instance.tail.push_line(&text);
+    ended.tail.push_line(&text);
     version.log.append_line(&text);
 }
 
-fn count(version: &Version, end: &End, ns: u64) {
+pub fn count(version: &Version, end: &End, ns: u64) {
     let outcome = match (&end.outcome, end.status) {
         (Outcome::Returned(_), _) => "success",
         (_, Some("timeout")) => "timeout",

@@ -1,6 +1,7 @@
 //! One invocation on its way to an instance, and what comes of it.
 
 use bytes::Bytes;
+use nexus_backend::Copies;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -15,6 +16,10 @@ pub struct Job {
     pub trace_id: Option<String>,
     pub received_ns: u64,
     pub wants_tail: bool,
+    /// What is being read ahead for it.
+    pub copies: Option<Arc<Copies>>,
+    /// It ran before on a state that turned out not to be: now it waits for a certain one.
+    pub rerun: bool,
     pub reply: oneshot::Sender<Answer>,
 }
 

@@ -5,6 +5,7 @@
 //! they are free; an event either goes straight to an idle instance (the one used last: LIFO) or waits in
 //! its function's queue (FIFO) while instances are started as long as limits allow.
 
+mod commit;
 pub mod drive;
 pub mod failure;
 pub mod initialise;
@@ -63,6 +64,8 @@ struct State {
     pools: HashMap<u64, Pool>,
     records: HashMap<u64, Arc<Record>>,
     total: usize,
+    /// Invocations whose handler has ended and whose writes are pending.
+    committing: usize,
     closing: bool,
 }
 
@@ -150,9 +153,13 @@ impl Scheduler {
         let Some(pool) = state.pools.get_mut(&version.key).filter(|p| !p.retired) else {
             return Err(Rejected::Stale(Box::new(job)));
         };
-        let Err(job) = pool.run_idle(Box::new(job)) else {
-            return Ok(());
-        };
+        let mut job = Box::new(job);
+        if pool.busy() + pool.committing < pool.version.deployment.max_instances {
+            match pool.run_idle(job) {
+                Ok(()) => return Ok(()),
+                Err(back) => job = back,
+            }
+        }
         if pool.waiting.len() >= self.queue_length {
             return Err(Rejected::QueueFull);
         }
@@ -194,7 +201,10 @@ impl Scheduler {
         if pool.retired {
             return Offer::End;
         }
-        if let Some(job) = pool.waiting.pop_front() {
+        // It is no longer among the starting and not among the idle, so it counts as busy itself.
+        if pool.busy() + pool.committing <= pool.version.deployment.max_instances
+            && let Some(job) = pool.waiting.pop_front()
+        {
             return Offer::Run(Box::new(job));
         }
         if crowded || closing {
@@ -215,6 +225,7 @@ impl Scheduler {
             return;
         };
         pool.waiting.push_front(job);
+        pool.run_waiting();
         self.start_needed(&mut state, node, key);
     }
 
@@ -248,6 +259,35 @@ impl Scheduler {
             };
             job.answer(outcome, None);
         }
+    }
+
+    /// Count an invocation against its function's limit although its instance is free: until the guard is dropped.
+    pub fn hold(&self, node: &Arc<Node>, key: u64) -> Held {
+        let mut state = self.lock();
+        state.committing += 1;
+        if let Some(pool) = state.pools.get_mut(&key) {
+            pool.committing += 1;
+        }
+        Held {
+            node: Arc::clone(node),
+            key,
+        }
+    }
+
+    fn release(&self, node: &Arc<Node>, key: u64) {
+        let mut state = self.lock();
+        state.committing = state.committing.saturating_sub(1);
+        if let Some(pool) = state.pools.get_mut(&key) {
+            pool.committing = pool.committing.saturating_sub(1);
+            pool.run_waiting();
+        }
+        self.start_needed(&mut state, node, key);
+    }
+
+    /// Invocations that are not answered yet, and instances.
+    pub fn unfinished(&self) -> usize {
+        let state = self.lock();
+        state.total + state.committing
     }
 
     /// An instance has ended and its memory is free again.
@@ -366,6 +406,19 @@ pub struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.node.scheduler.gone(&self.node, self.key, self.id);
+    }
+}
+
+/// An invocation's place in its function's limit, while its writes are pending.
+#[derive(Debug)]
+pub struct Held {
+    node: Arc<Node>,
+    key: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.node.scheduler.release(&self.node, self.key);
     }
 }
 

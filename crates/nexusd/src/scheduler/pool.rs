@@ -22,6 +22,8 @@ pub(super) struct Pool {
     pub starting: HashSet<u64>,
     /// Starting, idle, busy and ending ones.
     pub live: usize,
+    /// Invocations whose handler has ended and whose writes are pending.
+    pub committing: usize,
     /// Requests whose body is still being read.
     pub arriving: usize,
     pub retired: bool,
@@ -37,6 +39,7 @@ impl Pool {
             idle: Vec::new(),
             starting: HashSet::new(),
             live: 0,
+            committing: 0,
             arriving: 0,
             retired: false,
             failing: false,
@@ -55,7 +58,26 @@ impl Pool {
     }
 
     fn may_grow(&self) -> bool {
-        !self.retired && self.live < self.version.deployment.max_instances
+        !self.retired && self.live + self.committing < self.version.deployment.max_instances
+    }
+
+    /// Instances that handle an event, or are ending.
+    pub fn busy(&self) -> usize {
+        self.live
+            .saturating_sub(self.idle.len() + self.starting.len())
+    }
+
+    /// Give what waits to idle instances, as far as the limit allows.
+    pub fn run_waiting(&mut self) {
+        while !self.idle.is_empty()
+            && self.busy() + self.committing < self.version.deployment.max_instances
+            && let Some(job) = self.waiting.pop_front()
+        {
+            if let Err(job) = self.run_idle(Box::new(job)) {
+                self.waiting.push_front(*job);
+                return;
+            }
+        }
     }
 
     /// Give the event to the idle instance used last; it comes back where there is none.

@@ -1,0 +1,123 @@
+//! What every operation of a guest passes: deferred writes are kept from being noticed, prefetched reads from being stale.
+
+use super::WriteMode;
+use super::promise::Fingerprint;
+use super::put::{self, Way};
+use super::scope::Scope;
+use super::target::Target;
+use crate::FunctionIdentity;
+use crate::operation::{self, Engine, Refusal, Reply};
+use crate::prefetch::{Copies, Inputs};
+use crate::raw::{RawSlice, RequestBody};
+use nexus_abi::operation as abi;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The circumstances of an operation.
+#[derive(Clone, Debug)]
+pub struct Circumstances {
+    /// The invocation it belongs to; none between two.
+    pub scope: Option<Arc<Scope>>,
+    /// What was read ahead for the invocation.
+    pub copies: Option<Arc<Copies>>,
+    pub inputs: Arc<Inputs>,
+    /// A body in parts is on its way out: its bytes would overtake a deferred write.
+    pub uploading: bool,
+}
+
+impl Circumstances {
+    /// To be called before anything that somebody outside could notice and that is no operation of [`execute`]: waits
+    /// until the invocation's deferred writes are in the store.
+    ///
+    /// # Errors
+    /// A write failed; the effect must not happen.
+    pub async fn barrier(&self) -> Result<(), Refusal> {
+        match &self.scope {
+            None => Ok(()),
+            Some(scope) => scope
+                .barrier()
+                .await
+                .map_err(|error| Refusal::write_failed(&error)),
+        }
+    }
+}
+
+/// Do an operation.
+///
+/// # Errors
+/// It got no answer from a server.
+pub async fn execute(
+    engine: &Arc<Engine>,
+    identity: &Arc<FunctionIdentity>,
+    around: &Circumstances,
+    operation: u16,
+    head: &[u8],
+    mut body: RequestBody,
+    timeout_ms: u32,
+) -> Result<Reply, Refusal> {
+    let target = Target::of(operation, head);
+    let function: Arc<str> = identity.name.as_str().into();
+    let mut learn = None;
+    if let (Some(scope), RequestBody::Whole(bytes)) = (&around.scope, &body)
+        && scope.mode() != WriteMode::Sync
+        && operation == abi::S3
+    {
+        match put::way(engine, &function, head, bytes.len()) {
+            Way::Defer(object, model) if scope.is_open() && !around.uploading => {
+                let about = (object, &*model);
+                if let Some(reply) =
+                    put::defer(engine, identity, &function, scope, about, head, bytes).await
+                {
+                    return reply;
+                }
+            }
+            Way::Learn(object) => {
+                // Learnt from the bytes that are really sent.
+                let own = bytes.to_vec();
+                learn = Some((object, Fingerprint::of(&own)));
+                body = RequestBody::Whole(RawSlice::from_vec(own));
+            }
+            Way::Defer(..) | Way::Plain => {}
+        }
+    }
+    let limit = limit(timeout_ms);
+    let clear = async {
+        if target.is_effect {
+            around.barrier().await?;
+        }
+        target.settle(&engine.writes.ledger).await;
+        Ok(())
+    };
+    tokio::time::timeout(limit, clear)
+        .await
+        .map_err(|_| Refusal::late(limit))??;
+    if operation == abi::S3
+        && let Some(copies) = &around.copies
+        && let Some(reply) = copies.take(engine, identity, head, &around.inputs).await
+    {
+        return reply;
+    }
+    if target.is_effect {
+        target.touch(&engine.writes.ledger);
+    }
+    let reply = operation::execute(engine, identity, operation, head, body, timeout_ms).await;
+    if target.is_effect {
+        target.touch(&engine.writes.ledger);
+    }
+    around.inputs.note();
+    if let (Some((object, fingerprint)), Ok(reply)) = (learn, &reply)
+        && let Ok(answer) = serde_json::from_slice(&reply.head)
+    {
+        let profiles = &engine.writes.profiles;
+        profiles.learn(&function, &object.bucket, &answer, &fingerprint);
+    }
+    reply
+}
+
+/// As [`operation::execute`] has it.
+fn limit(timeout_ms: u32) -> Duration {
+    match timeout_ms {
+        0 => operation::LONGEST,
+        ms => Duration::from_millis(u64::from(ms)).min(operation::LONGEST),
+    }
+}
