@@ -3,6 +3,8 @@
 
 pub mod guest;
 pub mod server;
+pub mod store;
+pub mod world;
 
 use guest::Guest;
 use nexus_backend::{Backend, Config, FunctionIdentity, RuntimeMessage, Statistics};

@@ -1,0 +1,180 @@
+//! A node with several instances: the scheduler's part is played by a task each.
+
+use super::guest::Guest;
+use super::{KEY_ID, SECRET};
+use nexus_abi::operation as abi;
+use nexus_backend::{
+    Backend, Config, Copies, EventHead, FunctionIdentity, PrefetchOptions, RuntimeMessage, Scope,
+    Template, WriteMode, WriteOptions,
+};
+use serde_json::json;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+pub struct World {
+    pub backend: Arc<Backend>,
+    _files: tempfile::TempDir,
+}
+
+/// One instance, whose guest is played on this thread.
+pub struct Instance {
+    pub guest: Option<Guest>,
+    orders: mpsc::UnboundedSender<Order>,
+    count: u32,
+    pub identity: FunctionIdentity,
+}
+
+enum Order {
+    Event(EventHead, Option<Arc<Copies>>),
+    End(oneshot::Sender<Option<Arc<Scope>>>),
+}
+
+impl World {
+    pub async fn new(endpoint: &str, journal: Option<&Path>) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let path: PathBuf = files.path().join("credentials.json");
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .unwrap();
+        write!(
+            file,
+            r#"{{"access_key_id": "{KEY_ID}", "secret_access_key": "{SECRET}"}}"#
+        )
+        .unwrap();
+        let backend = Backend::new(Config {
+            region: "us-east-1".to_owned(),
+            endpoints: [("s3".to_owned(), endpoint.to_owned())].into(),
+            credentials_file: Some(path),
+        })
+        .unwrap();
+        if let Some(directory) = journal {
+            backend.open_journal(directory).await.unwrap();
+        }
+        Self {
+            backend,
+            _files: files,
+        }
+    }
+
+    pub fn instance(&self, function: &str, mode: WriteMode, deadline_ms: u64) -> Instance {
+        let identity = FunctionIdentity {
+            name: function.to_owned(),
+            region: "us-east-1".to_owned(),
+        };
+        let (mut channel, descriptors) = self.backend.open(identity.clone(), 8 << 20).unwrap();
+        channel.set_writes(WriteOptions {
+            mode,
+            deadline: Duration::from_millis(deadline_ms),
+        });
+        let (orders, mut inbox) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    message = channel.receive() => {
+                        if let RuntimeMessage::Broken(what) = message {
+                            panic!("{what}");
+                        }
+                    }
+                    order = inbox.recv() => match order {
+                        None => return,
+                        Some(Order::Event(head, copies)) => {
+                            channel.set_copies(copies);
+                            channel.deliver(&head, bytes::Bytes::from_static(b"{}")).await.unwrap();
+                        }
+                        Some(Order::End(reply)) => {
+                            let _ = reply.send(channel.end_invocation());
+                        }
+                    },
+                }
+            }
+        });
+        Instance {
+            guest: Some(Guest::new(descriptors)),
+            orders,
+            count: 0,
+            identity,
+        }
+    }
+
+    pub fn prefetch(
+        &self,
+        instance: &Instance,
+        templates: &[&str],
+        event: &serde_json::Value,
+    ) -> Arc<Copies> {
+        let options = PrefetchOptions {
+            templates: templates
+                .iter()
+                .map(|t| Template::parse(t).unwrap())
+                .collect(),
+            ..PrefetchOptions::default()
+        };
+        let event = bytes::Bytes::from(event.to_string());
+        self.backend
+            .prefetch(&instance.identity, &options, &event, None)
+            .unwrap()
+    }
+}
+
+impl Instance {
+    /// Let an invocation begin.
+    pub async fn begin(&mut self) {
+        self.begin_with(None).await;
+    }
+
+    pub async fn begin_with(&mut self, copies: Option<Arc<Copies>>) {
+        self.count += 1;
+        let id = self
+            .play(|guest| guest.submit(abi::NEXT, &json!({}), b""))
+            .await;
+        // The submission must have been taken before the event can be delivered.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let head = EventHead {
+            request_id: format!("r-{}", self.count),
+            deadline_ms: 0,
+            function_arn: String::new(),
+            client_context: None,
+            identity: None,
+            trace_id: None,
+        };
+        assert!(self.orders.send(Order::Event(head, copies)).is_ok());
+        let got = self.play(Guest::wait).await;
+        assert_eq!(got.id, id);
+    }
+
+    /// The handler has ended.
+    pub async fn end(&self) -> Arc<Scope> {
+        let (reply, answer) = oneshot::channel();
+        assert!(self.orders.send(Order::End(reply)).is_ok());
+        answer.await.unwrap().unwrap()
+    }
+
+    /// Run a guest's part on a thread of its own.
+    pub async fn play<T: Send + 'static>(
+        &mut self,
+        part: impl FnOnce(&mut Guest) -> T + Send + 'static,
+    ) -> T {
+        let mut guest = self.guest.take().unwrap();
+        let (guest, result) = tokio::task::spawn_blocking(move || {
+            let result = part(&mut guest);
+            (guest, result)
+        })
+        .await
+        .unwrap();
+        self.guest = Some(guest);
+        result
+    }
+
+    pub async fn s3(&mut self, op: &'static str, key: &'static str, body: &'static [u8]) -> u64 {
+        self.play(move |guest| guest.s3(op, key, body).http_status())
+            .await
+    }
+}
