@@ -15,6 +15,7 @@ from nexus.errors import FunctionError, NexusError, ServiceError
 # Kept in step with nexus.packaging.deployment, whose import these commands do not all need.
 _ISOLATIONS = ("auto", "kvm", "process")
 _OFFLOADS = ("api", "http")
+_WRITES = ("sync", "commit", "journal")
 _POLL_S = 0.3
 _FOLLOW_LINES = 2000
 
@@ -36,6 +37,15 @@ _FOLLOW_LINES = 2000
 )
 @click.option("--prewarm", type=click.IntRange(0, 1000), default=0, show_default=True, help="Instances to keep ready.")
 @click.option(
+    "--writes",
+    type=click.Choice(_WRITES),
+    default="sync",
+    show_default=True,
+    help="When S3 PUTs are answered; docs/writes.md says what each mode promises.",
+)
+@click.option("--prefetch", multiple=True, metavar="TEMPLATE", help="Object to read ahead, as 's3://{bucket}/{key}'; repeatable.")
+@click.option("--prefetch-learn", is_flag=True, help="Read ahead what the function is seen to read.")
+@click.option(
     "--python", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Interpreter.  [default: this one]"
 )
 @state_option
@@ -52,6 +62,9 @@ def deploy(
     isolation: str,
     offload: str,
     prewarm: int,
+    writes: str,
+    prefetch: tuple[str, ...],
+    prefetch_learn: bool,
     python: Path | None,
     state: Path,
 ) -> None:
@@ -76,6 +89,9 @@ def deploy(
             isolation=isolation,
             offload=offload,
             prewarm=prewarm,
+            writes=writes,
+            prefetch=prefetch,
+            prefetch_learn=prefetch_learn,
             python=python,
         )
     except ServiceError as error:

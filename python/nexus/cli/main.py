@@ -21,6 +21,7 @@ COMMANDS = {
     "delete": ("nexus.cli.functions", "Delete a function."),
     "ps": ("nexus.cli.instances", "List functions and instances."),
     "top": ("nexus.cli.instances", "Watch functions and instances."),
+    "writes": ("nexus.cli.writes", "List deferred writes; decide on those that could not be done."),
     "run": ("nexus.cli.run", "Run any program in a microVM."),
     "doctor": ("nexus.cli.doctor", "Check this machine, and say what to do."),
     "bench": ("nexus.cli.bench", "Measure."),

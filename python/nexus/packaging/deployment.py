@@ -32,6 +32,11 @@ class Options:
     :param prewarm: instances to keep ready.
     :param tmp_mib: size of ``/tmp``.
     :param environment: variables for the function.
+    :param writes: when PUTs are answered: ``sync``, ``commit`` or ``journal`` (docs/writes.md).
+    :param commit_deadline_s: seconds that an invocation's deferred writes may take after its handler's end.
+    :param prefetch: templates of objects to read while the VM starts, such as ``s3://{bucket}/{key}`` (docs/prefetch.md).
+    :param prefetch_records: read ahead what S3 event records name.
+    :param prefetch_learn: read ahead what the function has been seen to read.
     :param requirements: a requirements file, or None.
     :param python: interpreter to run on; by default the one behind the running environment.
     """
@@ -45,6 +50,11 @@ class Options:
     prewarm: int = 0
     tmp_mib: int = 512
     environment: dict[str, str] = field(default_factory=dict)
+    writes: str = "sync"
+    commit_deadline_s: int = 60
+    prefetch: tuple[str, ...] = ()
+    prefetch_records: bool = True
+    prefetch_learn: bool = False
     requirements: Path | None = None
     python: Path | None = None
 
@@ -109,6 +119,13 @@ def document(package: Package, options: Options) -> dict[str, Any]:
         "offload": options.offload,
         "digest": package.digest,
         "prewarm": options.prewarm,
+        "writes": options.writes,
+        "commit_deadline_s": options.commit_deadline_s,
+        "prefetch": {
+            "templates": list(options.prefetch),
+            "records": options.prefetch_records,
+            "learn": options.prefetch_learn,
+        },
     }
 
 

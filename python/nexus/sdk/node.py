@@ -175,6 +175,24 @@ class Node:
         """When the phases of the last invocations were, in nanoseconds of CLOCK_MONOTONIC."""
         return list(self.client.call("GET", f"/nexus/v1/functions/{quote(name)}/timings?last={last}") or [])
 
+    def writes(self) -> dict[str, Any]:
+        """Deferred writes: ``pending``, ``pending_bytes``, counts, and ``parked``, those that wait for a decision."""
+        return dict(self.client.call("GET", "/nexus/v1/writes"))
+
+    def retry_write(self, number: int) -> None:
+        """Do a parked write, whatever the object is by now.
+
+        :raises ServiceError: there is none of this number.
+        """
+        self.client.call("POST", f"/nexus/v1/writes/{number}/retry")
+
+    def forget_write(self, number: int) -> None:
+        """Give a parked write up; its bytes are deleted.
+
+        :raises ServiceError: there is none of this number.
+        """
+        self.client.call("DELETE", f"/nexus/v1/writes/{number}")
+
     def evict(self, name: str) -> int:
         """End a function's idle instances; how many there were."""
         return int(self.client.call("POST", f"/nexus/v1/functions/{quote(name)}/evict")["ended"])

@@ -63,6 +63,16 @@ def report(config, **event):
     os.write(config["report"], json.dumps(event).encode() + b"\n")
 
 
+def s3(op, bucket, key, text="", size=0, endpoint=None, headers=()):
+    """One S3 operation: status, ETag, and the body without its padding. `size` pads the text."""
+    mode = [["x-amz-checksum-mode", "ENABLED"]] if op == "GetObject" else []
+    head = {"op": op, "bucket": bucket, "key": key, "query": [], "headers": [*mode, *headers], "region": "us-east-1", "endpoint": endpoint}
+    arena.submit(16, head=json.dumps(head).encode(), body=text.encode().ljust(size, b"."))
+    reply, body = arena.complete()
+    etag = [value for name, value in reply["headers"] if name.lower() == "etag"]
+    return [reply["status"], etag[0] if etag else None, body.rstrip(b".").decode(errors="replace")]
+
+
 def handle(config, context, event):
     """The handler: the result, or an exception that is Lambda's error object."""
     what = event.get("do") if isinstance(event, dict) else None
@@ -82,6 +92,8 @@ def handle(config, context, event):
             os.write(1, b"x" * 1023 + b"\n" if event.get("small") else (b"x" * 1023 + b"\n") * 1024)
     elif what == "big":
         return "x" * (event["size"] - 2)
+    elif what == "s3":
+        return [s3(**op) if "op" in op else time.sleep(op["pause"]) for op in event["ops"]]
     elif what == "env":
         return config["program"]["env"]
     elif what == "context":
