@@ -11,7 +11,7 @@ BIN      := $(VENV)/bin
 BINARIES := nexusd nexus-vmm nexus-store
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-rust test-python test-hw conformance lint format bench docs wheel lock clean
+.PHONY: help setup binaries demo test test-rust test-python test-hw conformance crash lint format bench docs wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,11 @@ test-hw: setup ## the hypervisor under kvm_amd, in QEMU with emulated SVM
 conformance: setup ## suites that others wrote, inside against outside
 	$(BIN)/python tools/conformance $(SUITES)
 
+# KILLS=100 does fewer. Every test run has a sample of 20.
+KILLS ?= 1000
+crash: setup ## kill nexusd a thousand times over a mixed load, and see that it kept its word
+	$(BIN)/python tests/crash $(KILLS)
+
 lint: setup ## formatters, linters and type checker, as CI runs them
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
@@ -73,6 +78,9 @@ bench: setup ## the published measurements
 	@$(BIN)/nexus bench memory
 	@$(BIN)/nexus bench compute
 	@$(BIN)/nexus bench density
+	@$(BIN)/nexus bench prefetch
+	@$(BIN)/nexus bench writes
+	@$(BIN)/nexus bench ladder
 
 docs: setup ## the pages that are made from the code
 	@$(BIN)/nexus doctor --syscalls --markdown > docs/syscalls.md

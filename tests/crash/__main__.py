@@ -17,7 +17,10 @@ def main() -> int:
     bad = 0
     for fault_rate in (0.0, 0.15):
         with tempfile.TemporaryDirectory(prefix="nexus-crash-") as directory:
-            say = lambda text: print(f"faults {fault_rate:.0%}: {text}", flush=True)
+
+            def say(text):
+                return print(f"faults {fault_rate:.0%}: {text}", flush=True)
+
             report = run(Path(directory), kills // 2, seed, fault_rate=fault_rate, say=say)
         say(str(report))
         bad += len(report.problems)

@@ -135,7 +135,9 @@ class FaultyStore:
             return _reset(connection)
         return self._answer(connection, status, fields, b"" if method == "HEAD" else content, len(content))
 
-    def _answer(self, connection: socket.socket, status: int, fields: dict[str, str], content: bytes, length: int | None = None) -> bool:
+    def _answer(
+        self, connection: socket.socket, status: int, fields: dict[str, str], content: bytes, length: int | None = None
+    ) -> bool:
         connection.sendall(_head(status, fields, len(content) if length is None else length) + content)
         return True
 

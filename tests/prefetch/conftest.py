@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
 from crash.faulty_store import FaultyStore
 from crash.killable import Killable
 

@@ -10,11 +10,10 @@ import threading
 import time
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
-
 from crash.faulty_store import FaultyStore
 from crash.killable import Killable
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 BUCKET = "causal"
 KEYS = ("data", "manifest")
@@ -64,17 +63,15 @@ def test_no_read_is_stale_or_contradicts_another(
 
     thread = threading.Thread(target=write)
     thread.start()
-    ops = [
-        {"pause": 0.01} if read == "pause" else {"op": "GetObject", "bucket": BUCKET, "key": read}
-        for read in reads
-    ]
+    ops = [{"pause": 0.01} if read == "pause" else {"op": "GetObject", "bucket": BUCKET, "key": read} for read in reads]
     first, second = reversed(KEYS) if swapped else KEYS
     status, _, answer = ready.call(
         "POST", "/2015-03-31/functions/reader/invocations", {"do": "s3", "ops": ops, "a": first, "b": second}
     )
     thread.join()
-    assert finished.is_set() and status == 200
-    seen = {key: least for key in KEYS}
+    assert finished.is_set()
+    assert status == 200
+    seen = dict.fromkeys(KEYS, least)
     for read, got in zip(reads, answer, strict=True):
         if read not in KEYS:
             continue

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import pytest
-
 from crash.faulty_store import FaultyStore
 from crash.killable import Killable
 

@@ -37,7 +37,10 @@ async fn a_put_is_answered_before_the_store_has_and_as_the_store_will() {
     assert!(began.elapsed() < Duration::from_millis(SLOW), "it waited");
     assert_eq!(reply.http_status(), 200);
     let headers = reply.head["headers"].to_string();
-    assert!(headers.contains(&etag(b"hello").replace('"', "\\\"")), "{headers}");
+    assert!(
+        headers.contains(&etag(b"hello").replace('"', "\\\"")),
+        "{headers}"
+    );
     assert!(headers.contains("NhCmhg=="), "{headers}");
     let scope = instance.end().await;
     assert!(!scope.is_clean());
@@ -72,22 +75,44 @@ async fn nobody_on_the_node_sees_a_pending_object_by_any_route() {
         })
     };
     let looks: Vec<(&str, Look)> = vec![
-        ("GET", Box::new(|g| g.s3("GetObject", "k", b"").http_status())),
-        ("HEAD", Box::new(|g| g.s3("HeadObject", "k", b"").http_status())),
-        ("LIST", Box::new(|g| {
-            let head = json!({"op": "ListObjectsV2", "bucket": "b", "key": null, "query": [], "headers": [],
+        (
+            "GET",
+            Box::new(|g| g.s3("GetObject", "k", b"").http_status()),
+        ),
+        (
+            "HEAD",
+            Box::new(|g| g.s3("HeadObject", "k", b"").http_status()),
+        ),
+        (
+            "LIST",
+            Box::new(|g| {
+                let head = json!({"op": "ListObjectsV2", "bucket": "b", "key": null, "query": [], "headers": [],
                 "region": "us-east-1", "endpoint": null});
-            g.call(abi::S3, &head, b"").http_status()
-        })),
-        ("COPY from", Box::new(|g| {
-            g.s3_with("CopyObject", "copy", b"", &[("x-amz-copy-source", "b/k")]).http_status()
-        })),
-        ("PUT", Box::new(|g| g.s3_with("PutObject", "k", b"y", &[("x-amz-acl", "private")]).http_status())),
+                g.call(abi::S3, &head, b"").http_status()
+            }),
+        ),
+        (
+            "COPY from",
+            Box::new(|g| {
+                g.s3_with("CopyObject", "copy", b"", &[("x-amz-copy-source", "b/k")])
+                    .http_status()
+            }),
+        ),
+        (
+            "PUT",
+            Box::new(|g| {
+                g.s3_with("PutObject", "k", b"y", &[("x-amz-acl", "private")])
+                    .http_status()
+            }),
+        ),
         ("GET by HTTP", via_http("GET", "/b/k")),
         ("LIST by HTTP", via_http("GET", "/b?list-type=2")),
         ("multipart by HTTP", via_http("POST", "/b/k?uploads")),
         ("odd path by HTTP", via_http("GET", "/./b/k")),
-        ("DELETE", Box::new(|g| g.s3("DeleteObject", "k", b"").http_status())),
+        (
+            "DELETE",
+            Box::new(|g| g.s3("DeleteObject", "k", b"").http_status()),
+        ),
     ];
     let mut other = world.instance("g", WriteMode::Sync, 10_000);
     other.begin().await;
@@ -115,12 +140,18 @@ async fn every_other_effect_is_a_barrier() {
     type Effect = Box<dyn FnOnce(&mut Guest) -> u64 + Send>;
     let effects: Vec<Effect> = vec![
         Box::new(|g| g.s3("DeleteObject", "other", b"").http_status()),
-        Box::new(|g| g.s3_with("PutObject", "other", b"", &[("If-None-Match", "*")]).http_status()),
+        Box::new(|g| {
+            g.s3_with("PutObject", "other", b"", &[("If-None-Match", "*")])
+                .http_status()
+        }),
         Box::new(move |g| {
             let head = json!({"method": "POST", "url": format!("{url}/elsewhere/x"), "sign": null});
             g.call(abi::HTTP, &head, b"").http_status()
         }),
-        Box::new(|g| g.s3("PutObject", "large", &vec![1; (1 << 20) + 1]).http_status()),
+        Box::new(|g| {
+            g.s3("PutObject", "large", &vec![1; (1 << 20) + 1])
+                .http_status()
+        }),
     ];
     for effect in effects {
         slow(&store, 200);
@@ -149,7 +180,10 @@ async fn writes_of_an_invocation_arrive_in_order_and_stop_at_a_failure() {
         assert_eq!(instance.s3("PutObject", key, b"v").await, 200);
     }
     let refused = instance.play(|g| g.s3("DeleteObject", "1", b"")).await;
-    assert_eq!((refused.status, refused.error()), (code::DENIED, "DeferredWriteFailed"));
+    assert_eq!(
+        (refused.status, refused.error()),
+        (code::DENIED, "DeferredWriteFailed")
+    );
     match instance.end().await.commit().await {
         Commit::Failed(error) => {
             assert_eq!(error.error_type, "ClientError");
@@ -216,7 +250,11 @@ async fn what_cannot_be_known_ahead_is_not_deferred() {
     instance.begin().await;
     for _ in 0..3 {
         let reply = instance.play(|g| g.s3("PutObject", "k", b"x")).await;
-        assert!(reply.head["headers"].to_string().contains("x-amz-version-id"));
+        assert!(
+            reply.head["headers"]
+                .to_string()
+                .contains("x-amz-version-id")
+        );
     }
     let sse = ("x-amz-server-side-encryption", "aws:kms");
     instance
@@ -367,7 +405,10 @@ mod journal {
         eventually("decided", || second.backend.writes().pending == 0).await;
         let parked = second.backend.writes().parked;
         assert_eq!(parked.len(), 1, "{parked:?}");
-        assert!(parked[0].conflict && parked[0].reason.contains("somebody else"), "{parked:?}");
+        assert!(
+            parked[0].conflict && parked[0].reason.contains("somebody else"),
+            "{parked:?}"
+        );
         assert_eq!(store.get("/b/k").unwrap(), b"somebody else's");
         // An operator may decide for it.
         assert!(second.backend.retry_write(parked[0].id).await.unwrap());
@@ -387,7 +428,10 @@ mod journal {
         assert_eq!(instance.s3("PutObject", "k", b"v").await, 200);
         eventually("parked", || world.backend.writes().parked.len() == 1).await;
         let parked = &world.backend.writes().parked[0];
-        assert!(!parked.conflict && parked.reason.contains("AccessDenied"), "{parked:?}");
+        assert!(
+            !parked.conflict && parked.reason.contains("AccessDenied"),
+            "{parked:?}"
+        );
         match instance.end().await.commit().await {
             Commit::Failed(error) => assert_eq!(error.error_type, "ClientError"),
             other => panic!("{other:?}"),

@@ -75,6 +75,60 @@ def compute(*, rounds: int, work: int, isolation: str, file: Path | None) -> Non
     publish(measure(isolation, rounds, work), file)
 
 
+_round_trip_option = click.option(
+    "--round-trip",
+    type=click.FloatRange(0.1, 1000),
+    default=20.0,
+    show_default=True,
+    help="Milliseconds to the store and back.",
+)
+_mib_option = click.option(
+    "--mib", type=click.FloatRange(0.01, 1.0), default=1.0, show_default=True, help="Size of the object."
+)
+
+
+@bench.command()
+@click.option("--starts", type=click.IntRange(5), default=25, show_default=True)
+@_round_trip_option
+@_mib_option
+@_isolation_option
+@_json_option
+def prefetch(*, starts: int, round_trip: float, mib: float, isolation: str, file: Path | None) -> None:
+    """Cold starts that need an object of a distant store: read ahead, and not."""
+    from nexus.bench.ahead import measure_prefetch
+    from nexus.bench.report import publish
+
+    publish(measure_prefetch(isolation, starts, round_trip, mib), file)
+
+
+@bench.command()
+@click.option("--calls", type=click.IntRange(5), default=50, show_default=True)
+@_round_trip_option
+@_mib_option
+@_isolation_option
+@_json_option
+def writes(*, calls: int, round_trip: float, mib: float, isolation: str, file: Path | None) -> None:
+    """A handler's PUT to a distant store: deferred, and not; and when its instance is free."""
+    from nexus.bench.ahead import measure_writes
+    from nexus.bench.report import publish
+
+    publish(measure_writes(isolation, calls, round_trip, mib), file)
+
+
+@bench.command()
+@click.option("--starts", type=click.IntRange(5), default=25, show_default=True)
+@_round_trip_option
+@_mib_option
+@_isolation_option
+@_json_option
+def ladder(*, starts: int, round_trip: float, mib: float, isolation: str, file: Path | None) -> None:
+    """One function that reads and writes an object, cold, one step at a time: offload, prefetch, deferred writes."""
+    from nexus.bench.ahead import measure_ladder
+    from nexus.bench.report import publish
+
+    publish(measure_ladder(isolation, starts, round_trip, mib), file)
+
+
 @bench.command()
 @click.option("--instances", type=click.IntRange(8, 20_000), default=1000, show_default=True)
 @click.option("--calls", type=click.IntRange(10), default=1000, show_default=True, help="Warm calls, alone and among them.")

@@ -43,7 +43,9 @@ _FOLLOW_LINES = 2000
     show_default=True,
     help="When S3 PUTs are answered; docs/writes.md says what each mode promises.",
 )
-@click.option("--prefetch", multiple=True, metavar="TEMPLATE", help="Object to read ahead, as 's3://{bucket}/{key}'; repeatable.")
+@click.option(
+    "--prefetch", multiple=True, metavar="TEMPLATE", help="Object to read ahead, as 's3://{bucket}/{key}'; repeatable."
+)
 @click.option("--prefetch-learn", is_flag=True, help="Read ahead what the function is seen to read.")
 @click.option(
     "--python", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Interpreter.  [default: this one]"

@@ -82,7 +82,12 @@ def _look(node: Node, before: dict[int, int], interval: float) -> tuple[Any, dic
     from nexus.bench.cpu import process_ns
     from nexus.bench.memory import pss_kib
 
-    table = Table(title=f"{node.url}  {time.strftime('%H:%M:%S')}")
+    writes, ahead = node.writes(), node.counters("nexus_prefetches_total")
+    caption = (
+        f"writes: {writes['pending']} pending, {len(writes['parked'])} parked   reads ahead: {ahead.get('used', 0):.0f} used, "
+        f"{ahead.get('revalidated', 0):.0f} confirmed, {ahead.get('wasted', 0):.0f} wasted"
+    )
+    table = Table(title=f"{node.url}  {time.strftime('%H:%M:%S')}", caption=caption)
     for name, justify in (("instance", "left"), ("function", "left"), ("pid", "right"), ("state", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name in ("calls", "age s", "cpu %", "PSS MiB"):

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ class Settings:
     :param region: what functions and clients are told.
     :param max_instances: instances of all functions together.
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
+    :param store_round_trip_ms: milliseconds that the store is away from nexusd; for measurements.
     :param deadline: seconds that each process may take until it serves.
     """
 
@@ -45,6 +47,7 @@ class Settings:
     region: str = "us-east-1"
     max_instances: int = 100
     shells: int = 2
+    store_round_trip_ms: float = 0.0
     deadline: float = 20.0
 
 
@@ -139,15 +142,30 @@ def _start_store(state: Path, settings: Settings, started: dict[str, Process]) -
     return _await_address(address_file, started["nexus-store"], log, settings)
 
 
+def _start_delay(state: Path, store_url: str, settings: Settings, started: dict[str, Process]) -> str:
+    address_file = state / "delay.json"
+    address_file.unlink(missing_ok=True)
+    log = state / "logs" / "nexus-delay.log"
+    arguments = [
+        *(sys.executable, "-m", "nexus.node.delay"),
+        *("--upstream", store_url.removeprefix("http://")),
+        *("--round-trip-ms", str(settings.store_round_trip_ms)),
+        *("--address-file", str(address_file)),
+    ]
+    started["nexus-delay"] = processes.start(arguments, log)
+    return _await_address(address_file, started["nexus-delay"], log, settings)
+
+
 def _start(state: Path, settings: Settings, started: dict[str, Process]) -> NodeRecord:
     secret = credentials.ensure(state)
     store_url = _start_store(state, settings, started)
+    endpoint = _start_delay(state, store_url, settings, started) if settings.store_round_trip_ms else store_url
     home = state / "nexusd"
     home.mkdir(exist_ok=True, mode=0o700)
     address_file = home / "nexusd.json"
     address_file.unlink(missing_ok=True)
     configuration = state / "nexusd.toml"
-    configuration.write_text(_toml(home, secret, store_url, settings), encoding="utf-8")
+    configuration.write_text(_toml(home, secret, endpoint, settings), encoding="utf-8")
     log = state / "logs" / "nexusd.log"
     started["nexusd"] = processes.start([str(paths.binary("nexusd")), "--config", str(configuration)], log)
     url = _await_address(address_file, started["nexusd"], log, settings)

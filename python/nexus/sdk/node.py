@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -178,6 +179,16 @@ class Node:
     def writes(self) -> dict[str, Any]:
         """Deferred writes: ``pending``, ``pending_bytes``, counts, and ``parked``, those that wait for a decision."""
         return dict(self.client.call("GET", "/nexus/v1/writes"))
+
+    def counters(self, name: str) -> dict[str, float]:
+        """A Prometheus counter of the node's by its ``outcome``, summed over everything else."""
+        _, _, content = self.client.send("GET", "/metrics")
+        sums: dict[str, float] = {}
+        for found in re.finditer(
+            rf'^{re.escape(name)}{{[^}}]*outcome="([^"]*)"[^}}]*}} (\S+)$', content.decode(), re.MULTILINE
+        ):
+            sums[found[1]] = sums.get(found[1], 0.0) + float(found[2])
+        return sums
 
     def retry_write(self, number: int) -> None:
         """Do a parked write, whatever the object is by now.

@@ -1,7 +1,7 @@
 //! What every operation of a guest passes: deferred writes are kept from being noticed, prefetched reads from being stale.
 
 use super::WriteMode;
-use super::promise::Fingerprint;
+use super::promise::{Fingerprint, ReplyHead};
 use super::put::{self, Way};
 use super::scope::Scope;
 use super::target::Target;
@@ -105,11 +105,25 @@ pub async fn execute(
         target.touch(&engine.writes.ledger);
     }
     around.inputs.note();
-    if let (Some((object, fingerprint)), Ok(reply)) = (learn, &reply)
-        && let Ok(answer) = serde_json::from_slice(&reply.head)
+    if let Ok(reply) = &reply
+        && target.is_put
+        && let Some(scope) = &around.scope
+        && scope.mode() != WriteMode::Sync
+        && let Ok(answer) = serde_json::from_slice::<ReplyHead>(&reply.head)
     {
-        let profiles = &engine.writes.profiles;
-        profiles.learn(&function, &object.bucket, &answer, &fingerprint);
+        if let Some((object, fingerprint)) = learn {
+            let profiles = &engine.writes.profiles;
+            profiles.learn(&function, &object.bucket, &answer, &fingerprint);
+        }
+        // A journalled write that follows replaces this object, and no other.
+        if let (WriteMode::Journal, Some(journal), [object], Some(etag)) = (
+            scope.mode(),
+            engine.writes.journal(),
+            target.objects.as_slice(),
+            answer.value("etag"),
+        ) {
+            journal.note_stored(object, etag).await;
+        }
     }
     reply
 }

@@ -6,7 +6,7 @@
 use super::failure::WriteError;
 use super::journal::{Base, Entry, Journal};
 use super::ledger::{Outcome, Write};
-use super::promise::parse_date;
+use super::promise::{Fingerprint, parse_date};
 use super::put::{attempt, conclude, exchange, with_condition};
 use super::{Writes, ledger};
 use crate::FunctionIdentity;
@@ -166,6 +166,8 @@ async fn carry_out(engine: &Engine, journal: &Journal, order: &Order) -> Result<
         match before.terminal().await {
             Outcome::Stored { etag } if !etag.is_empty() => base = Some(Base::Etag(etag)),
             Outcome::Stored { .. } => {}
+            // Made now it would replace whatever is there; made then, it would have replaced that write's object.
+            _ if order.fresh || base.is_some() => {}
             _ => {
                 let reason = "not sent: the write of this object before it did not succeed";
                 return Err(End::Conflict(reason.to_owned()));
@@ -199,7 +201,13 @@ async fn carry_out(engine: &Engine, journal: &Journal, order: &Order) -> Result<
             (Base::Etag(etag), true) => with_condition(&entry.head, "If-Match", etag),
         };
         match attempt(engine, &identity, &head, RawSlice::from_vec(bytes.to_vec())).await {
-            Ok(answer) => return Ok(answer.value("etag").unwrap_or_default().to_owned()),
+            Ok(answer) => {
+                let function: Arc<str> = entry.function.as_str().into();
+                let profiles = &engine.writes.profiles;
+                let fingerprint = Fingerprint::of(&bytes);
+                profiles.learn(&function, &entry.object.bucket, &answer, &fingerprint);
+                return Ok(answer.value("etag").unwrap_or_default().to_owned());
+            }
             Err(error) if conditional && matches!(error.status, 404 | 409 | 412) => {
                 match look(engine, &identity, order).await {
                     // It arrived earlier; only the news of it did not.

@@ -13,6 +13,8 @@ pub struct Target {
     pub buckets: Buckets,
     /// It is more than a read: whoever looks can notice it.
     pub is_effect: bool,
+    /// It is a PUT of an object.
+    pub is_put: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -105,6 +107,7 @@ fn s3(peek: &Peek<'_>) -> Target {
         .any(|verb| op.starts_with(verb));
     let mut target = Target {
         is_effect,
+        is_put: op == "PutObject",
         ..Target::default()
     };
     match (peek.bucket.as_deref(), peek.key.as_deref()) {

@@ -86,7 +86,14 @@ fn answer(objects: &Objects, how: &Behaviour, seen: &Seen) -> Vec<Step> {
             let forced = number(&how.put_status);
             if forced != 0 {
                 let code = u16::try_from(forced).unwrap();
-                return error(code, if code == 403 { "AccessDenied" } else { "SlowDown" });
+                return error(
+                    code,
+                    if code == 403 {
+                        "AccessDenied"
+                    } else {
+                        "SlowDown"
+                    },
+                );
             }
             if matches("if-match") == Some(false) || matches("if-none-match") == Some(true) {
                 return error(412, "PreconditionFailed");
@@ -123,7 +130,10 @@ fn answer(objects: &Objects, how: &Behaviour, seen: &Seen) -> Vec<Step> {
             if matches("if-none-match") == Some(true) {
                 steps.extend(status(304, &headers, b""));
             } else if seen.method == "HEAD" {
-                let head = format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\nETag: {tag}\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n", bytes.len());
+                let head = format!(
+                    "HTTP/1.1 200 X\r\nContent-Length: {}\r\nETag: {tag}\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n",
+                    bytes.len()
+                );
                 steps.push(Step::Send(head.into_bytes()));
             } else {
                 steps.extend(status(200, &headers, bytes));

@@ -66,7 +66,15 @@ def report(config, **event):
 def s3(op, bucket, key, text="", size=0, endpoint=None, headers=()):
     """One S3 operation: status, ETag, and the body without its padding. `size` pads the text."""
     mode = [["x-amz-checksum-mode", "ENABLED"]] if op == "GetObject" else []
-    head = {"op": op, "bucket": bucket, "key": key, "query": [], "headers": [*mode, *headers], "region": "us-east-1", "endpoint": endpoint}
+    head = {
+        "op": op,
+        "bucket": bucket,
+        "key": key,
+        "query": [],
+        "headers": [*mode, *headers],
+        "region": "us-east-1",
+        "endpoint": endpoint,
+    }
     arena.submit(16, head=json.dumps(head).encode(), body=text.encode().ljust(size, b"."))
     reply, body = arena.complete()
     etag = [value for name, value in reply["headers"] if name.lower() == "etag"]

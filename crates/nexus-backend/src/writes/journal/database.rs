@@ -194,6 +194,13 @@ impl Rows<'_> {
         Ok(self.delete(id)?.flatten())
     }
 
+    pub fn set_stored(&self, object: &ObjectName, etag: &str) -> Result<(), String> {
+        let sql = "INSERT OR REPLACE INTO stored (bucket, key, etag, number) \
+                   SELECT ?1, ?2, ?3, coalesce(max(seq), 0) FROM sqlite_sequence";
+        self.execute(sql, params![object.bucket, object.key, etag])
+            .map(drop)
+    }
+
     /// `None`: there is no such entry.
     fn delete(&self, id: i64) -> Result<Option<Option<String>>, String> {
         self.0

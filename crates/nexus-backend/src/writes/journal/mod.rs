@@ -106,6 +106,7 @@ enum Command {
     Revive(i64, oneshot::Sender<Result<Option<Entry>, String>>),
     Pending(oneshot::Sender<Result<Vec<Entry>, String>>),
     Parked(mpsc::Sender<Result<Vec<Parked>, String>>),
+    Stored(ObjectName, String, oneshot::Sender<()>),
     LastStored(ObjectName, oneshot::Sender<Option<String>>),
 }
 
@@ -228,6 +229,12 @@ impl Journal {
         answer.recv().map_err(|_| GONE.to_owned())?
     }
 
+    /// The store has an object under this ETag, by a write of this node that was not journalled.
+    pub async fn note_stored(&self, object: &ObjectName, etag: &str) {
+        let (object, etag) = (object.clone(), etag.to_owned());
+        let _ = self.ask(|reply| Command::Stored(object, etag, reply)).await;
+    }
+
     /// The ETag under which this journal last stored an object, as far as it remembers.
     pub async fn last_stored(&self, object: &ObjectName) -> Option<String> {
         let object = object.clone();
@@ -336,6 +343,12 @@ fn apply(
         }
         Command::Parked(reply) => {
             let _ = reply.send(t.parked());
+        }
+        Command::Stored(object, etag, reply) => {
+            t.set_stored(&object, &etag)?;
+            told.push(Box::new(move |_| {
+                let _ = reply.send(());
+            }));
         }
         Command::LastStored(object, reply) => {
             let _ = reply.send(t.last_stored(&object)?);

@@ -1,0 +1,18 @@
+"""Reads one object, writes another: the benchmarks of prefetch and of deferred writes measure with it.
+
+Event: ``{"bucket": "bench", "key": "large", "target": "out", "size": 1048576}``; without ``key`` nothing is read, without ``target``
+nothing is written.
+"""
+
+import boto3
+
+s3 = boto3.client("s3")
+
+
+def handler(event, context):
+    body = b""
+    if "key" in event:
+        body = s3.get_object(Bucket=event["bucket"], Key=event["key"])["Body"].read()
+    if "target" in event:
+        s3.put_object(Bucket=event["bucket"], Key=event["target"], Body=bytes(event["size"]))
+    return {"bytes": len(body)}
