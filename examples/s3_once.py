@@ -1,7 +1,7 @@
 """Reads one object, writes another: the benchmarks of prefetch and of deferred writes measure with it.
 
-Event: ``{"bucket": "bench", "key": "large", "target": "out", "size": 1048576}``; without ``key`` nothing is read, without ``target``
-nothing is written.
+Event: ``{"bucket": "bench", "key": "large", "target": "out", "size": 1048576}``; without ``key`` nothing is read, without
+``target`` nothing is written.
 """
 
 import boto3

@@ -42,6 +42,8 @@ class FaultyStore:
     fault_rate: float = 0.0
     down: bool = False
     delay_s: float = 0.0
+    # Status that PUTs are refused with for good.
+    refuse: int = 0
     # By object: seconds before it is looked at, and seconds from then to the answer.
     read_delays: dict[str, tuple[float, float]] = field(default_factory=dict)
     objects: dict[str, Object] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class FaultyStore:
         self.lock = threading.Lock()
         self.random = random.Random(self.seed)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.url = "http://127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -146,6 +148,8 @@ class FaultyStore:
         match, none_match = headers.get("if-match"), headers.get("if-none-match")
         same = found is not None and match in {found.etag, "*"}
         if method == "PUT":
+            if self.refuse:
+                return self.refuse, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
             if match is not None and found is None:
                 return 404, {}, b"<Error><Code>NoSuchKey</Code></Error>"
             if (match is not None and not same) or (none_match == "*" and found is not None):

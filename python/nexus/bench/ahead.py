@@ -81,7 +81,8 @@ def measure_writes(isolation: str, calls: int, round_trip_ms: float, mib: float)
                 for mode in modes[1:]
             ),
         ]
-        return _report(bench, f"Deferred writes: one PUT of {mib:g} MiB", "sync", rows, calls, round_trip_ms)
+        titles = (f"Deferred writes: one PUT of {mib:g} MiB", "sync")
+        return _report(bench, titles, rows, calls, round_trip_ms)
 
 
 def measure_ladder(isolation: str, starts: int, round_trip_ms: float, mib: float) -> report.Report:
@@ -110,7 +111,8 @@ def measure_ladder(isolation: str, starts: int, round_trip_ms: float, mib: float
             for index, what in enumerate(("cold start", "warm handler", "warm call"))
             for step, values in columns.items()
         ]
-        return _report(bench, f"Ladder: GET and PUT of {mib:g} MiB", "SDK offload alone", rows, starts, round_trip_ms)
+        titles = (f"Ladder: GET and PUT of {mib:g} MiB", "SDK offload alone")
+        return _report(bench, titles, rows, starts, round_trip_ms)
 
 
 def _prepare(bench: Session, mib: float) -> None:
@@ -145,11 +147,9 @@ def _handler(timing: Timing) -> float:
     return float(timing["handler_end_ns"] - timing["handler_ns"]) / 1e6
 
 
-def _report(
-    bench: Session, title: str, baseline: str, rows: list[report.Row], count: int, round_trip_ms: float
-) -> report.Report:
+def _report(bench: Session, titles: tuple[str, str], rows: list[report.Row], count: int, round_trip_ms: float) -> report.Report:
     notes = [
         f"medians of {count} each, alternating; the store is {round_trip_ms:g} ms away (a relay delays both directions)",
         "times are nexusd's and the guest's, on one clock",
     ]
-    return report.Report(title, baseline, rows, report.machine(bench.isolation, bench.kind), notes)
+    return report.Report(*titles, rows, report.machine(bench.isolation, bench.kind), notes)
