@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,16 @@ class Killable:
             self.kill()
         self.log.close()
 
-    def call(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, str], Any]:
+    def call(
+        self, method: str, path: str, body: object = None, sent: Callable[[], None] = lambda: None
+    ) -> tuple[int, dict[str, str], Any]:
         """:raises Gone: the node was killed meanwhile."""
         if not self.up.wait(60):
             raise Gone
         connection = http.client.HTTPConnection(*self.address, timeout=60)
         try:
+            connection.connect()
+            sent()
             connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
             reply = connection.getresponse()
             content = reply.read()
@@ -134,12 +139,14 @@ class Killable:
         status, _, answer = self.call("PUT", f"/nexus/v1/functions/{name}", body)
         assert status == 200, answer
 
-    def invoke(self, name: str, ops: list[dict[str, object]]) -> list[list[Any]] | None:
+    def invoke(
+        self, name: str, ops: list[dict[str, object]], sent: Callable[[], None] = lambda: None
+    ) -> list[list[Any]] | None:
         """Answers of the operations; None where the invocation failed.
 
         :raises Gone: as :meth:`call`.
         """
-        status, headers, answer = self.call("POST", f"/2015-03-31/functions/{name}/invocations", {"do": "s3", "ops": ops})
+        status, headers, answer = self.call("POST", f"/2015-03-31/functions/{name}/invocations", {"do": "s3", "ops": ops}, sent)
         if status != 200 or "x-amz-function-error" in headers:
             return None
         return answer

@@ -27,6 +27,11 @@ class Invocation:
     shared: bool
     began: float
     ended: float = 0.0
+
+    def sent(self) -> None:
+        """It goes to the node that runs now, which may not be the one that ran when it was made."""
+        self.began = time.monotonic()
+
     acknowledged: bool = False
 
 
@@ -74,7 +79,7 @@ class Load:
             self.made.append(invocation)
         ops = [{"op": "PutObject", "bucket": BUCKET, "key": key, "text": text, "size": size} for key, text, size in puts]
         try:
-            answer = self.node.invoke(mode, ops)
+            answer = self.node.invoke(mode, ops, invocation.sent)
         except Gone:
             return invocation
         invocation.ended = time.monotonic()

@@ -142,6 +142,7 @@ def test_document_has_every_field_of_the_protocol(depot: Depot, tmp_path: Path) 
     assert set(document) == {
         *("handler", "code", "layers", "runtime", "python", "roots", "memory_mib", "timeout_s", "tmp_mib"),
         *("environment", "max_instances", "keep_alive_s", "isolation", "offload", "digest", "prewarm"),
+        *("writes", "commit_deadline_s", "prefetch"),
     }
     assert Path(document["runtime"], "nexus", "guest").is_dir()
     assert not Path(document["runtime"], "nexus", "__init__.py").exists()

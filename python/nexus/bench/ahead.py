@@ -39,14 +39,8 @@ def measure_prefetch(isolation: str, starts: int, round_trip_ms: float, mib: flo
             report.Row("cold start that reads nothing (restore)", median(restore), "ms"),
             report.Row("GET alone, in a warm instance", median(warm), "ms"),
         ]
-        return _report(
-            bench,
-            f"Prefetch: cold start with an input of {mib:g} MiB",
-            "the same without prefetch",
-            rows,
-            starts,
-            round_trip_ms,
-        )
+        titles = (f"Prefetch: cold start with an input of {mib:g} MiB", "the same without prefetch")
+        return _report(bench, titles, rows, starts, round_trip_ms)
 
 
 def measure_writes(isolation: str, calls: int, round_trip_ms: float, mib: float) -> report.Report:

@@ -279,7 +279,7 @@ mod tests {
         let event = json!({"Records": [{"eventName": "ObjectCreated:Put",
             "s3": {"bucket": {"name": "photos"}, "object": {"key": "a+b%2Bc.png"}}}]});
         let named = object("photos", "a b+c.png");
-        assert_eq!(predictor.records(&event), [named.clone()]);
+        assert_eq!(predictor.records(&event).first(), Some(&named));
         for _ in 0..4 {
             predictor.observe(&event, &[], 1, false);
         }

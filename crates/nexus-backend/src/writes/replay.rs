@@ -51,7 +51,7 @@ pub fn send(engine: Arc<Engine>, order: Order) {
         let id = order.entry.id;
         let outcome = match carry_out(&engine, &journal, &order).await {
             Ok(etag) => {
-                journal.done(id);
+                journal.done(id).await;
                 Outcome::Stored { etag }
             }
             Err(end) => {

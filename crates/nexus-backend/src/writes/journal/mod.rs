@@ -100,7 +100,7 @@ pub struct Parked {
 enum Command {
     Append(Box<Entry>, oneshot::Sender<Result<Entry, String>>),
     Base(i64, Base),
-    Done(i64),
+    Done(i64, oneshot::Sender<()>),
     Park(i64, bool, String, oneshot::Sender<()>),
     Forget(i64, oneshot::Sender<Result<bool, String>>),
     Revive(i64, oneshot::Sender<Result<Option<Entry>, String>>),
@@ -179,9 +179,10 @@ impl Journal {
         let _ = self.commands.send(Command::Base(id, base));
     }
 
-    /// The store has it.
-    pub fn done(&self, id: i64) {
-        let _ = self.commands.send(Command::Done(id));
+    /// The store has it. Returns once that is on disk: what is written to the object from then on, by whomever, must not look
+    /// like a conflict after a restart.
+    pub async fn done(&self, id: i64) {
+        let _ = self.ask(|reply| Command::Done(id, reply)).await;
     }
 
     /// It cannot be done; it is kept until somebody decides.
@@ -317,7 +318,12 @@ fn apply(
             }));
         }
         Command::Base(id, base) => t.set_base(id, &base)?,
-        Command::Done(id) => files.extend(t.done(id)?),
+        Command::Done(id, reply) => {
+            files.extend(t.done(id)?);
+            told.push(Box::new(move |_| {
+                let _ = reply.send(());
+            }));
+        }
         Command::Park(id, conflict, reason, reply) => {
             t.park(id, conflict, &reason)?;
             told.push(Box::new(move |_| {
