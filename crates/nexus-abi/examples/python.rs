@@ -100,6 +100,10 @@ fn operations() {
         "PLACEHOLDER_SECRET",
         format_args!("{:?}", operation::PLACEHOLDER_SECRET),
     );
+    line(
+        "UNSUITABLE_BASE",
+        format_args!("{:?}", operation::UNSUITABLE_BASE),
+    );
     println!();
     line("STATUS_INVALID", status::INVALID);
     line("STATUS_TRANSPORT", status::TRANSPORT);

@@ -34,6 +34,9 @@ pub const PLACEHOLDER_KEY_ID: &str = "NEXUSPLACEHOLDERKEY0";
 /// The secret that goes with it, and opens nothing.
 pub const PLACEHOLDER_SECRET: &str = "placeholder-the-real-secret-stays-on-the-host";
 
+/// `errorType` of an INIT_ERROR by which a runtime asks to be initialised without a base.
+pub const UNSUITABLE_BASE: &str = "Nexus.UnsuitableBase";
+
 /// Statuses of a completion other than 0. With each comes a head
 /// `{"error": NAME, "message": TEXT, ...}`, as far as the room allows.
 pub mod status {

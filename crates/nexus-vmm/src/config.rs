@@ -48,6 +48,9 @@ pub struct Serve {
     pub device: Option<DeviceDescriptors>,
     pub report: Option<RawFd>,
     pub snapshot: Option<PathBuf>,
+    /// The snapshot to initialise from; it stays part of the one that is taken.
+    #[serde(default)]
+    pub base: Option<PathBuf>,
     /// Record the working set when asked.
     #[serde(default)]
     pub record: bool,
@@ -104,6 +107,9 @@ impl Serve {
         let needs_snapshot = matches!(config.mode, Mode::Initialise | Mode::Restore);
         if needs_snapshot && config.snapshot.is_none() {
             return Err("this mode needs a `snapshot` directory".into());
+        }
+        if config.base.is_some() && config.mode != Mode::Initialise {
+            return Err("`base` is for the mode `initialise`".into());
         }
         if config.mode != Mode::Restore && config.program.argv.is_empty() {
             return Err("`program.argv` is empty".into());

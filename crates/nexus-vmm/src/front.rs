@@ -50,6 +50,7 @@ fn configuration(arguments: &[&str]) -> Result<Serve, String> {
         device: None,
         report: None,
         snapshot: None,
+        base: None,
         record: false,
         jail: Jail {
             uid: None,

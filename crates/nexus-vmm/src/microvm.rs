@@ -129,7 +129,9 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     // First, while this process has no other thread.
     let forward = (config.mode == Mode::Run).then(Forward::new);
     let taker = match (&config.snapshot, config.mode) {
-        (Some(target), Mode::Initialise) => Some(Taker::new(target).map_err(Failure::Failed)?),
+        (Some(target), Mode::Initialise) => {
+            Some(Taker::new(target, None).map_err(Failure::Failed)?)
+        }
         _ => None,
     };
     let window = Window::reserve().map_err(failed)?;
@@ -147,14 +149,11 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     ready(vm.flavour, report, started);
     vm.guest.start(first).map_err(failed)?;
     let end = watch(config, &vm.guest, &process, report, None);
-    tell_unknown_calls(&process, report);
-    match (end, taker) {
-        (End::Snapshot(_), Some(taker)) => take(&vm, &process, taker, report),
-        (end, _) => tell_end(config, end, report),
-    }
+    finish(config, &vm, &process, (end, taker), report)
 }
 
-/// Go on from the configuration's snapshot, in a `shell` where one is there; the exit status of this process.
+/// Go on from the configuration's snapshot, in a `shell` where one is there, or from its base, to take a snapshot that
+/// rests on it; the exit status of this process.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -168,10 +167,15 @@ pub fn restore(
         jail::close_inherited(config, report.fd()).map_err(failed)?;
         widen_descriptor_table();
     }
-    let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
+    let named = config.base.as_deref().or(config.snapshot.as_deref());
+    let directory = named.unwrap_or(Path::new(""));
     let refused =
         |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));
     let opened = read::snapshot(directory).map_err(refused)?;
+    let taker = match (&config.snapshot, &config.base) {
+        (Some(target), Some(base)) => Some(based(target, base, &opened).map_err(Failure::Failed)?),
+        _ => None,
+    };
     let metadata = &opened.metadata;
     if metadata.threads.len() > config.max_threads {
         return Err(refused(format!(
@@ -233,8 +237,29 @@ pub fn restore(
     }
     give_back_heap();
     let end = watch(config, &vm.guest, &process, report, recorder);
-    tell_unknown_calls(&process, report);
-    tell_end(config, end, report)
+    finish(config, &vm, &process, (end, taker), report)
+}
+
+/// Ready to take the snapshot of a guest that goes on from `base`.
+fn based(target: &Path, base: &Path, opened: &read::Opened) -> Result<Taker, String> {
+    let mut taker = Taker::new(target, Some(base))?;
+    taker.set_base(opened)?;
+    Ok(taker)
+}
+
+/// Report how the guest ended; take the snapshot that it ended with.
+fn finish(
+    config: &Serve,
+    vm: &Machinery,
+    process: &Process,
+    (end, taker): (End, Option<Taker>),
+    report: &Report,
+) -> Result<i32, Failure> {
+    tell_unknown_calls(process, report);
+    match (end, taker) {
+        (End::Snapshot(_), Some(taker)) => take(vm, process, taker, report),
+        (end, _) => tell_end(config, end, report),
+    }
 }
 
 fn side_by_side<A: Send, B>(
@@ -271,8 +296,12 @@ fn populate(
     let segments = plan::plan(
         process.mm().vmas(),
         &opened.metadata.runs,
-        opened.pages.as_raw_fd(),
-        opened.file.length,
+        (opened.pages.as_raw_fd(), opened.file.length),
+        opened
+            .base
+            .as_ref()
+            .map(AsRawFd::as_raw_fd)
+            .zip(opened.metadata.base.map(|b| b.length)),
     )
     .map_err(|e| refused(&e))?;
     plan::map(&segments, window)

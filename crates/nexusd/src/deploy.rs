@@ -9,6 +9,7 @@ use crate::registry::Version;
 use crate::registry::deployment::Deployment;
 use crate::registry::names;
 use crate::registry::store::Record;
+use crate::scheduler::bases;
 use crate::scheduler::failure::StartFailure;
 use crate::scheduler::initialise::{self, InitFailure};
 use serde_json::{Value, json};
@@ -261,7 +262,7 @@ async fn check(node: &Arc<Node>, version: &Arc<Version>) {
 }
 
 /// Ask the VMM whether it would restore this snapshot; else its reason.
-async fn verify(node: &Node, path: &Path) -> Result<(), String> {
+pub async fn verify(node: &Node, path: &Path) -> Result<(), String> {
     let mut command = Command::new(&node.config.vmm);
     command
         .arg("verify")
@@ -297,7 +298,7 @@ async fn sweep(directory: PathBuf, kept: HashSet<String>) {
             .await
             .and_then(|m| m.modified())
             .is_ok_and(|m| m < started);
-        if old && !kept.contains(&name) {
+        if old && !kept.contains(&name) && !bases::is_in_use(&entry.path()) {
             initialise::remove(&entry.path()).await;
         }
     }

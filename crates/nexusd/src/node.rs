@@ -6,6 +6,7 @@ use crate::process::spawner::Spawner;
 use crate::registry::Functions;
 use crate::registry::store::Store;
 use crate::scheduler::Scheduler;
+use crate::scheduler::bases::Bases;
 use metrics_exporter_prometheus::PrometheusHandle;
 use nexus_backend::Backend;
 use std::collections::HashSet;
@@ -29,6 +30,7 @@ pub struct Node {
     pub backend: Arc<Backend>,
     pub spawner: Spawner,
     pub shells: Shells,
+    pub bases: Bases,
     pub functions: Functions,
     pub scheduler: Scheduler,
     pub store: Store,
@@ -53,6 +55,7 @@ impl Node {
             backend,
             spawner,
             shells: Shells::default(),
+            bases: Bases::default(),
             functions: Functions::default(),
             scheduler,
             store,

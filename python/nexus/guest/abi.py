@@ -57,6 +57,7 @@ MORE_BODY = 8
 MORE = 1
 PLACEHOLDER_KEY_ID = "NEXUSPLACEHOLDERKEY0"
 PLACEHOLDER_SECRET = "placeholder-the-real-secret-stays-on-the-host"
+UNSUITABLE_BASE = "Nexus.UnsuitableBase"
 
 STATUS_INVALID = -1
 STATUS_TRANSPORT = -2

@@ -13,7 +13,7 @@ pub fn ioctl(t: &mut Thread, command: u32, argument: u64) -> SysResult {
     match command {
         WAIT => wait(t, argument as i32),
         SNAPSHOT if argument != 0 => Err(EINVAL),
-        SNAPSHOT if t.process.config.wants_snapshot && t.process.generation() == 0 => {
+        SNAPSHOT if t.process.config.wants_snapshot => {
             t.control = Some(Outcome::Snapshot);
             Ok(0)
         }

@@ -4,12 +4,12 @@
 //! It does one thing: on one byte, make the prepared directory durable and give it its name; at the end of the
 //! pipe without one, remove it.
 
-use super::{METADATA, PAGES};
+use super::{BASE, METADATA, PAGES};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The files to fill, and the process that names them.
 pub struct Pending {
@@ -20,11 +20,12 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Make the temporary directory beside `target` and start the process. Before any thread exists.
+    /// Make the temporary directory beside `target` and start the process. Before any thread exists. `base`: the
+    /// snapshot whose pages are to be beside the new ones.
     ///
     /// # Errors
     /// The host refuses.
-    pub fn new(target: &Path) -> io::Result<Self> {
+    pub fn new(target: &Path, base: Option<&Path>) -> io::Result<Self> {
         let parent = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
         let name = target
             .file_name()
@@ -41,6 +42,9 @@ impl Pending {
                 .open(temporary.join(name))
         };
         let (metadata, pages) = (create(METADATA)?, create(PAGES)?);
+        if let Some(base) = base {
+            fs::hard_link(base.join(PAGES), temporary.join(BASE))?;
+        }
         let (child_order, order) = io::pipe()?;
         let (answer, child_answer) = io::pipe()?;
         // SAFETY: no other thread exists, so the child may allocate and use the library as it likes.
@@ -121,9 +125,8 @@ fn publish(temporary: &Path, target: &Path, parent: &Path) -> io::Result<()> {
 }
 
 fn remove(temporary: &Path) {
-    let paths: [PathBuf; 2] = [temporary.join(METADATA), temporary.join(PAGES)];
-    for path in paths {
-        let _ = fs::remove_file(path);
+    for name in [METADATA, PAGES, BASE] {
+        let _ = fs::remove_file(temporary.join(name));
     }
     let _ = fs::remove_dir(temporary);
 }

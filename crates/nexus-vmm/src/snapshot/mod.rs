@@ -1,6 +1,9 @@
 //! Snapshots: a directory with `metadata` (checked at every restore) and `pages` (mapped at every restore, its
-//! checksum verified once, when the snapshot is stored).
+//! checksum verified once, when the snapshot is stored). One that was initialised from another holds only what differs
+//! and has the other's pages beside it, as `base`: a hard link, so that both map the same memory, and deleting either
+//! leaves the other whole.
 
+pub mod base;
 pub mod commit;
 pub mod format;
 pub mod pages;
@@ -11,3 +14,4 @@ pub mod write;
 
 pub const METADATA: &str = "metadata";
 pub const PAGES: &str = "pages";
+pub const BASE: &str = "base";

@@ -1,8 +1,10 @@
 //! Taking a snapshot of a stopped guest.
 
+use super::base::Base;
 use super::commit::Pending;
 use super::format::{Leaf, Metadata, encode};
 use super::pages::{self, Pagemap};
+use super::read;
 use crate::clock::Clock;
 use crate::kvm::cpuid::{NativeLeaves, Template};
 use crate::kvm::flavour::Flavour;
@@ -16,6 +18,7 @@ use std::path::Path;
 pub struct Taker {
     pending: Pending,
     pagemap: Pagemap,
+    base: Option<Base>,
 }
 
 /// What was written.
@@ -25,15 +28,32 @@ pub struct Taken {
 }
 
 impl Taker {
-    /// Prepare for a snapshot at `target`.
+    /// Prepare for a snapshot at `target`, of a guest that is restored from the snapshot `base` where there is one.
     ///
     /// # Errors
     /// A sentence.
-    pub fn new(target: &Path) -> Result<Self, String> {
+    pub fn new(target: &Path, base: Option<&Path>) -> Result<Self, String> {
         let pagemap = Pagemap::open().map_err(|e| format!("/proc/self/pagemap: {e}"))?;
-        let pending = Pending::new(target)
+        let pending = Pending::new(target, base)
             .map_err(|e| format!("preparing the snapshot {}: {e}", target.display()))?;
-        Ok(Self { pending, pagemap })
+        Ok(Self {
+            pending,
+            pagemap,
+            base: None,
+        })
+    }
+
+    /// Tell which snapshot the guest was restored from: that which `new` was told of.
+    ///
+    /// # Errors
+    /// It rests on another itself; the host's.
+    pub fn set_base(&mut self, base: &read::Opened) -> Result<(), String> {
+        if base.base.is_some() {
+            return Err("a base must not have a base of its own".into());
+        }
+        let base = Base::new(&base.pages, base.file).map_err(|e| format!("the base: {e}"))?;
+        self.base = Some(base);
+        Ok(())
     }
 
     /// Write, make durable, give it its name.
@@ -50,7 +70,8 @@ impl Taker {
         let state = process
             .save()
             .map_err(|e| format!("the guest cannot be kept: {e}"))?;
-        let (runs, file) = pages::save(process, window, &self.pagemap, &self.pending.pages)
+        let base = self.base.as_ref();
+        let (runs, file) = pages::save(process, window, &self.pagemap, base, &self.pending.pages)
             .map_err(|e| format!("writing the snapshot's pages: {e}"))?;
         let taken = Taken {
             bytes: file.length,
@@ -70,6 +91,7 @@ impl Taker {
             clock: clock.map(|c| c.identity),
             process: state,
             threads,
+            base: self.base.as_ref().map(|base| base.file),
             runs,
         };
         let bytes = encode(&metadata, file)?;

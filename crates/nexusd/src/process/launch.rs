@@ -43,6 +43,7 @@ struct VmmConfig<'a> {
     device: Device,
     report: i32,
     snapshot: Option<&'a Path>,
+    base: Option<&'a Path>,
     record: bool,
     jail: Jail,
 }
@@ -75,18 +76,28 @@ struct Jail {
     landlock: bool,
 }
 
-/// The document for `nexus-vmm serve`. `snapshot` is where to write or to read one; `record`: the VMM is to be ready to
-/// record its guest's working set.
+/// The snapshots that a VMM has to do with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Snapshots<'a> {
+    /// Where to write or to read one.
+    pub at: Option<&'a Path>,
+    /// What to initialise from.
+    pub base: Option<&'a Path>,
+}
+
+/// The document for `nexus-vmm serve`. `record`: the VMM is to be ready to record its guest's working set.
 pub fn vmm_config(
     config: &Config,
     version: &Version,
     mode: Mode,
-    snapshot: Option<&Path>,
+    snapshots: Snapshots<'_>,
     record: bool,
 ) -> Vec<u8> {
     let d = &version.deployment;
     let in_vm = mode != Mode::Process;
-    let cwd = if in_vm {
+    let cwd = if d.is_base() {
+        "/"
+    } else if in_vm {
         TASK_ROOT
     } else {
         // The paths were checked to be UTF-8 when they were deployed.
@@ -119,7 +130,8 @@ pub fn vmm_config(
             completion: numbers::COMPLETION,
         },
         report: numbers::REPORT,
-        snapshot,
+        snapshot: snapshots.at,
+        base: snapshots.base,
         record,
         jail: Jail {
             uid: config
@@ -163,13 +175,13 @@ fn roots(version: &Version) -> Vec<Root<'_>> {
         host: host.to_path_buf().into(),
         writable: false,
     };
-    let mut roots = vec![
-        root(TASK_ROOT.to_owned(), &d.code),
-        root(
-            format!("{RUNTIME}/nexus/guest"),
-            &d.runtime.join("nexus/guest"),
-        ),
-    ];
+    let mut roots = vec![root(
+        format!("{RUNTIME}/nexus/guest"),
+        &d.runtime.join("nexus/guest"),
+    )];
+    if !d.is_base() {
+        roots.push(root(TASK_ROOT.to_owned(), &d.code));
+    }
     for (index, layer) in d.layers.iter().enumerate() {
         roots.push(root(format!("{LAYERS}/{index}"), layer));
     }

@@ -226,6 +226,11 @@ impl Deployment {
         Ok(())
     }
 
+    /// Whether it is what functions are initialised from, and none itself: it has no handler and no code.
+    pub fn is_base(&self) -> bool {
+        self.handler.is_empty()
+    }
+
     /// Start of the digest that is safe as a part of a file's name.
     pub fn short_digest(&self) -> String {
         self.digest

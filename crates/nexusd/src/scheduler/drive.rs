@@ -10,7 +10,7 @@ use super::{Command, Offer, Slot};
 use crate::clock::monotonic_ns;
 use crate::config::Isolation;
 use crate::node::Node;
-use crate::process::launch::Mode;
+use crate::process::launch::{Mode, Snapshots};
 use crate::registry::Version;
 use nexus_backend::RuntimeMessage;
 use std::path::Path;
@@ -155,7 +155,11 @@ pub async fn start_once(
     } else {
         "INIT_START"
     };
-    let mut instance = Instance::launch(node, version, mode, snapshot).await?;
+    let snapshots = Snapshots {
+        at: snapshot,
+        base: None,
+    };
+    let mut instance = Instance::launch(node, version, mode, snapshots).await?;
     version.log.append_line(&format!(
         "{word} Runtime Version: python (nexus {})",
         env!("CARGO_PKG_VERSION")

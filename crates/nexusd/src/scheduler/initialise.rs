@@ -1,12 +1,13 @@
 //! Initialisation: a function's first run, to see that it imports and to take its snapshot.
 
+use super::bases;
 use super::drive::{broken, start_failure};
 use super::failure::{StartFailure, complete, timed_out};
 use super::instance::{Instance, Turn};
 use crate::clock::monotonic_ns;
 use crate::config::Isolation;
 use crate::node::Node;
-use crate::process::launch::Mode;
+use crate::process::launch::{Mode, Snapshots};
 use crate::registry::Version;
 use crate::registry::store::Record;
 use nexus_backend::RuntimeMessage;
@@ -28,10 +29,6 @@ pub struct InitFailure {
 /// # Errors
 /// What went wrong, and the log's tail.
 pub async fn initialise(node: &Node, version: &Version) -> Result<Option<PathBuf>, InitFailure> {
-    let bare = |failure| InitFailure {
-        failure,
-        log: Vec::new(),
-    };
     let line = format!(
         "INIT_START Runtime Version: python (nexus {})\tDigest: {}",
         env!("CARGO_PKG_VERSION"),
@@ -48,14 +45,49 @@ pub async fn initialise(node: &Node, version: &Version) -> Result<Option<PathBuf
         node.number()
     ));
     let began = monotonic_ns();
-    let mut instance = Instance::launch(node, version, Mode::Initialise, Some(&directory))
+    let bytes = match bases::of(node, version).await {
+        None => snapshot(node, version, &directory, None).await?,
+        Some(base) => match snapshot(node, version, &directory, Some(&base)).await {
+            Err(failed) if bases::is_at_fault(node, &base, &failed.failure).await => {
+                snapshot(node, version, &directory, None).await?
+            }
+            result => result?,
+        },
+    };
+    let ms = monotonic_ns().saturating_sub(began) / 1_000_000;
+    let mib = bytes >> 20;
+    version.log.append_line(&format!(
+        "INIT_REPORT Init Duration: {ms} ms\tSnapshot: {mib} MB"
+    ));
+    Ok(Some(directory))
+}
+
+/// Run `version`, from `base` where there is one, until its snapshot is at `directory`; the snapshot's own size in bytes.
+///
+/// # Errors
+/// What went wrong, and the log's tail.
+pub async fn snapshot(
+    node: &Node,
+    version: &Version,
+    directory: &Path,
+    base: Option<&Path>,
+) -> Result<u64, InitFailure> {
+    let bare = |failure| InitFailure {
+        failure,
+        log: Vec::new(),
+    };
+    let snapshots = Snapshots {
+        at: Some(directory),
+        base,
+    };
+    let mut instance = Instance::launch(node, version, Mode::Initialise, snapshots)
         .await
         .map_err(bare)?;
     let failure = take_snapshot(node, &mut instance).await;
     let bytes = instance.snapshot_bytes;
     let log = close(version, instance, failure.as_ref()).await;
     if let Some(failure) = failure {
-        remove(&directory).await;
+        remove(directory).await;
         return Err(InitFailure { failure, log });
     }
     if !directory.is_dir() {
@@ -65,17 +97,12 @@ pub async fn initialise(node: &Node, version: &Version) -> Result<Option<PathBuf
         );
         return Err(bare(StartFailure::Node(what)));
     }
-    let ms = monotonic_ns().saturating_sub(began) / 1_000_000;
-    let mib = bytes.unwrap_or(0) >> 20;
-    version.log.append_line(&format!(
-        "INIT_REPORT Init Duration: {ms} ms\tSnapshot: {mib} MB"
-    ));
-    Ok(Some(directory))
+    Ok(bytes.unwrap_or(0))
 }
 
 /// With processes there is nothing to keep: it is seen to start, and ended.
 async fn check_process(node: &Node, version: &Version) -> Result<(), InitFailure> {
-    let mut instance = Instance::launch(node, version, Mode::Process, None)
+    let mut instance = Instance::launch(node, version, Mode::Process, Snapshots::default())
         .await
         .map_err(|failure| InitFailure {
             failure,

@@ -6,14 +6,13 @@ use crate::clock::monotonic_ns;
 use crate::logs::{FunctionLog, Tail};
 use crate::node::Node;
 use crate::process::child::Child;
-use crate::process::launch::{self, Ends, Mode};
+use crate::process::launch::{self, Ends, Mode, Snapshots};
 use crate::process::pipe::PipeReader;
 use crate::process::report::{Event, ReportReader};
 use crate::registry::Version;
 use nexus_backend::{Backend, Channel, FunctionIdentity, RuntimeMessage};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -61,7 +60,7 @@ impl Instance {
         node: &Node,
         version: &Version,
         mode: Mode,
-        snapshot: Option<&Path>,
+        snapshots: Snapshots<'_>,
     ) -> Result<Self, StartFailure> {
         let fail = |what: &str, error: &dyn std::fmt::Display| {
             StartFailure::Node(format!(
@@ -79,11 +78,12 @@ impl Instance {
                 .map_err(|e| fail("no arena", &e))?;
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
-        let recording = snapshot
+        let recording = snapshots
+            .at
             .filter(|_| mode == Mode::Restore)
             .and_then(Recording::of);
         let document =
-            launch::vmm_config(&node.config, version, mode, snapshot, recording.is_some());
+            launch::vmm_config(&node.config, version, mode, snapshots, recording.is_some());
         let ends = Ends {
             device,
             log: log_end,
