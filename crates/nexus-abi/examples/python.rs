@@ -119,7 +119,9 @@ fn devices() {
     hex("DOORBELL_OFFSET", device::DOORBELL_OFFSET);
     hex("WAIT", device::WAIT);
     hex("SNAPSHOT", device::SNAPSHOT);
+    hex("SNAPSHOT_AND_HOLD", device::SNAPSHOT_AND_HOLD);
     hex("SIZE", device::SIZE);
     hex("GENERATION", device::GENERATION);
+    hex("RENEWED", device::RENEWED);
     line("PROCESS_ENV", format_args!("{:?}", device::PROCESS_ENV));
 }

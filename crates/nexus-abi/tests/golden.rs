@@ -94,7 +94,9 @@ fn numbers_of_version_1() {
         device::SNAPSHOT,
         device::SIZE,
         device::GENERATION,
+        device::RENEWED,
+        device::SNAPSHOT_AND_HOLD,
     ];
-    assert_eq!(calls, [0x4e01, 0x4e02, 0x4e03, 0x4e04]);
+    assert_eq!(calls, [0x4e01, 0x4e02, 0x4e03, 0x4e04, 0x4e05, 0x4e06]);
     assert_eq!(device::DOORBELL_OFFSET, 1 << 32);
 }

@@ -18,7 +18,9 @@ use crate::window::{CHUNK, DOORBELL, PAGE, Window};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Why a guest could not be made.
@@ -59,6 +61,16 @@ pub struct DeviceMap {
     pub doorbell: u64,
 }
 
+/// Where threads park that are asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stop {
+    No,
+    /// In calls that wait: such a thread holds nothing that others need to get anywhere, as malloc's locks.
+    InWaits,
+    Anywhere,
+}
+
 /// A guest process.
 pub struct Process {
     pub(crate) config: Config,
@@ -88,7 +100,7 @@ pub struct Process {
     threads: Mutex<BTreeMap<Tid, Arc<ThreadShared>>>,
     pub(crate) next_tid: Arc<AtomicI32>,
     pid: AtomicI32,
-    stopping: AtomicBool,
+    stopping: AtomicU8,
     abandoned: AtomicBool,
     generation: AtomicU64,
     device: Mutex<DeviceMap>,
@@ -247,7 +259,7 @@ impl Process {
             threads: Mutex::default(),
             next_tid: heritage.next_tid,
             pid: AtomicI32::new(heritage.pid),
-            stopping: AtomicBool::new(false),
+            stopping: AtomicU8::new(Stop::No as u8),
             abandoned: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             device: Mutex::default(),
@@ -282,7 +294,7 @@ impl Process {
         let shared = Arc::new(ThreadShared {
             tid: state.tid,
             kick: Kick::default(),
-            pending: Pending::default(),
+            pending: Pending::of(&state.pending),
             mask: AtomicU64::new(state.signal_mask),
             awaited: AtomicU64::new(0),
         });
@@ -407,7 +419,7 @@ impl Process {
     /// executed in place of this one is ended too.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::SeqCst);
-        self.set_stopping(true);
+        self.set_stopping(Stop::Anywhere);
         if let Some(successor) = self.successor() {
             successor.signal(libc::SIGKILL as u64);
         }
@@ -461,12 +473,18 @@ impl Process {
     }
 
     /// Ask all threads to park (for a snapshot), or let them go on.
-    pub fn set_stopping(&self, stopping: bool) {
-        self.stopping.store(stopping, Ordering::SeqCst);
+    pub fn set_stopping(&self, stop: Stop) {
+        self.stopping.store(stop as u8, Ordering::SeqCst);
     }
 
-    pub(crate) fn stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+    /// Whether a thread is to park that is in a call that waits, or anywhere else.
+    pub(crate) fn stops(&self, waiting: bool) -> bool {
+        let least = if waiting {
+            Stop::InWaits
+        } else {
+            Stop::Anywhere
+        };
+        self.stopping.load(Ordering::SeqCst) >= least as u8
     }
 
     /// Send the process a signal from outside the guest, as a terminal does.

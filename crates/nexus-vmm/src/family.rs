@@ -129,7 +129,7 @@ fn wait_status(guest: &Guest, process: &Process) -> i32 {
                 eprintln!("nexus-vmm: a child process: {reason}");
                 return libc::SIGKILL;
             }
-            Some(End::Snapshot(_)) => return libc::SIGKILL,
+            Some(End::Snapshot { .. }) => return libc::SIGKILL,
             None => {}
         }
         if process.private_bytes().unwrap_or(0) > limit + WATCH_SLACK {

@@ -15,6 +15,7 @@ use crate::snapshot::write::Taker;
 use crate::snapshot::{plan, read};
 use crate::{jail, names};
 use nexus_personality::config::Config;
+use nexus_personality::machine::Tid;
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
 use std::os::fd::AsRawFd;
@@ -44,6 +45,11 @@ pub enum Failure {
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
+}
+
+/// The same, with what was being done.
+fn at<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> Failure {
+    move |error| Failure::Failed(format!("{doing}: {error}"))
 }
 
 /// What a snapshot says of the machine.
@@ -189,19 +195,23 @@ pub fn restore(
         .map(Clock::known)
         .transpose()
         .map_err(refused)?;
-    let recorder = (config.record.then(Recorder::new).transpose()).map_err(failed)?;
+    let recorder = (config.record.then(Recorder::new).transpose())
+        .map_err(at("preparing to record the working set"))?;
     let known = (metadata.flavour, template, clock);
     // One made on other terms is given up; its window serves.
     let (window, made) = match shell {
         Some(shell) => (shell.window, Some(shell.machinery).filter(|m| m.is(&known))),
-        None => (Window::reserve().map_err(failed)?, None),
+        None => (
+            Window::reserve().map_err(at("reserving the guest's address space"))?,
+            None,
+        ),
     };
     let handle = Arc::new(Handle::default());
     // The machine and the memory take equally long to make. Joined before the jail, which must hold for every thread.
     let count = metadata.threads.len();
     let make = move || {
         let vm = Machinery::new(Some(known), window, report)?;
-        vm.guest.prepare_vcpus(count).map_err(failed)?;
+        vm.guest.prepare_vcpus(count).map_err(at("making vCPUs"))?;
         Ok(vm)
     };
     let fill = || {
@@ -223,17 +233,24 @@ pub fn restore(
     handle.set(&vm.guest);
     vm.guest.attach(&process);
     vm.guest.set_growing(false);
-    process.mm().back_all().map_err(failed)?;
+    process.mm().back_all().map_err(at("making memory slots"))?;
     vm.guest.set_growing(true);
     process
         .restore_device(metadata.process.device)
         .map_err(|e| refused(e.to_string()))?;
     jail::confine_microvm(config).map_err(failed)?;
     ready(vm.flavour, report, started);
-    let threads = std::mem::take(&mut metadata.threads);
+    let mut threads = std::mem::take(&mut metadata.threads);
+    if let Some(renews) = metadata.renews {
+        vm.guest.hold_for(renews);
+        // It is what the first result waits for.
+        threads.sort_by_key(|state| state.tid != renews);
+    }
     drop(metadata);
     for state in threads {
-        vm.guest.start(state).map_err(failed)?;
+        vm.guest
+            .start(state)
+            .map_err(at("starting a thread of the snapshot"))?;
     }
     give_back_heap();
     let end = watch(config, &vm.guest, &process, report, recorder);
@@ -257,7 +274,7 @@ fn finish(
 ) -> Result<i32, Failure> {
     tell_unknown_calls(process, report);
     match (end, taker) {
-        (End::Snapshot(_), Some(taker)) => take(vm, process, taker, report),
+        (End::Snapshot { renews }, Some(taker)) => take(vm, process, (taker, renews), report),
         (end, _) => tell_end(config, end, report),
     }
 }
@@ -367,10 +384,15 @@ fn watch(
     }
 }
 
-fn take(vm: &Machinery, process: &Process, taker: Taker, report: &Report) -> Result<i32, Failure> {
+fn take(
+    vm: &Machinery,
+    process: &Process,
+    (taker, renews): (Taker, Option<Tid>),
+    report: &Report,
+) -> Result<i32, Failure> {
     let threads = vm.guest.stop_all(process, STOP).map_err(Failure::Failed)?;
     let taken = taker
-        .take(process, vm.window, threads, vm.known())
+        .take(process, vm.window, threads, renews, vm.known())
         .map_err(Failure::Failed)?;
     report.send(&Event::Snapshot {
         bytes: taken.bytes,
@@ -404,7 +426,7 @@ fn tell_end(config: &Serve, end: End, report: &Report) -> Result<i32, Failure> {
             })
         }
         End::Failed(reason) => Err(Failure::Failed(reason)),
-        End::Snapshot(_) => Err(Failure::Failed(
+        End::Snapshot { .. } => Err(Failure::Failed(
             "a snapshot was asked for where none is wanted".into(),
         )),
     }

@@ -49,6 +49,8 @@ pub enum Event<'a> {
     MemoryLimit {
         limit_mib: u64,
     },
+    /// The threads that were held for the one that renews a restored guest go on without.
+    NotRenewed,
     Exit {
         status: i32,
     },

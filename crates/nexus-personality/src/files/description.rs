@@ -34,10 +34,21 @@ pub enum Object {
     Socket(Arc<Socket>),
     /// eventfd.
     Event(OwnedFd),
-    /// timerfd.
-    Timer(OwnedFd),
+    /// timerfd, with how it was last set.
+    Timer(OwnedFd, Mutex<TimerSetting>),
     /// epoll instance, with what was registered: guest descriptor, events, data.
     Poll(OwnedFd, Mutex<Vec<Registration>>),
+}
+
+/// What the host does not tell of a timerfd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimerSetting {
+    /// `CLOCK_*`.
+    pub clock: i32,
+    /// Of timerfd_settime(2).
+    pub flags: i32,
+    /// Interval and value, as `struct itimerspec`.
+    pub value: [i64; 4],
 }
 
 /// One registration with an epoll instance, as a snapshot keeps it.
@@ -100,9 +111,10 @@ impl Description {
             Object::Host(file) => Ok(file.fd.as_raw_fd()),
             Object::Memory(inode) => inode.host().ok_or(EINVAL),
             Object::Socket(socket) => Ok(socket.host()),
-            Object::Pipe(fd, _) | Object::Event(fd) | Object::Timer(fd) | Object::Poll(fd, _) => {
-                Ok(fd.as_raw_fd())
-            }
+            Object::Pipe(fd, _)
+            | Object::Event(fd)
+            | Object::Timer(fd, _)
+            | Object::Poll(fd, _) => Ok(fd.as_raw_fd()),
             Object::Directory(_)
             | Object::Null
             | Object::Zero

@@ -28,13 +28,16 @@ pub struct HostFile {
     pub writable: bool,
 }
 
-/// Identity of a host file's content, as far as metadata can tell.
+/// Identity of a host file's content. The time of the last change of its inode is set by the kernel alone, so that
+/// nobody can change a file and leave this as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// Length in bytes.
     pub size: u64,
     /// Time of last change of the content: seconds, nanoseconds.
     pub modified: (i64, i64),
+    /// Time of the last change of content or attributes: seconds, nanoseconds.
+    pub changed: (i64, i64),
     /// Inode number.
     pub inode: u64,
     /// Device number.
@@ -48,6 +51,7 @@ impl Identity {
         Self {
             size: stat.st_size.cast_unsigned(),
             modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
             inode: stat.st_ino,
             device: stat.st_dev,
         }

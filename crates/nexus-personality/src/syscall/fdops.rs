@@ -95,7 +95,7 @@ fn set_status(d: &crate::files::Description, flags: i32) -> SysResult {
     let nonblocking = state.flags & libc::O_NONBLOCK;
     drop(state);
     // Only on what is the guest's own: the standard streams are shared with whoever passed them.
-    if let Object::Pipe(..) | Object::Socket(_) | Object::Event(_) | Object::Timer(_) = &d.object {
+    if let Object::Pipe(..) | Object::Socket(_) | Object::Event(_) | Object::Timer(..) = &d.object {
         // SAFETY: a plain call on a descriptor of ours.
         return check(i64::from(unsafe {
             libc::fcntl(d.host()?, libc::F_SETFL, nonblocking)

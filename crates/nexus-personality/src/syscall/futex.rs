@@ -1,6 +1,7 @@
 //! futex(2): the host's, on the window's address, always private: two guests that share a library page must not
 //! wake each other.
 
+use super::time::{duration, timespec};
 use crate::errno::{EINVAL, ENOSYS, SysResult};
 use crate::machine::Cpu;
 use crate::thread::Thread;
@@ -28,7 +29,11 @@ pub fn futex(
     let at = t.process.memory.host(address, 4)?;
     match command {
         WAIT | WAIT_BITSET => {
-            let limit = super::time::read_timespec(t, timeout)?;
+            let mut limit = super::time::read_timespec(t, timeout)?;
+            if command == WAIT {
+                // The other one's is a point in time.
+                limit = t.limit(limit.as_ref().map(duration)).map(timespec);
+            }
             let pointer = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
             let arguments = [at, command | clock | PRIVATE, value, pointer, 0, value3];
             // SAFETY: `at` lies in the window, where the host kernel survives a fault; the time lives across the call.

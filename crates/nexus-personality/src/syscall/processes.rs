@@ -14,7 +14,7 @@ use crate::errno::{
 use crate::files::names::Node;
 use crate::heritage::{Heritage, with_others};
 use crate::machine::{Cpu, Outcome, Tid, UserRegs};
-use crate::process::Process;
+use crate::process::{Process, Stop};
 use crate::signal;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, RawFd};
@@ -199,7 +199,7 @@ fn replace(t: &mut Thread, program: Program, mask: u64, place: Place) -> SysResu
     })?;
     // Nothing of the old program goes on but this thread, which waits for the new one.
     t.process.close_files();
-    t.process.set_stopping(true);
+    t.process.set_stopping(Stop::Anywhere);
     let others: Vec<Tid> = t.process.tids();
     let others = others.into_iter().filter(|tid| *tid != caller);
     let alone = others.map(|tid| t.process.machine.kick(tid)).count() == 0;
@@ -412,7 +412,7 @@ fn wait_for(
             Found::Running if now => return Ok(None),
             Found::Running => {}
         }
-        if t.process.stopping() || signal::pending(t) & !t.mask != 0 {
+        if t.process.stops(true) || signal::pending(t) & !t.mask != 0 {
             return Err(EINTR);
         }
         // SAFETY: no pointer is passed but null.

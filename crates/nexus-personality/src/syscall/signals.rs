@@ -236,7 +236,8 @@ pub fn rt_sigtimedwait(
     let unwaitable = bit(libc::SIGKILL as u64) | bit(libc::SIGSTOP as u64);
     let set = set & !unwaitable;
     let limit = super::time::read_timespec(t, timeout)?;
-    let deadline = limit.map(|l| Instant::now() + super::time::duration(&l));
+    let limit = t.limit(limit.as_ref().map(super::time::duration));
+    let deadline = limit.map(|l| Instant::now() + l);
     t.shared.awaited.store(set, Ordering::SeqCst);
     let waited = wait_for(t, set, deadline);
     t.shared.awaited.store(0, Ordering::SeqCst);
@@ -269,7 +270,7 @@ fn wait_for(t: &Thread, set: u64, deadline: Option<Instant>) -> Result<Sent, Err
                 .kick
                 .block(libc::SYS_ppoll, [0, 0, time.as_ptr() as u64, 0, 0, 0])
         };
-        if waited == Err(EINTR) && t.process.stopping() {
+        if waited == Err(EINTR) && t.process.stops(true) {
             return Err(EINTR);
         }
         t.shared.kick.take();

@@ -159,7 +159,7 @@ impl Stat {
             Object::Socket(socket) => {
                 Self::made_up(&socket.host().to_le_bytes(), libc::S_IFSOCK | 0o777, 0)
             }
-            Object::Event(fd) | Object::Timer(fd) | Object::Poll(fd, _) => {
+            Object::Event(fd) | Object::Timer(fd, _) | Object::Poll(fd, _) => {
                 Self::made_up(&fd.as_raw_fd().to_le_bytes(), 0o600, 0)
             }
         })

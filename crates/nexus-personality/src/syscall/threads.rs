@@ -55,7 +55,8 @@ pub fn clone(
         tid,
         regs,
         xsave: cpu.xsave()?,
-        pending: None,
+        resumed: None,
+        pending: Vec::new(),
         clear_tid: if flags & libc::CLONE_CHILD_CLEARTID as u64 != 0 {
             child_tid
         } else {

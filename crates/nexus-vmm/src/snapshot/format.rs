@@ -4,14 +4,16 @@
 use crate::clock::Identity;
 use crate::kvm::cpuid::NativeLeaves;
 use crate::kvm::flavour::Flavour;
-use nexus_personality::machine::ThreadState;
+use crate::report::now;
+use nexus_personality::machine::{ThreadState, Tid};
 use nexus_personality::snapshot::ProcessState;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// "NEXUSSNP"
 const MAGIC: [u8; 8] = *b"NEXUSSNP";
 /// Changes whenever the encoded state does.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// Magic, format, payload checksum, payload length, pages length, pages checksum, header checksum.
 pub const HEADER: usize = 8 + 4 + 4 + 8 + 8 + 4 + 4;
 const MAX_PAYLOAD: u64 = 256 << 20;
@@ -49,6 +51,10 @@ pub struct Metadata {
     pub clock: Option<Identity>,
     pub process: ProcessState,
     pub threads: Vec<ThreadState>,
+    /// The thread that renews a restored guest before the others run.
+    pub renews: Option<Tid>,
+    /// CLOCK_MONOTONIC when it was taken.
+    pub taken: Duration,
     /// The file `base`, where runs lie in it.
     pub base: Option<PagesFile>,
     pub runs: Vec<Run>,
@@ -157,6 +163,12 @@ pub fn check(metadata: &Metadata) -> Result<(), String> {
     }
     if metadata.native != NativeLeaves::read() {
         return Err("the snapshot was taken on another CPU model (CPUID differs)".into());
+    }
+    // A program may rely on this clock never to go back.
+    if metadata.taken > now() {
+        return Err(
+            "the snapshot was taken at a later time of the monotonic clock: the machine was started anew".into(),
+        );
     }
     if metadata.threads.is_empty() {
         return Err("the snapshot has no thread".into());

@@ -8,7 +8,8 @@ use super::read;
 use crate::clock::Clock;
 use crate::kvm::cpuid::{NativeLeaves, Template};
 use crate::kvm::flavour::Flavour;
-use nexus_personality::machine::ThreadState;
+use crate::report::now;
+use nexus_personality::machine::{ThreadState, Tid};
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
 use std::io::Write;
@@ -65,6 +66,7 @@ impl Taker {
         process: &Process,
         window: Window,
         threads: Vec<ThreadState>,
+        renews: Option<Tid>,
         (flavour, template, clock): (Flavour, Template, Option<Clock>),
     ) -> Result<Taken, String> {
         let state = process
@@ -91,6 +93,8 @@ impl Taker {
             clock: clock.map(|c| c.identity),
             process: state,
             threads,
+            renews,
+            taken: now(),
             base: self.base.as_ref().map(|base| base.file),
             runs,
         };

@@ -5,8 +5,10 @@ own, the lead to another. A submission costs one doorbell, a wait that finds its
 """
 
 import contextlib
+import errno
 import mmap
 import threading
+import time
 import weakref
 from collections import deque
 from typing import Protocol
@@ -21,6 +23,8 @@ from .transport import Transport
 Buffer = bytes | bytearray | memoryview
 # A thread that waits for heap or for a place in the ring gives up after this long without any progress (seconds).
 STARVATION_LIMIT = 120.0
+# What is in flight when the snapshot is to be taken is waited for (seconds).
+DRAIN_LIMIT = 10.0
 # Heap that an idle instance keeps the memory of (bytes): giving it back costs an exit and faults.
 KEPT = 1 << 20
 # Requests whose body follows in parts hold one place while each part needs another: keep enough of them free.
@@ -217,17 +221,47 @@ class Channel:
     def snapshot(self) -> bool:
         """Take the snapshot here. True in an instance restored from it, which has a fresh arena in the old one's place.
 
-        Nothing may be in flight and no view of the arena may be held.
+        No view of the arena may be held. What other threads have in flight is waited for, and they wait meanwhile. Raises
+        DeviceUnavailableError where that takes too long.
         """
-        if not self._transport.snapshot():
-            return False
-        self._rings.attach()
-        self._heap = Heap(abi.HEAP, len(self._memory))
-        self.touched = 0
-        self._tickets.clear()
-        self._holders.clear()
-        self._discarded.clear()
-        return True
+        with self._lock:
+            if self._transport.clones:
+                self._finish_all()
+            if not self._transport.snapshot():
+                return False
+            self._rings.attach()
+            self._heap = Heap(abi.HEAP, len(self._memory))
+            self.touched = 0
+            self._holders.clear()
+            self._discarded.clear()
+            return True
+
+    def _finish_all(self) -> None:
+        """Wait until nothing is in flight. Under the lock, which it gives up to wait."""
+        deadline = time.monotonic() + DRAIN_LIMIT
+        while True:
+            self._drain()
+            if not self._tickets:
+                return
+            if time.monotonic() > deadline:
+                raise DeviceUnavailableError(
+                    errno.EBUSY,
+                    f"no snapshot can be taken: {len(self._tickets)} calls are in flight in other threads, {DRAIN_LIMIT:.0f} s "
+                    "after the import ended; wait for them at its end, or make them in the handler",
+                )
+            self._lock.release()
+            try:
+                time.sleep(0.005)
+            finally:
+                self._lock.acquire()
+
+    def renewed(self) -> None:
+        """Everything random is renewed: let the other threads of a restored instance go on."""
+        self._transport.renewed()
+
+    def generation(self) -> int:
+        """Restores between this instance and its first initialisation."""
+        return self._transport.generation()
 
     # -- waiting -----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import os
 import sys
 
 from .. import abi
-from ..device import BackendError, Channel, call, open_channel
+from ..device import BackendError, Channel, DeviceUnavailableError, call, open_channel
 from . import base, faults, hooks, logs, loop, prepare, renewal
 from .loader import Handler, load
 
@@ -20,6 +20,7 @@ def initialise(channel: Channel) -> tuple[Handler, list[renewal.Hook]]:
         prepare.task_root()
         if not based:
             prepare.shims()
+        hooks.install()
         handler = load(os.environ.get("_HANDLER", ""))
         prepare.rehearse()
         hooks.before_snapshot()
@@ -63,8 +64,14 @@ def main() -> int:
         fail(channel, error)
         return 1
     logs.flush()
-    if channel.snapshot():
+    try:
+        restored = channel.snapshot()
+    except DeviceUnavailableError as error:
+        fail(channel, error)
+        return 1
+    if restored:
         renewal.run(renew)
+        channel.renewed()
         try:
             hooks.after_restore()
         except Exception as error:

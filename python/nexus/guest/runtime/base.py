@@ -38,6 +38,7 @@ def take(channel: Channel, tracker: renewal.Tracker) -> None:
     prepare.settle()
     channel.snapshot()
     renewal.run(renew)
+    channel.renewed()
     known = _path()
     _take_environment()
     new = [entry for entry in _path() if entry not in known]

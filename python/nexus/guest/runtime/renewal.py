@@ -67,6 +67,8 @@ class Tracker:
         """What has to be called in every clone of the process as it is now, in that order."""
         hooks: list[Hook] = [generator.seed for generator in self._unseeded if type(generator).seed is random.Random.seed]
         hooks += self._numpy.hooks()
+        if (clone := sys.modules.get("nexus.guest.clone")) is not None:
+            hooks.append(clone.renew)
         if (uuid := sys.modules.get("uuid")) is not None:
             _prepare_uuid(uuid)
         return [*hooks, functools.partial(_without_new_pid, os.getpid()), *self._at_fork]
