@@ -51,6 +51,7 @@ fn configuration(arguments: &[&str]) -> Result<Serve, String> {
         report: None,
         snapshot: None,
         base: None,
+        working_set: None,
         record: false,
         jail: Jail {
             uid: None,

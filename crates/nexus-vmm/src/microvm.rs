@@ -18,7 +18,6 @@ use nexus_personality::config::Config;
 use nexus_personality::machine::Tid;
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +109,7 @@ impl Machinery {
     }
 }
 
-fn personality(config: &Serve, clock: Option<Clock>) -> Config {
+pub(crate) fn personality(config: &Serve, clock: Option<Clock>) -> Config {
     Config {
         vdso: clock.map_or(0, |c| c.guest_code()),
         memory_mib: config.memory_mib,
@@ -135,9 +134,7 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     // First, while this process has no other thread.
     let forward = (config.mode == Mode::Run).then(Forward::new);
     let taker = match (&config.snapshot, config.mode) {
-        (Some(target), Mode::Initialise) => {
-            Some(Taker::new(target, None).map_err(Failure::Failed)?)
-        }
+        (Some(target), Mode::Initialise) => Some(Taker::new(target).map_err(Failure::Failed)?),
         _ => None,
     };
     let window = Window::reserve().map_err(failed)?;
@@ -179,7 +176,7 @@ pub fn restore(
         |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));
     let opened = read::snapshot(directory).map_err(refused)?;
     let taker = match (&config.snapshot, &config.base) {
-        (Some(target), Some(base)) => Some(based(target, base, &opened).map_err(Failure::Failed)?),
+        (Some(target), Some(_)) => Some(based(target, &opened).map_err(Failure::Failed)?),
         _ => None,
     };
     let metadata = &opened.metadata;
@@ -216,7 +213,7 @@ pub fn restore(
     };
     let fill = || {
         let machine = Arc::clone(&handle);
-        populate(config, window, machine, directory, &opened, clock)
+        populate(config, window, machine, &opened, clock)
     };
     let (vm, process) = match made {
         Some(vm) => {
@@ -257,9 +254,9 @@ pub fn restore(
     finish(config, &vm, &process, (end, taker), report)
 }
 
-/// Ready to take the snapshot of a guest that goes on from `base`.
-fn based(target: &Path, base: &Path, opened: &read::Opened) -> Result<Taker, String> {
-    let mut taker = Taker::new(target, Some(base))?;
+/// Ready to take the snapshot of a guest that goes on from the one opened.
+fn based(target: &Path, opened: &read::Opened) -> Result<Taker, String> {
+    let mut taker = Taker::new(target)?;
     taker.set_base(opened)?;
     Ok(taker)
 }
@@ -298,7 +295,6 @@ fn populate(
     config: &Serve,
     window: Window,
     machine: Arc<Handle>,
-    directory: &Path,
     opened: &read::Opened,
     clock: Option<Clock>,
 ) -> Result<Arc<Process>, Failure> {
@@ -310,20 +306,12 @@ fn populate(
         &opened.metadata.process,
     )
     .map_err(|e| refused(&e))?;
-    let segments = plan::plan(
-        process.mm().vmas(),
-        &opened.metadata.runs,
-        (opened.pages.as_raw_fd(), opened.file.length),
-        opened
-            .base
-            .as_ref()
-            .map(AsRawFd::as_raw_fd)
-            .zip(opened.metadata.base.map(|b| b.length)),
-    )
-    .map_err(|e| refused(&e))?;
+    let segments = opened.plan(&process).map_err(|e| refused(&e))?;
     plan::map(&segments, window)
         .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
-    working_set::prefault(&working_set::read(directory), &segments, window);
+    if let Some(hint) = &config.working_set {
+        working_set::prefault(&working_set::read(hint), &segments, window);
+    }
     Ok(process)
 }
 

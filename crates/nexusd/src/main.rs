@@ -10,6 +10,7 @@ mod probe;
 mod process;
 mod registry;
 mod scheduler;
+mod snapshots;
 mod state;
 mod timings;
 
@@ -19,6 +20,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use node::Node;
 use process::spawner::Spawner;
 use registry::store::Store;
+use snapshots::Snapshots;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -101,13 +103,21 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     let backend = probe::backend(&config)?;
     let spawner = Spawner::start().context("cannot start the spawning thread")?;
     let store = Store::open(&config.state)?;
+    let snapshots = Snapshots::open(&config.state)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     config.listen = listener.local_addr()?;
     let address = config.listen;
     let drain = Duration::from_secs(config.drain_s);
-    let node = Node::new(config, machine, backend, spawner, store, metrics.clone());
+    let node = Node::new(
+        config,
+        machine,
+        backend,
+        spawner,
+        (store, snapshots),
+        metrics.clone(),
+    );
     deploy::load(&node)?;
     tokio::spawn(async move {
         loop {

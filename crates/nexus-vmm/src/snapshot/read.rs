@@ -1,11 +1,14 @@
 //! Opening a snapshot for restore, and verifying one as a whole.
 
 use super::format::{self, Leaf, Metadata, PagesFile};
+use super::plan::{self, Segment};
 use super::{BASE, METADATA, PAGES};
 use crate::kvm::cpuid::Template;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use nexus_personality::process::Process;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -18,6 +21,22 @@ pub struct Opened {
     pub file: PagesFile,
     /// The base's pages, where the metadata tells of one.
     pub base: Option<File>,
+}
+
+impl Opened {
+    /// The host's mappings that show it, for a process restored from it.
+    ///
+    /// # Errors
+    /// What of the runs is impossible.
+    pub fn plan(&self, process: &Process) -> Result<Vec<Segment>, String> {
+        let base = self.base.as_ref().map(AsRawFd::as_raw_fd);
+        plan::plan(
+            process.mm().vmas(),
+            &self.metadata.runs,
+            (self.pages.as_raw_fd(), self.file.length),
+            base.zip(self.metadata.base.map(|b| b.length)),
+        )
+    }
 }
 
 pub(super) fn open(path: &Path) -> Result<File, String> {

@@ -1,10 +1,9 @@
 //! Taking a snapshot of a stopped guest.
 
 use super::base::Base;
-use super::commit::Pending;
 use super::format::{Leaf, Metadata, encode};
 use super::pages::{self, Pagemap};
-use super::read;
+use super::{METADATA, PAGES, read};
 use crate::clock::Clock;
 use crate::kvm::cpuid::{NativeLeaves, Template};
 use crate::kvm::flavour::Flavour;
@@ -12,12 +11,15 @@ use crate::report::now;
 use nexus_personality::machine::{ThreadState, Tid};
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// What must be opened before the jail closes.
 pub struct Taker {
-    pending: Pending,
+    metadata: File,
+    pages: File,
     pagemap: Pagemap,
     base: Option<Base>,
 }
@@ -29,22 +31,30 @@ pub struct Taken {
 }
 
 impl Taker {
-    /// Prepare for a snapshot at `target`, of a guest that is restored from the snapshot `base` where there is one.
+    /// Prepare for a snapshot in the empty directory `target`: once the jail has closed, nothing can be opened there.
     ///
     /// # Errors
     /// A sentence.
-    pub fn new(target: &Path, base: Option<&Path>) -> Result<Self, String> {
+    pub fn new(target: &Path) -> Result<Self, String> {
         let pagemap = Pagemap::open().map_err(|e| format!("/proc/self/pagemap: {e}"))?;
-        let pending = Pending::new(target, base)
-            .map_err(|e| format!("preparing the snapshot {}: {e}", target.display()))?;
+        let create = |name: &str| {
+            let path = target.join(name);
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(|e| format!("preparing the snapshot: {}: {e}", path.display()))
+        };
         Ok(Self {
-            pending,
+            metadata: create(METADATA)?,
+            pages: create(PAGES)?,
             pagemap,
             base: None,
         })
     }
 
-    /// Tell which snapshot the guest was restored from: that which `new` was told of.
+    /// Tell which snapshot the guest was restored from. Whoever keeps the new one puts its pages beside it.
     ///
     /// # Errors
     /// It rests on another itself; the host's.
@@ -57,7 +67,7 @@ impl Taker {
         Ok(())
     }
 
-    /// Write, make durable, give it its name.
+    /// Write it, and make it durable. It is whole once its metadata is.
     ///
     /// # Errors
     /// What cannot be kept, or what the host refused: a sentence.
@@ -73,7 +83,7 @@ impl Taker {
             .save()
             .map_err(|e| format!("the guest cannot be kept: {e}"))?;
         let base = self.base.as_ref();
-        let (runs, file) = pages::save(process, window, &self.pagemap, base, &self.pending.pages)
+        let (runs, file) = pages::save(process, window, &self.pagemap, base, &self.pages)
             .map_err(|e| format!("writing the snapshot's pages: {e}"))?;
         let taken = Taken {
             bytes: file.length,
@@ -99,11 +109,11 @@ impl Taker {
             runs,
         };
         let bytes = encode(&metadata, file)?;
-        self.pending
-            .metadata
-            .write_all(&bytes)
-            .map_err(|e| format!("writing the snapshot's metadata: {e}"))?;
-        self.pending.commit()?;
+        self.pages
+            .sync_all()
+            .and_then(|()| self.metadata.write_all(&bytes))
+            .and_then(|()| self.metadata.sync_all())
+            .map_err(|e| format!("writing the snapshot: {e}"))?;
         Ok(taken)
     }
 }

@@ -44,6 +44,7 @@ struct VmmConfig<'a> {
     report: i32,
     snapshot: Option<&'a Path>,
     base: Option<&'a Path>,
+    working_set: Option<&'a Path>,
     record: bool,
     jail: Jail,
 }
@@ -78,11 +79,13 @@ struct Jail {
 
 /// The snapshots that a VMM has to do with.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Snapshots<'a> {
+pub struct Places<'a> {
     /// Where to write or to read one.
     pub at: Option<&'a Path>,
     /// What to initialise from.
     pub base: Option<&'a Path>,
+    /// What is known of the use of the one to read.
+    pub working_set: Option<&'a Path>,
 }
 
 /// The document for `nexus-vmm serve`. `record`: the VMM is to be ready to record its guest's working set.
@@ -90,7 +93,7 @@ pub fn vmm_config(
     config: &Config,
     version: &Version,
     mode: Mode,
-    snapshots: Snapshots<'_>,
+    places: Places<'_>,
     record: bool,
 ) -> Vec<u8> {
     let d = &version.deployment;
@@ -130,8 +133,9 @@ pub fn vmm_config(
             completion: numbers::COMPLETION,
         },
         report: numbers::REPORT,
-        snapshot: snapshots.at,
-        base: snapshots.base,
+        snapshot: places.at,
+        base: places.base,
+        working_set: places.working_set,
         record,
         jail: Jail {
             uid: config
@@ -354,7 +358,10 @@ fn vmm(config: &Config) -> io::Result<(CString, Vec<CString>)> {
 }
 
 /// A memfd that holds `document`, to be read from its start.
-fn document_fd(document: &[u8]) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// Out of descriptors or memory.
+pub fn document_fd(document: &[u8]) -> io::Result<OwnedFd> {
     // SAFETY: a NUL-terminated name and no pointers beyond it.
     let fd = unsafe { libc::memfd_create(c"nexus-vmm-config".as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {

@@ -230,19 +230,6 @@ impl Deployment {
     pub fn is_base(&self) -> bool {
         self.handler.is_empty()
     }
-
-    /// Start of the digest that is safe as a part of a file's name.
-    pub fn short_digest(&self) -> String {
-        self.digest
-            .chars()
-            .rev()
-            .filter(char::is_ascii_alphanumeric)
-            .take(32)
-            .collect::<String>()
-            .chars()
-            .rev()
-            .collect()
-    }
 }
 
 fn check_path(field: &str, path: &Path) -> Result<(), ApiError> {

@@ -66,6 +66,12 @@ impl Version {
             .clone()
     }
 
+    /// The digest that the snapshot is kept under.
+    pub fn snapshot_name(&self) -> Option<String> {
+        let path = self.snapshot()?;
+        Some(path.file_name()?.to_string_lossy().into_owned())
+    }
+
     pub fn set_snapshot(&self, path: Option<PathBuf>) {
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = path;
     }

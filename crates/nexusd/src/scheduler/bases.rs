@@ -2,7 +2,7 @@
 //! function does not change of its base it shares with all others that rest on it, in memory and on disk
 //! (docs/decisions/0012-base-snapshots.md).
 //!
-//! A base depends on what all of its functions have in common, and is named by that. A function's snapshot has a hard
+//! A base depends on what all of its functions have in common: the key that it is found by. A function's snapshot has a hard
 //! link to its base's pages, so that a base can be deleted at any time.
 
 use super::failure::StartFailure;
@@ -14,15 +14,16 @@ use crate::logs::FunctionLog;
 use crate::node::Node;
 use crate::registry::Version;
 use crate::registry::deployment::Deployment;
+use crate::snapshots::Kept;
 use nexus_abi::operation::UNSUITABLE_BASE;
 use ring::digest;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const PREFIX: &str = "base-";
+/// Name and digest of what a base runs, as a function has one.
+const NAME: &str = "base";
 /// In MiB. A function is held to its own limit.
 const MEMORY: u64 = 512;
 /// Variables that act when the interpreter starts, or when the SDK is loaded.
@@ -31,31 +32,38 @@ const EARLY: [&str; 12] = [
     "SSL_", "TZ",
 ];
 
-/// Those of this node that can be used, by name; `None` for one that cannot be made.
+/// Those of this node that can be used, by key; `None` for one that cannot be made.
 #[derive(Debug, Default)]
 pub struct Bases(tokio::sync::Mutex<HashMap<String, Option<PathBuf>>>);
 
 /// The base to initialise `version` from, made if it is not there yet; `None` where it has to do without.
-pub async fn of(node: &Node, version: &Version) -> Option<PathBuf> {
+pub async fn of(node: &Node, version: &Version) -> Option<Kept> {
     if !suits(&version.deployment) {
         return None;
     }
-    let name = name(&node.config, &version.deployment);
+    let key = key(&node.config, &version.deployment);
     // Held while one is made, so that it is made once.
     let mut bases = node.bases.0.lock().await;
-    if let Some(known) = bases.get(&name) {
-        return known.clone();
+    match bases.get(&key) {
+        Some(None) => return None,
+        Some(Some(known)) => {
+            let base = node.snapshots.hold(known);
+            // It may have been collected before it was held.
+            if known.is_dir() {
+                return Some(base);
+            }
+        }
+        None => {}
     }
-    let directory = node.snapshots().join(&name);
-    let path = match ready(node, version, &directory).await {
-        Ok(()) => Some(directory),
+    let base = match ready(node, version, &key).await {
+        Ok(base) => Some(base),
         Err(reason) => {
             tracing::warn!(reason, "no base can be made; functions share less");
             None
         }
     };
-    bases.insert(name, path.clone());
-    path
+    bases.insert(key, base.as_ref().map(|base| base.path.clone()));
+    base
 }
 
 /// Whether a function could not be initialised for `base`'s sake. One that is refused is given up: the next function gets
@@ -69,19 +77,17 @@ pub async fn is_at_fault(node: &Node, base: &Path, failure: &StartFailure) -> bo
         StartFailure::Refused(reason) => {
             tracing::warn!(base = %base.display(), reason, "a base is refused; it is made anew");
             let mut bases = node.bases.0.lock().await;
-            bases.retain(|_, path| path.as_deref() != Some(base));
-            initialise::remove(base).await;
+            bases.retain(|key, path| {
+                let refused = path.as_deref() == Some(base);
+                if refused {
+                    node.snapshots.forget_base(key);
+                }
+                !refused
+            });
             true
         }
         StartFailure::Node(_) => false,
     }
-}
-
-/// Whether a directory of `snapshots/` is a base that some function rests on.
-pub fn is_in_use(directory: &Path) -> bool {
-    let name = directory.file_name().unwrap_or_default();
-    let pages = directory.join("pages");
-    name.to_string_lossy().starts_with(PREFIX) && pages.metadata().is_ok_and(|m| m.nlink() > 1)
 }
 
 fn suits(deployment: &Deployment) -> bool {
@@ -91,7 +97,7 @@ fn suits(deployment: &Deployment) -> bool {
 }
 
 /// Everything that a base's content depends on, digested.
-fn name(config: &Config, d: &Deployment) -> String {
+fn key(config: &Config, d: &Deployment) -> String {
     let depends = json!([
         env!("CARGO_PKG_VERSION"),
         d.python,
@@ -109,27 +115,31 @@ fn name(config: &Config, d: &Deployment) -> String {
         .take(16)
         .map(|b| format!("{b:02x}"))
         .collect();
-    format!("{PREFIX}{hex}")
+    hex
 }
 
-/// See that the base is at `directory`: kept from an earlier run of the node, and sound; or made now.
-async fn ready(node: &Node, version: &Version, directory: &Path) -> Result<(), String> {
-    if directory.is_dir() {
-        match deploy::verify(node, directory).await {
-            Ok(()) => return Ok(()),
+/// The base with this key: kept from an earlier run of the node, and sound; or made now.
+async fn ready(node: &Node, version: &Version, key: &str) -> Result<Kept, String> {
+    let version = base(node, version);
+    if let Some(path) = node.snapshots.base(key) {
+        let kept = node.snapshots.hold(&path);
+        match deploy::verify_kept(node, &version, &path).await {
+            Ok(()) => return Ok(kept),
             Err(reason) => tracing::warn!(reason, "a base is not as it was; it is made anew"),
         }
-        initialise::remove(directory).await;
     }
-    let version = base(node, version);
-    let made = initialise::snapshot(node, &version, directory, None).await;
+    let made = initialise::snapshot(node, &version, None).await;
     version.log.delete();
-    let bytes = made.map_err(|failed| {
+    let (kept, bytes) = made.map_err(|failed| {
         let log = String::from_utf8_lossy(&failed.log).into_owned();
         format!("{:?}: {log}", failed.failure)
     })?;
-    tracing::info!(path = %directory.display(), mib = bytes >> 20, "a base was made");
-    Ok(())
+    if let Err(error) = node.snapshots.set_base(key, &kept) {
+        // It serves; the node's next run makes another.
+        tracing::warn!(%error, "a base cannot be noted");
+    }
+    tracing::info!(path = %kept.path.display(), mib = bytes >> 20, "a base was made");
+    Ok(kept)
 }
 
 /// What a base runs: all that `version` shares with other functions.
@@ -138,14 +148,13 @@ fn base(node: &Node, version: &Version) -> Version {
         handler: String::new(),
         environment: BTreeMap::new(),
         memory_mib: MEMORY,
-
-        digest: PREFIX.to_owned(),
+        digest: NAME.to_owned(),
         ..version.deployment.clone()
     };
     let log = FunctionLog::new(&node.logs(), ".base", node.config.log_bytes);
     Version::new(
         node.number(),
-        PREFIX,
+        NAME,
         String::new(),
         deployment,
         version.isolation,
@@ -178,22 +187,5 @@ mod tests {
             assert_eq!(suits(&d), expected, "{name}");
         }
         std::fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn a_base_is_in_use_while_its_pages_have_another_name() {
-        let snapshots = std::env::temp_dir().join(format!("nexusd-used-{}", std::process::id()));
-        let base = snapshots.join("base-0");
-        let other = snapshots.join("function");
-        for directory in [&base, &other] {
-            std::fs::create_dir_all(directory).unwrap();
-        }
-        std::fs::write(base.join("pages"), "x").unwrap();
-        assert!(!is_in_use(&base));
-        std::fs::hard_link(base.join("pages"), other.join("base")).unwrap();
-        std::fs::hard_link(base.join("pages"), other.join("pages")).unwrap();
-        assert!(is_in_use(&base));
-        assert!(!is_in_use(&other));
-        std::fs::remove_dir_all(snapshots).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use crate::clock::monotonic_ns;
 use crate::logs::{FunctionLog, Tail};
 use crate::node::Node;
 use crate::process::child::Child;
-use crate::process::launch::{self, Ends, Mode, Snapshots};
+use crate::process::launch::{self, Ends, Mode, Places};
 use crate::process::pipe::PipeReader;
 use crate::process::report::{Event, ReportReader};
 use crate::registry::Version;
@@ -60,7 +60,7 @@ impl Instance {
         node: &Node,
         version: &Version,
         mode: Mode,
-        snapshots: Snapshots<'_>,
+        places: Places<'_>,
     ) -> Result<Self, StartFailure> {
         let fail = |what: &str, error: &dyn std::fmt::Display| {
             StartFailure::Node(format!(
@@ -78,12 +78,8 @@ impl Instance {
                 .map_err(|e| fail("no arena", &e))?;
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
-        let recording = snapshots
-            .at
-            .filter(|_| mode == Mode::Restore)
-            .and_then(Recording::of);
-        let document =
-            launch::vmm_config(&node.config, version, mode, snapshots, recording.is_some());
+        let recording = places.working_set.and_then(Recording::of);
+        let document = launch::vmm_config(&node.config, version, mode, places, recording.is_some());
         let ends = Ends {
             device,
             log: log_end,
