@@ -2,9 +2,9 @@
 
 use crate::errno::{EAGAIN, Errno};
 use crate::machine::Tid;
-use crate::pending::{Sent, bit};
+use crate::pending::Sent;
 use crate::process::Process;
-use crate::signal;
+use crate::signal::{self, Action, Signals};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -58,6 +58,11 @@ impl Children {
             },
         );
         Ok(())
+    }
+
+    /// It could not be made.
+    pub fn forget(&self, pid: Tid) {
+        self.lock().remove(&pid);
     }
 
     /// It runs.
@@ -122,6 +127,7 @@ impl Drop for Place {
 
 /// A child has ended: who waits for it learns of it.
 pub fn ended(parent: &Process, pid: Tid, status: i32) {
+    parent.locks().records.ended(pid);
     let chld = libc::SIGCHLD as u64;
     let action = parent.signals().action(chld);
     // Who ignores the signal by name wants no zombies either.
@@ -162,11 +168,17 @@ pub fn about(pid: Tid, status: i32) -> Sent {
     }
 }
 
-/// Signals that go on being ignored in a program that is executed; handlers do not.
+/// Dispositions of a program that is executed: signals go on being ignored; handlers do not outlive their code.
 #[must_use]
-pub fn ignored(process: &Process) -> u64 {
+pub fn ignored(process: &Process) -> Signals {
     let signals = process.signals();
-    (1..=signal::LAST)
-        .filter(|s| signals.action(*s).handler == 1)
-        .fold(0, |set, s| set | bit(s))
+    let mut left = Signals::default();
+    for signal in (1..=signal::LAST).filter(|s| signals.action(*s).handler == 1) {
+        let action = Action {
+            handler: 1,
+            ..Action::default()
+        };
+        left.set_action(signal, action);
+    }
+    left
 }

@@ -11,8 +11,8 @@ use crate::itimer::Timers;
 use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
 use crate::mm::{AddressSpace, Backing, Request};
-use crate::pending::{Cause, Pending, Sent, bit};
-use crate::signal::{self, Action, Signals};
+use crate::pending::{Cause, Pending, Sent};
+use crate::signal::{self, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
 use std::collections::BTreeMap;
@@ -195,7 +195,7 @@ impl Process {
             limits: first_limits(&config),
             number_key: fresh_key(),
             locks: Arc::default(),
-            ignored: 0,
+            signals: Signals::default(),
             pid,
             next_tid: Arc::new(AtomicI32::new(pid)),
             alive: Arc::default(),
@@ -215,14 +215,6 @@ impl Process {
         machine: Arc<dyn Machine>,
         heritage: Heritage,
     ) -> Result<Arc<Self>, Error> {
-        let mut signals = Signals::default();
-        for signal in (1..=signal::LAST).filter(|s| heritage.ignored & bit(*s) != 0) {
-            let action = Action {
-                handler: 1,
-                ..Action::default()
-            };
-            signals.set_action(signal, action);
-        }
         Ok(Arc::new(Self {
             memory: Memory::new(window),
             mm: Mutex::new(AddressSpace::new(window, Arc::clone(&machine))),
@@ -241,7 +233,7 @@ impl Process {
             number_key: AtomicU64::new(heritage.number_key),
             locks: heritage.locks,
             cwd: Mutex::new(heritage.cwd),
-            signals: Mutex::new(signals),
+            signals: Mutex::new(heritage.signals),
             pending: Pending::default(),
             timers: Timers::default(),
             threads: Mutex::default(),
@@ -580,6 +572,7 @@ impl Process {
             end: DOORBELL + PAGE,
             prot: libc::PROT_READ | libc::PROT_WRITE,
             shared: true,
+            written: true,
             backing: Backing::Doorbell,
         };
         self.mm().adopt(DOORBELL, vma)?;

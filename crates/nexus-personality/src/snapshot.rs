@@ -436,6 +436,7 @@ impl Process {
                 end: mapping.end,
                 prot: mapping.prot & 7,
                 shared: false,
+                written: true,
                 backing,
             };
             let failed = |_| {

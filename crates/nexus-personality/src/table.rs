@@ -3,7 +3,7 @@
 use crate::errno::SysResult;
 use crate::machine::Cpu;
 use crate::syscall::{
-    attributes, dirs, fdops, futex, info, io, memory, messages, open, polling, processes,
+    attributes, dirs, fdops, fork, futex, info, io, memory, messages, open, polling, processes,
     scheduling, signals, socket_options, sockets, stat, threads, time,
 };
 use crate::thread::Thread;
@@ -177,14 +177,9 @@ pub static CALLS: &[Call] = &calls![
         56,
         "clone",
         threads::clone,
-        "threads, and processes as vfork makes them",
+        "threads, and processes as fork and vfork make them",
     ),
-    absent(
-        57,
-        "fork",
-        info::absent,
-        "a process of its own would be another microVM",
-    ),
+    partial(57, "fork", fork::fork, "the device is not inherited"),
     full(58, "vfork", processes::vfork),
     partial(
         59,
@@ -210,7 +205,7 @@ pub static CALLS: &[Call] = &calls![
         72,
         "fcntl",
         fdops::fcntl,
-        "record locks always succeed: they do not hold between a program and those it starts; no leases, no watches"
+        "a wait for a record lock does not see deadlocks; no leases, no watches"
     ),
     full(73, "flock", fdops::flock),
     full(74, "fsync", io::fsync),
@@ -426,7 +421,7 @@ pub static CALLS: &[Call] = &calls![
         202,
         "futex",
         futex::futex,
-        "always private; no priority inheritance",
+        "shared between programs in shared memory only; no priority inheritance",
     ),
     partial(
         203,

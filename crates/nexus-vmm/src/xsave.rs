@@ -40,6 +40,15 @@ pub fn checked(area: &[u8], xcr0: u64) -> io::Result<[u8; MAXIMUM]> {
     Ok(out)
 }
 
+/// Call every component beyond `xcr0` absent from an area in standard format.
+pub fn restrict(area: &mut [u8], xcr0: u64) {
+    if let Some(present) = area.get_mut(HEADER..HEADER + 8) {
+        for (byte, allowed) in present.iter_mut().zip(xcr0.to_le_bytes()) {
+            *byte &= allowed;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -63,6 +72,18 @@ mod tests {
         assert!(checked(&area, 7).is_err());
         assert!(checked(&[0; 575], 7).is_err());
         assert!(checked(&[0; 4097], 7).is_err());
+    }
+
+    #[test]
+    fn what_a_host_adds_is_left_out_and_the_rest_is_accepted() {
+        let mut area = vec![0; 2688];
+        area[512] = 0xe7;
+        area[513] = 2; // PKU, as a host with protection keys has it
+        assert!(checked(&area, 0xe7).is_err());
+        restrict(&mut area, 0xe7);
+        let out = checked(&area, 0xe7).unwrap();
+        assert_eq!(out[512..520], 0xe7_u64.to_le_bytes());
+        restrict(&mut [], 7);
     }
 
     #[test]

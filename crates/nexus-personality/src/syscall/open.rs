@@ -224,7 +224,10 @@ fn open_again(t: &Thread, fd: u64, flags: i32) -> Result<Object, Errno> {
 }
 
 pub fn close(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {
-    t.process.files().close(fd).map(|()| 0)
+    let d = super::io::description(t, fd)?;
+    t.process.files().close(fd)?;
+    super::fdops::closes(t, &d);
+    Ok(0)
 }
 
 pub fn close_range(
@@ -237,6 +240,7 @@ pub fn close_range(
         return Err(EINVAL);
     }
     let mut files = t.process.files();
+    let mut closed = Vec::new();
     let inside: Vec<u64> = files
         .iter()
         .map(|(n, _)| n)
@@ -246,8 +250,13 @@ pub fn close_range(
         if flags & CLOEXEC != 0 {
             files.entry(fd)?.close_on_exec = true;
         } else {
+            closed.push(Arc::clone(&files.entry(fd)?.description));
             files.close(fd)?;
         }
+    }
+    drop(files);
+    for description in closed {
+        super::fdops::closes(t, &description);
     }
     Ok(0)
 }

@@ -3,7 +3,7 @@
 //! Between vfork and exec the child borrows the parent's thread and vCPU: the same thread goes on with a descriptor
 //! table, working directory, signal dispositions and mask of the child's, until it executes a program or ends. The
 //! program then runs in a microVM of its own; the thread gets the parent's registers back. One child at a time is
-//! in the making. fork(2) without exec would have to copy the whole machine: ENOSYS.
+//! in the making. fork(2) is in `fork`.
 
 use super::open;
 use crate::children::{self, Found, Place};
@@ -13,7 +13,7 @@ use crate::errno::{
 };
 use crate::files::names::Node;
 use crate::heritage::{Heritage, with_others};
-use crate::machine::{Cpu, Outcome, Tid, UserRegs};
+use crate::machine::{Cpu, Outcome, Start, Tid, UserRegs};
 use crate::process::Process;
 use crate::signal;
 use crate::thread::Thread;
@@ -48,13 +48,17 @@ pub fn vfork(t: &mut Thread, cpu: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
     begin(t, cpu)
 }
 
-/// clone(2) as vfork with a stack and a thread pointer of its own.
-pub fn clone_vfork(
+/// clone(2) of a process: as fork, or as vfork with a stack and a thread pointer of its own.
+pub fn clone_process(
     t: &mut Thread,
     cpu: &mut dyn Cpu,
-    [flags, stack, _, _, tls, _]: [u64; 6],
+    [flags, stack, parent_tid, child_tid, tls, _]: [u64; 6],
 ) -> SysResult {
     let both = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    if flags & both == 0 {
+        let arguments = [flags, stack, parent_tid, child_tid, tls, 0];
+        return super::fork::clone_copy(t, cpu, arguments);
+    }
     // The lowest byte is the signal at its end, which is SIGCHLD in all that asks.
     let served = both | libc::CLONE_SETTLS as u64 | 0xff;
     if flags & both != both || flags & !served != 0 {
@@ -144,17 +148,28 @@ pub fn execve(t: &mut Thread, cpu: &mut dyn Cpu, [path, argv, envp, ..]: [u64; 6
     let argv = strings(t, argv, &mut budget)?;
     let envp = strings(t, envp, &mut budget)?;
     let program = program(t, path, argv, envp)?;
-    let place = Place::take(&t.process.alive)?;
     let mask = t.mask;
     match t.making.as_ref().map(|made| made.pid) {
         Some(pid) => {
-            launch(t, pid, program, mask, place, move |parent, status| {
+            launch(t, pid, program, mask, move |parent, status| {
                 children::ended(parent, pid, status);
             })?;
+            close_on_exec(t);
             resume_parent(t, cpu);
             Ok(0)
         }
-        None => replace(t, program, mask, place),
+        None => replace(t, program, mask),
+    }
+}
+
+/// Record locks of files that the new program does not have open go; those of others stay.
+fn close_on_exec(t: &Thread) {
+    let closed: Vec<_> = (t.process.files().iter())
+        .filter(|(_, entry)| entry.close_on_exec)
+        .map(|(_, entry)| Arc::clone(&entry.description))
+        .collect();
+    for description in closed {
+        super::fdops::closes(t, &description);
     }
 }
 
@@ -163,41 +178,51 @@ fn launch(
     pid: Tid,
     program: Program,
     mask: u64,
-    place: Place,
     ended: impl FnOnce(&Process, i32) + Send + 'static,
 ) -> Result<(), Errno> {
     let parent = Arc::clone(&t.process);
     let heritage = Heritage::of(&parent, pid, program);
-    let told = Arc::clone(&parent);
-    let machine = Arc::clone(&parent.machine);
-    with_others(|| {
-        machine.launch(
-            Box::new(move |window, machine| {
-                let child = Process::inherit(window, machine, heritage)?;
-                let state = child.load_with_mask(mask)?;
-                if pid == parent.pid() {
-                    parent.set_successor(&child);
-                } else {
-                    parent.children.started(pid, &child);
-                }
-                Ok((child, state))
-            }),
-            Box::new(move |status| {
-                drop(place);
-                ended(&told, status);
-            }),
-        )
-    })
+    let start: Start = Box::new(move |window, machine| {
+        let child = Process::inherit(window, machine, heritage)?;
+        let state = child.load_with_mask(mask)?;
+        if pid == parent.pid() {
+            parent.set_successor(&child);
+        } else {
+            parent.children.started(pid, &child);
+        }
+        Ok((child, state))
+    });
+    with_place(t, start, ended)
 }
 
-fn replace(t: &mut Thread, program: Program, mask: u64, place: Place) -> SysResult {
+/// Have the machine make another microVM, if one more may live; `ended` gets the calling process and the new one's
+/// wait status.
+///
+/// # Errors
+/// EAGAIN where too many live; the machine's.
+pub fn with_place(
+    t: &Thread,
+    start: Start,
+    ended: impl FnOnce(&Process, i32) + Send + 'static,
+) -> Result<(), Errno> {
+    let place = Place::take(&t.process.alive)?;
+    let told = Arc::clone(&t.process);
+    let ended = Box::new(move |status| {
+        drop(place);
+        ended(&told, status);
+    });
+    with_others(|| t.process.machine.launch(start, ended))
+}
+
+fn replace(t: &mut Thread, program: Program, mask: u64) -> SysResult {
     let pid = t.process.pid();
     let caller = t.tid();
-    launch(t, pid, program, mask, place, move |old, status| {
+    launch(t, pid, program, mask, move |old, status| {
         old.set_succeeded(status);
         old.machine.kick(caller);
     })?;
     // Nothing of the old program goes on but this thread, which waits for the new one.
+    close_on_exec(t);
     t.process.close_files();
     t.process.set_stopping(true);
     let others: Vec<Tid> = t.process.tids();

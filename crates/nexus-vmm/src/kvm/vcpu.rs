@@ -272,7 +272,8 @@ impl Vcpu {
         }))
     }
 
-    /// The extended state, standard format.
+    /// The extended state, standard format, of the components that the guest has. PVM runs it under the host's own
+    /// XCR0, which may have more (protection keys): what belongs to those is left out.
     ///
     /// # Errors
     /// What `KVM_GET_XSAVE` failed with.
@@ -287,6 +288,7 @@ impl Vcpu {
             .flat_map(|word| word.to_le_bytes())
             .collect();
         bytes.truncate(self.xsave_size);
+        crate::xsave::restrict(&mut bytes, self.xcr0);
         Ok(bytes)
     }
 

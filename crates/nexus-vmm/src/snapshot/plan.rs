@@ -192,6 +192,7 @@ mod tests {
                     end: *end,
                     prot: *prot,
                     shared: false,
+                    written: false,
                     backing: Backing::Anonymous,
                 };
                 (*start, vma)
