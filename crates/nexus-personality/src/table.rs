@@ -227,13 +227,13 @@ pub static CALLS: &[Call] = &calls![
         90,
         "chmod",
         attributes::chmod,
-        "/tmp and /dev/shm; kept and shown, not enforced on the one user"
+        "/tmp and /dev/shm; the owner's bits hold for the one user"
     ),
     partial(
         91,
         "fchmod",
         attributes::fchmod,
-        "/tmp and /dev/shm; kept and shown, not enforced on the one user"
+        "/tmp and /dev/shm; the owner's bits hold for the one user"
     ),
     partial(
         92,
@@ -481,7 +481,7 @@ pub static CALLS: &[Call] = &calls![
         268,
         "fchmodat",
         attributes::fchmodat,
-        "/tmp and /dev/shm; kept and shown, not enforced on the one user"
+        "/tmp and /dev/shm; the owner's bits hold for the one user"
     ),
     full(269, "faccessat", stat::faccessat),
     full(270, "pselect6", polling::pselect6),
@@ -523,6 +523,12 @@ pub static CALLS: &[Call] = &calls![
     ),
     full(318, "getrandom", info::getrandom),
     partial(319, "memfd_create", open::memfd_create, "no seals"),
+    partial(
+        322,
+        "execveat",
+        processes::execveat,
+        "as execve; of descriptors those of the host's files",
+    ),
     absent(324, "membarrier", info::membarrier, "none of its commands"),
     full(326, "copy_file_range", io::copy_file_range),
     partial(327, "preadv2", io::preadv2, "flags that are hints only"),

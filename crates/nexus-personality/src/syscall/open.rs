@@ -66,10 +66,10 @@ pub fn resolve_path(t: &Thread, path: &[u8]) -> Result<Resolved, Errno> {
 /// The directory in memory that a new name would be made in.
 ///
 /// # Errors
-/// EROFS where only the host could make it.
+/// EROFS where only the host could make it, EACCES where the directory's mode forbids it.
 pub fn parent(t: &Thread, resolved: &Resolved) -> Result<Arc<Inode>, Errno> {
     match t.process.names.lookup(resolved.split().0)? {
-        Some(Node::Memory(inode)) if inode.is_directory() => Ok(inode),
+        Some(Node::Memory(inode)) if inode.is_directory() => inode.permit(3).map(|()| inode),
         Some(Node::Memory(_)) => Err(ENOTDIR),
         _ => Err(EROFS),
     }
@@ -145,6 +145,12 @@ fn open_unnamed(t: &Thread, directory: u64, path: u64, flags: i32, mode: u32) ->
 fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result<Object, Errno> {
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
     let wants_directory = flags & libc::O_DIRECTORY != 0;
+    if let Node::Memory(inode) = node
+        && flags & libc::O_PATH == 0
+    {
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
+        inode.permit(u32::from(reads) * 4 + u32::from(writes && !inode.is_directory()) * 2)?;
+    }
     match node {
         Node::Host { .. } if writes => Err(EROFS),
         Node::Host {
@@ -187,6 +193,7 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
         Node::Device("nexus") => Ok(Object::Device),
         Node::Device(_) => Ok(Object::Random),
         Node::MadeUp(_) | Node::Process(_) if writes => Err(EACCES),
+        Node::Shadow => Err(EACCES),
         Node::MadeUp(content) => made_up(t, content),
         Node::Process(name) => made_up(t, &super::proc::content(t, name)?),
         Node::Descriptor(fd) => open_again(t, *fd, flags),

@@ -9,8 +9,9 @@ use super::open;
 use crate::children::{self, Found, Place};
 use crate::config::{Exact, Program};
 use crate::errno::{
-    E2BIG, EACCES, EAGAIN, ECHILD, EINTR, EINVAL, ENOENT, ENOEXEC, ENOSYS, Errno, SysResult,
+    E2BIG, EACCES, EAGAIN, ECHILD, EINTR, EINVAL, ELOOP, ENOENT, ENOEXEC, ENOSYS, Errno, SysResult,
 };
+use crate::files::Object;
 use crate::files::names::Node;
 use crate::heritage::{Heritage, with_others};
 use crate::machine::{Cpu, Outcome, Start, Tid, UserRegs};
@@ -144,6 +145,50 @@ pub fn ends_in_making(t: &mut Thread, cpu: &mut dyn Cpu, status: i32) -> bool {
 /// microVM stands for the new one until that ends.
 pub fn execve(t: &mut Thread, cpu: &mut dyn Cpu, [path, argv, envp, ..]: [u64; 6]) -> SysResult {
     let path = t.process.memory.read_path(path)?;
+    let opened = [b"/proc/self/fd/".as_slice(), b"/dev/fd/"]
+        .iter()
+        .find_map(|links| path.strip_prefix(*links));
+    let path = match opened.map(std::str::from_utf8) {
+        Some(Ok(number)) => opened_path(t, number.parse().map_err(|_| ENOENT)?)?,
+        _ => path,
+    };
+    execute(t, cpu, path, argv, envp)
+}
+
+/// execveat(2).
+pub fn execveat(
+    t: &mut Thread,
+    cpu: &mut dyn Cpu,
+    [directory, path, argv, envp, flags, _]: [u64; 6],
+) -> SysResult {
+    let served = (libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW) as u64;
+    if flags & !served != 0 {
+        return Err(EINVAL);
+    }
+    let mut path = t.process.memory.read_path(path)?;
+    if path.is_empty() && flags & libc::AT_EMPTY_PATH as u64 != 0 {
+        path = opened_path(t, directory)?;
+    } else if !path.starts_with(b"/") {
+        let base = open::base(t, directory, &path)?;
+        path = [&base, b"/".as_slice(), &path].concat();
+    }
+    let follow = flags & libc::AT_SYMLINK_NOFOLLOW as u64 == 0;
+    let resolved = t.process.names.resolve(b"", &path, follow)?;
+    if matches!(resolved.node, Some(Node::Link(_))) {
+        return Err(ELOOP);
+    }
+    execute(t, cpu, path, argv, envp)
+}
+
+/// The path of the program that a descriptor refers to: of the host's files alone, which keep theirs.
+fn opened_path(t: &Thread, fd: u64) -> Result<Vec<u8>, Errno> {
+    match &super::io::description(t, fd)?.object {
+        Object::Host(file) => Ok(file.path.clone()),
+        _ => Err(EACCES),
+    }
+}
+
+fn execute(t: &mut Thread, cpu: &mut dyn Cpu, path: Vec<u8>, argv: u64, envp: u64) -> SysResult {
     let mut budget = MOST_BYTES;
     let argv = strings(t, argv, &mut budget)?;
     let envp = strings(t, envp, &mut budget)?;
@@ -331,7 +376,7 @@ fn program(
             .collect();
         path = interpreter.as_bytes().to_vec();
     }
-    Err(crate::errno::ELOOP)
+    Err(ELOOP)
 }
 
 /// The first bytes of an executable file.
