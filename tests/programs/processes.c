@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 extern char **environ;
-static char *self;
+static char self[] = "/proc/self/exe";
 static volatile int own = 1;
 
 static int wrong(const char *what) {
@@ -105,7 +105,6 @@ static int copies(void) {
 }
 
 int main(int argc, char **argv) {
-    self = argv[0];
     if (argc == 4 && strcmp(argv[1], "child") == 0)
         return child(atoi(argv[2]), atoi(argv[3]));
     if (programs() != 0 || copies() != 0)

@@ -41,7 +41,7 @@ pub fn resolve(t: &Thread, directory: u64, path: u64, follow: bool) -> Result<Re
 }
 
 /// `/proc/PID` of the guest itself is `/proc/self`.
-fn own_pid(t: &Thread, path: Vec<u8>) -> Vec<u8> {
+pub fn own_pid(t: &Thread, path: Vec<u8>) -> Vec<u8> {
     let Some(rest) = path.strip_prefix(b"/proc/") else {
         return path;
     };

@@ -144,12 +144,14 @@ pub fn ends_in_making(t: &mut Thread, cpu: &mut dyn Cpu, status: i32) -> bool {
 /// execve(2): the program runs in a microVM of its own. Of a child in the making that is all; else the caller's own
 /// microVM stands for the new one until that ends.
 pub fn execve(t: &mut Thread, cpu: &mut dyn Cpu, [path, argv, envp, ..]: [u64; 6]) -> SysResult {
-    let path = t.process.memory.read_path(path)?;
+    let path = open::own_pid(t, t.process.memory.read_path(path)?);
     let opened = [b"/proc/self/fd/".as_slice(), b"/dev/fd/"]
         .iter()
         .find_map(|links| path.strip_prefix(*links));
     let path = match opened.map(std::str::from_utf8) {
         Some(Ok(number)) => opened_path(t, number.parse().map_err(|_| ENOENT)?)?,
+        // The new program's link of that name will lead to itself.
+        _ if path == b"/proc/self/exe" => t.process.config.program.path.clone().into_bytes(),
         _ => path,
     };
     execute(t, cpu, path, argv, envp)

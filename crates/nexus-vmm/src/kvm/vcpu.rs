@@ -272,8 +272,7 @@ impl Vcpu {
         }))
     }
 
-    /// The extended state, standard format, of the components that the guest has. PVM runs it under the host's own
-    /// XCR0, which may have more (protection keys): what belongs to those is left out.
+    /// The extended state, standard format.
     ///
     /// # Errors
     /// What `KVM_GET_XSAVE` failed with.
@@ -288,7 +287,7 @@ impl Vcpu {
             .flat_map(|word| word.to_le_bytes())
             .collect();
         bytes.truncate(self.xsave_size);
-        crate::xsave::restrict(&mut bytes, self.xcr0);
+        crate::xsave::keep(&mut bytes, self.xcr0);
         Ok(bytes)
     }
 
