@@ -15,8 +15,9 @@ def test_clocks_and_copies_of_a_restored_instance(node, handlers):
         clocks = payload["clocks"]
         assert before[0] <= clocks["monotonic"] <= after[0]
         assert before[1] <= clocks["time"] <= after[1]
-        assert clocks["cpu"] == 0
-        assert clocks["cheap"], "a clock or the CPU's number takes an exit"
+        if node.isolation == "kvm":
+            assert clocks["cpu"] == 0
+            assert clocks["cheap"], "a clock or the CPU's number takes an exit"
         assert payload["copied"], payload
         assert "fork" in payload["call"], payload
         assert payload["after"] == 200
