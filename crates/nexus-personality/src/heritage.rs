@@ -4,6 +4,7 @@
 use crate::config::{Config, Program};
 use crate::files::lock::Locks;
 use crate::files::{FileTable, names::Namespace, socket::Net};
+use crate::groups::Groups;
 use crate::machine::Tid;
 use crate::process::Process;
 use crate::signal::Signals;
@@ -55,6 +56,7 @@ pub struct Heritage {
     pub(crate) pid: Tid,
     pub(crate) next_tid: Arc<AtomicI32>,
     pub(crate) alive: Arc<AtomicUsize>,
+    pub(crate) groups: Arc<Groups>,
     pub(crate) parent: Weak<Process>,
     pub(crate) statm: Arc<OwnedFd>,
 }
@@ -105,6 +107,7 @@ impl Heritage {
             pid,
             next_tid: Arc::clone(&from.next_tid),
             alive: Arc::clone(&from.alive),
+            groups: Arc::clone(&from.groups),
             parent,
             statm: Arc::clone(&from.statm),
             config: Config {

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
 use crate::files::lock::Locks;
 use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
+use crate::groups::Groups;
 use crate::heritage::{Heritage, IN_CHILD, Lent, in_child};
 use crate::host::{self, Kick};
 use crate::itimer::Timers;
@@ -70,6 +71,7 @@ pub struct Process {
     pub(crate) children: Children,
     /// MicroVMs beside the first one, over all generations.
     pub(crate) alive: Arc<AtomicUsize>,
+    pub(crate) groups: Arc<Groups>,
     pub(crate) parent: Weak<Self>,
     /// The program that was executed in place of this one, and its wait status.
     successor: Mutex<(Weak<Self>, Option<i32>)>,
@@ -199,6 +201,7 @@ impl Process {
             pid,
             next_tid: Arc::new(AtomicI32::new(pid)),
             alive: Arc::default(),
+            groups: Arc::default(),
             parent: Weak::new(),
             statm: Arc::new(open_statm()?),
             config,
@@ -215,7 +218,7 @@ impl Process {
         machine: Arc<dyn Machine>,
         heritage: Heritage,
     ) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self {
+        let process = Arc::new(Self {
             memory: Memory::new(window),
             mm: Mutex::new(AddressSpace::new(window, Arc::clone(&machine))),
             machine,
@@ -223,6 +226,7 @@ impl Process {
             lent: Lent::default(),
             children: Children::default(),
             alive: heritage.alive,
+            groups: heritage.groups,
             parent: heritage.parent,
             successor: Mutex::default(),
             names: heritage.names,
@@ -247,7 +251,9 @@ impl Process {
             statm: heritage.statm,
             memory_refused: AtomicBool::new(false),
             config: heritage.config,
-        }))
+        });
+        process.groups.attach(process.pid(), &process);
+        Ok(process)
     }
 
     /// [`Process::load`] for a program whose first thread blocks these signals.
@@ -433,6 +439,7 @@ impl Process {
 
     pub(crate) fn renew_pid(&self, generation: u64) {
         let pid = fresh_pid();
+        self.groups.rename(self.pid(), pid);
         self.pid.store(pid, Ordering::Relaxed);
         self.next_tid.fetch_max(pid, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Relaxed);

@@ -3,8 +3,8 @@
 use crate::errno::SysResult;
 use crate::machine::Cpu;
 use crate::syscall::{
-    attributes, dirs, fdops, fork, futex, info, io, memory, messages, open, polling, processes,
-    scheduling, signals, socket_options, sockets, stat, threads, time,
+    attributes, dirs, fdops, fork, futex, groups, info, io, memory, messages, open, polling,
+    processes, scheduling, signals, socket_options, sockets, stat, threads, time,
 };
 use crate::thread::Thread;
 
@@ -265,10 +265,10 @@ pub static CALLS: &[Call] = &calls![
     partial(106, "setgid", info::setuid, "to oneself"),
     full(107, "geteuid", info::getuid),
     full(108, "getegid", info::getuid),
-    full(109, "setpgid", info::nothing),
+    full(109, "setpgid", groups::setpgid),
     full(110, "getppid", threads::getppid),
-    full(111, "getpgrp", threads::getpid),
-    partial(112, "setsid", threads::getpid, "there is one session"),
+    full(111, "getpgrp", groups::getpgrp),
+    full(112, "setsid", groups::setsid),
     partial(113, "setreuid", info::set_two_ids, "to oneself"),
     partial(114, "setregid", info::set_two_ids, "to oneself"),
     full(115, "getgroups", info::getgroups),
@@ -277,8 +277,8 @@ pub static CALLS: &[Call] = &calls![
     full(118, "getresuid", info::getresuid),
     partial(119, "setresgid", info::set_ids, "to oneself"),
     full(120, "getresgid", info::getresuid),
-    full(121, "getpgid", threads::getpgid),
-    full(124, "getsid", threads::getpgid),
+    full(121, "getpgid", groups::getpgid),
+    full(124, "getsid", groups::getsid),
     full(127, "rt_sigpending", signals::rt_sigpending),
     full(128, "rt_sigtimedwait", signals::rt_sigtimedwait),
     full(129, "rt_sigqueueinfo", signals::rt_sigqueueinfo),

@@ -54,6 +54,7 @@ pub fn clone_copy(
     let parent = Arc::clone(&t.process);
     let heritage = Heritage::copied(&parent, pid);
     t.process.children.add(pid)?;
+    t.process.groups.enter(pid, t.process.pid());
     let made = with_place(
         t,
         Box::new(move |window, machine| {
@@ -63,13 +64,13 @@ pub fn clone_copy(
                 // As on Linux, an address that is none is the child's own affair.
                 let _ = child.memory.write(child_tid, pid);
             }
-            parent.children.started(pid, &child);
             Ok((child, state))
         }),
         move |parent, status| crate::children::ended(parent, pid, status),
     );
     if let Err(error) = made {
         t.process.children.forget(pid);
+        t.process.groups.leave(pid);
         return Err(error);
     }
     Ok(u64::from(pid.unsigned_abs()))

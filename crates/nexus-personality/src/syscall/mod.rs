@@ -6,6 +6,7 @@ pub mod dirs;
 pub mod fdops;
 pub mod fork;
 pub mod futex;
+pub mod groups;
 pub mod info;
 pub mod io;
 pub mod memory;

@@ -6,7 +6,7 @@
 //! in the making. fork(2) is in `fork`.
 
 use super::open;
-use crate::children::{self, Found, Place};
+use crate::children::{self, Found, Place, Wanted};
 use crate::config::{Exact, Program};
 use crate::errno::{
     E2BIG, EACCES, EAGAIN, ECHILD, EINTR, EINVAL, ELOOP, ENOENT, ENOEXEC, ENOSYS, Errno, SysResult,
@@ -101,6 +101,7 @@ fn begin(t: &mut Thread, cpu: &mut dyn Cpu) -> SysResult {
         t.process.take_back();
         return Err(error);
     }
+    t.process.groups.enter(pid, t.process.pid());
     t.making = Some(Box::new(Making {
         pid,
         regs: *cpu.regs(),
@@ -234,8 +235,6 @@ fn launch(
         let state = child.load_with_mask(mask)?;
         if pid == parent.pid() {
             parent.set_successor(&child);
-        } else {
-            parent.children.started(pid, &child);
         }
         Ok((child, state))
     });
@@ -420,9 +419,13 @@ pub fn wait4(
     _: &mut dyn Cpu,
     [pid, status, options, usage, ..]: [u64; 6],
 ) -> SysResult {
-    // Process groups are not told apart: whoever asks for one means all.
-    let pid = Some(pid as i32).filter(|pid| *pid > 0);
-    match wait_for(t, pid, options & WNOHANG != 0, false)? {
+    let wanted = match pid as i32 {
+        -1 => Wanted::Any,
+        0 => Wanted::Group(t.process.groups.get(t.process.pid())?.group),
+        one if one > 0 => Wanted::One(one),
+        group => Wanted::Group(group.checked_neg().ok_or(ECHILD)?),
+    };
+    match wait_for(t, wanted, options & WNOHANG != 0, false)? {
         Some((pid, code)) => {
             if status != 0 {
                 t.process.memory.write(status, code)?;
@@ -451,12 +454,14 @@ pub fn waitid(
             },
         );
     }
-    let pid = match kind {
-        0 | 2 => None,
-        1 => Some(id as i32),
+    let wanted = match kind {
+        0 => Wanted::Any,
+        1 => Wanted::One(id as i32),
+        2 if id as i32 == 0 => Wanted::Group(t.process.groups.get(t.process.pid())?.group),
+        2 => Wanted::Group(id as i32),
         _ => return Err(EINVAL),
     };
-    let found = wait_for(t, pid, options & WNOHANG != 0, options & WNOWAIT != 0)?;
+    let found = wait_for(t, wanted, options & WNOHANG != 0, options & WNOWAIT != 0)?;
     if info != 0 {
         let words = found.map_or([0; 16], |(pid, status)| children::about(pid, status).info());
         let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
@@ -470,7 +475,7 @@ pub fn waitid(
 
 fn wait_for(
     t: &Thread,
-    pid: Option<Tid>,
+    wanted: Wanted,
     now: bool,
     stay: bool,
 ) -> Result<Option<(Tid, i32)>, Errno> {
@@ -478,7 +483,7 @@ fn wait_for(
         return Err(ECHILD); // the parent's are not the child's
     }
     loop {
-        match t.process.children.find(pid, stay) {
+        match t.process.children.find(wanted, &t.process.groups, stay) {
             Found::Ended(pid, status) => return Ok(Some((pid, status))),
             Found::Nobody => return Err(ECHILD),
             Found::Running if now => return Ok(None),

@@ -2,7 +2,7 @@
 
 use super::futex::{clear_and_wake, release_robust};
 use super::processes::ends_in_making;
-use crate::errno::{EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH, SysResult};
+use crate::errno::{EAGAIN, EINVAL, ENOSYS, EPERM, SysResult};
 use crate::machine::{Cpu, Outcome, ThreadState};
 use crate::thread::Thread;
 use std::io::ErrorKind;
@@ -166,13 +166,4 @@ pub fn getcpu(t: &mut Thread, _: &mut dyn Cpu, [cpu, node, ..]: [u64; 6]) -> Sys
         t.process.memory.write(address, 0u32)?;
     }
     Ok(0)
-}
-
-pub fn getpgid(t: &mut Thread, cpu: &mut dyn Cpu, [pid, ..]: [u64; 6]) -> SysResult {
-    let own = getpid(t, cpu, [0; 6])?;
-    if pid == 0 || pid == own {
-        Ok(own)
-    } else {
-        Err(ESRCH)
-    }
 }
