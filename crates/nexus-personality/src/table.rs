@@ -192,13 +192,13 @@ pub static CALLS: &[Call] = &calls![
         61,
         "wait4",
         processes::wait4,
-        "children only end, never stop; process groups are not told apart; no usage",
+        "children only end, never stop; no usage",
     ),
     partial(
         62,
         "kill",
         signals::kill,
-        "the guest itself only; nothing stops it, as nobody could have it go on",
+        "programs of the instance only; nothing stops them, as nobody could have them go on",
     ),
     full(63, "uname", info::uname),
     partial(
@@ -454,7 +454,7 @@ pub static CALLS: &[Call] = &calls![
         247,
         "waitid",
         processes::waitid,
-        "children only end, never stop; process groups are not told apart; no usage",
+        "children only end, never stop; no usage",
     ),
     full(257, "openat", open::openat),
     partial(258, "mkdirat", dirs::mkdirat, "/tmp and /dev/shm"),
@@ -514,7 +514,7 @@ pub static CALLS: &[Call] = &calls![
         "descriptors and file length hold, the others are kept and shown"
     ),
     full(306, "syncfs", io::fsync),
-    partial(309, "getcpu", threads::getcpu, "always 0"),
+    partial(309, "getcpu", threads::getcpu, "CPU 0, which every guest has; in the vDSO too"),
     partial(
         316,
         "renameat2",
