@@ -24,6 +24,7 @@ pub mod children;
 pub mod config;
 pub mod errno;
 pub mod files;
+pub mod groups;
 pub mod heritage;
 pub mod host;
 mod itimer;

@@ -1,5 +1,7 @@
 //! The guest's address space: what is mapped where, kept in step with the host's mappings of the window.
 
+mod copy;
+
 use crate::errno::{EEXIST, EINVAL, ENOMEM, Errno};
 use crate::files::HostFile;
 use crate::files::tmpfs::Inode;
@@ -41,6 +43,8 @@ pub struct Vma {
     pub prot: i32,
     /// `MAP_SHARED`.
     pub shared: bool,
+    /// It was writable at some time, so that a private one may differ from its file.
+    pub written: bool,
     /// What it shows.
     pub backing: Backing,
 }
@@ -246,6 +250,7 @@ impl AddressSpace {
             end,
             prot: request.prot,
             shared: request.shared,
+            written: request.prot & libc::PROT_WRITE != 0,
             backing: request.backing,
         };
         self.vmas.insert(address, vma);
@@ -507,7 +512,13 @@ impl AddressSpace {
         let mut executable = prot & libc::PROT_EXEC != 0;
         for (start, vma) in self.carve(address, end) {
             executable |= vma.prot & libc::PROT_EXEC != 0;
-            self.vmas.insert(start, Vma { prot, ..vma });
+            let written = vma.written || prot & libc::PROT_WRITE != 0;
+            let vma = Vma {
+                prot,
+                written,
+                ..vma
+            };
+            self.vmas.insert(start, vma);
             touched.push(start);
         }
         for start in touched {

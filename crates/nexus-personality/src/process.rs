@@ -5,14 +5,15 @@ use crate::config::Config;
 use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
 use crate::files::lock::Locks;
 use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
+use crate::groups::Groups;
 use crate::heritage::{Heritage, IN_CHILD, Lent, in_child};
 use crate::host::{self, Kick};
 use crate::itimer::Timers;
 use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
 use crate::mm::{AddressSpace, Backing, Request};
-use crate::pending::{Cause, Pending, Sent, bit};
-use crate::signal::{self, Action, Signals};
+use crate::pending::{Cause, Pending, Sent};
+use crate::signal::{self, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
 use std::collections::BTreeMap;
@@ -82,6 +83,7 @@ pub struct Process {
     pub(crate) children: Children,
     /// MicroVMs beside the first one, over all generations.
     pub(crate) alive: Arc<AtomicUsize>,
+    pub(crate) groups: Arc<Groups>,
     pub(crate) parent: Weak<Self>,
     /// The program that was executed in place of this one, and its wait status.
     successor: Mutex<(Weak<Self>, Option<i32>)>,
@@ -207,10 +209,11 @@ impl Process {
             limits: first_limits(&config),
             number_key: fresh_key(),
             locks: Arc::default(),
-            ignored: 0,
+            signals: Signals::default(),
             pid,
             next_tid: Arc::new(AtomicI32::new(pid)),
             alive: Arc::default(),
+            groups: Arc::default(),
             parent: Weak::new(),
             statm: Arc::new(open_statm()?),
             config,
@@ -227,15 +230,7 @@ impl Process {
         machine: Arc<dyn Machine>,
         heritage: Heritage,
     ) -> Result<Arc<Self>, Error> {
-        let mut signals = Signals::default();
-        for signal in (1..=signal::LAST).filter(|s| heritage.ignored & bit(*s) != 0) {
-            let action = Action {
-                handler: 1,
-                ..Action::default()
-            };
-            signals.set_action(signal, action);
-        }
-        Ok(Arc::new(Self {
+        let process = Arc::new(Self {
             memory: Memory::new(window),
             mm: Mutex::new(AddressSpace::new(window, Arc::clone(&machine))),
             machine,
@@ -243,6 +238,7 @@ impl Process {
             lent: Lent::default(),
             children: Children::default(),
             alive: heritage.alive,
+            groups: heritage.groups,
             parent: heritage.parent,
             successor: Mutex::default(),
             names: heritage.names,
@@ -253,7 +249,7 @@ impl Process {
             number_key: AtomicU64::new(heritage.number_key),
             locks: heritage.locks,
             cwd: Mutex::new(heritage.cwd),
-            signals: Mutex::new(signals),
+            signals: Mutex::new(heritage.signals),
             pending: Pending::default(),
             timers: Timers::default(),
             threads: Mutex::default(),
@@ -267,7 +263,9 @@ impl Process {
             statm: heritage.statm,
             memory_refused: AtomicBool::new(false),
             config: heritage.config,
-        }))
+        });
+        process.groups.attach(process.pid(), &process);
+        Ok(process)
     }
 
     /// [`Process::load`] for a program whose first thread blocks these signals.
@@ -453,6 +451,7 @@ impl Process {
 
     pub(crate) fn renew_pid(&self, generation: u64) {
         let pid = fresh_pid();
+        self.groups.rename(self.pid(), pid);
         self.pid.store(pid, Ordering::Relaxed);
         self.next_tid.fetch_max(pid, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Relaxed);
@@ -598,6 +597,7 @@ impl Process {
             end: DOORBELL + PAGE,
             prot: libc::PROT_READ | libc::PROT_WRITE,
             shared: true,
+            written: true,
             backing: Backing::Doorbell,
         };
         self.mm().adopt(DOORBELL, vma)?;

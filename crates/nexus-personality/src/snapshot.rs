@@ -3,7 +3,7 @@
 //! A restored state was written by a tenant's hypervisor: it is parsed as hostile. Every address, descriptor and
 //! path is checked as if a guest had asked for it.
 
-use crate::children::Found;
+use crate::children::{Found, Wanted};
 use crate::config::Config;
 use crate::errno::{EINVAL, Errno};
 use crate::files::description::{Registration, TimerSetting};
@@ -381,7 +381,10 @@ impl Process {
             });
         }
         pair_sockets(&mut descriptions, &sockets)?;
-        if !matches!(self.children.find(None, true), Found::Nobody) {
+        if !matches!(
+            self.children.find(Wanted::Any, &self.groups, true),
+            Found::Nobody
+        ) {
             return Err(refused(
                 "a process was started and not waited for; start it in the handler, not at import",
             ));
@@ -511,6 +514,7 @@ impl Process {
                 end: mapping.end,
                 prot: mapping.prot & 7,
                 shared: false,
+                written: true,
                 backing,
             };
             let failed = |_| {

@@ -28,7 +28,7 @@ const OF_PROCESS: [&str; 9] = [
 ];
 
 /// The others.
-const FIXED: [&str; 29] = [
+const FIXED: [&str; 30] = [
     "/proc/self/exe",
     "/proc/self/cwd",
     "/proc/self/cgroup",
@@ -55,6 +55,7 @@ const FIXED: [&str; 29] = [
     "/sys/devices/system/cpu/present",
     "/etc/passwd",
     "/etc/group",
+    "/etc/shadow",
     "/etc/hostname",
     "/etc/hosts",
     "/etc/nsswitch.conf",
@@ -116,6 +117,9 @@ impl Facts {
         }
         if let Some(found) = OF_PROCESS.iter().find(|p| **p == path) {
             return found.strip_prefix("/proc/self/").map(Node::Process);
+        }
+        if path == "/etc/shadow" {
+            return Some(Node::Shadow);
         }
         if path == "/proc/self/cwd" {
             return Some(Node::Process("cwd"));

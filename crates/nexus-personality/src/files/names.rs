@@ -23,6 +23,8 @@ pub enum Node {
     Device(&'static str),
     /// A made-up file with this content.
     MadeUp(Vec<u8>),
+    /// `/etc/shadow`, which the one user may not read.
+    Shadow,
     /// A file of `/proc/self` that tells of the process as it is: its name there.
     Process(&'static str),
     /// A link in `/proc/self/fd`, which leads to what the descriptor refers to.
@@ -161,7 +163,7 @@ impl Namespace {
     /// not to exist.
     ///
     /// # Errors
-    /// ENOTDIR for a path through a file in memory.
+    /// ENOTDIR for a path through a file in memory, EACCES through a directory that may not be searched.
     pub fn lookup(&self, path: &[u8]) -> Result<Option<Node>, Errno> {
         if let Some(rest) = below(path, b"/tmp") {
             // A root below /tmp comes first; directories on the way to it need not exist in memory.
@@ -289,6 +291,7 @@ fn lookup_memory(root: &Arc<Inode>, rest: &[u8]) -> Result<Option<Node>, Errno> 
     let mut inode = Arc::clone(root);
     for name in rest.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
         let next = inode.entries()?.get(name).cloned();
+        inode.permit(1)?;
         match next {
             Some(next) => inode = next,
             None => return Ok(None),

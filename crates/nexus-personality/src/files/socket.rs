@@ -128,6 +128,9 @@ pub struct State {
     pub peer: Option<Address>,
     /// Connected, but the guest was told EINPROGRESS and has not asked again.
     pub in_progress: bool,
+    /// The next write to a connection that is closed at its other end is lost without an error, as TCP's is: it goes
+    /// out before the answer that says so comes back.
+    pub loses_one: bool,
     /// Options that were set: level, name.
     pub options: BTreeMap<(i32, i32), Vec<u8>>,
 }
@@ -212,6 +215,7 @@ impl Net {
                 local: None,
                 peer: None,
                 in_progress: false,
+                loses_one: family == libc::AF_INET && kind == libc::SOCK_STREAM,
                 options: BTreeMap::new(),
             }),
             count: Arc::clone(&self.count),

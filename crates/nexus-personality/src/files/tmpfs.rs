@@ -1,6 +1,6 @@
 //! Files in memory: `/tmp`, private to the guest and counted. Each file is a memfd, so that it can be mapped.
 
-use crate::errno::{EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno};
+use crate::errno::{EACCES, EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -219,6 +219,18 @@ impl Inode {
     /// Mode and times.
     pub fn meta(&self) -> MutexGuard<'_, Meta> {
         self.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the one user may do this: 4 read, 2 write, 1 search or execute.
+    ///
+    /// # Errors
+    /// EACCES.
+    pub fn permit(&self, wanted: u32) -> Result<(), Errno> {
+        if self.meta().mode >> 6 & wanted == wanted {
+            Ok(())
+        } else {
+            Err(EACCES)
+        }
     }
 
     /// The tree's usage, for making more inodes.

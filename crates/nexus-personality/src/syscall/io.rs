@@ -489,7 +489,10 @@ pub fn ftruncate(t: &mut Thread, _: &mut dyn Cpu, [fd, length, ..]: [u64; 6]) ->
 pub fn truncate(t: &mut Thread, _: &mut dyn Cpu, [path, length, ..]: [u64; 6]) -> SysResult {
     let resolved = super::open::resolve(t, 0xffff_ff9c, path, true)?;
     match resolved.node {
-        Some(crate::files::Node::Memory(inode)) => inode.resize(checked(length)?).map(|()| 0),
+        Some(crate::files::Node::Memory(inode)) => {
+            inode.permit(2)?;
+            inode.resize(checked(length)?).map(|()| 0)
+        }
         Some(_) => Err(crate::errno::EROFS),
         None => Err(crate::errno::ENOENT),
     }

@@ -15,7 +15,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, PoisonError};
 
 /// Flags that go to the host; `MSG_NOSIGNAL` always does.
-const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_TRUNC;
+const FLAGS: i32 =
+    libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_TRUNC | libc::MSG_OOB;
 /// Longest Internet datagram.
 const MAX_DATAGRAM: usize = 65_507;
 /// Descriptors in one message at most, as on Linux.
@@ -118,7 +119,12 @@ pub(super) fn send(
         if let (Err(_), Some(token)) = (&sent, &token) {
             take_in_flight(t, token, true);
         }
-        sent.map(|(moved, ..)| moved)
+        match sent {
+            Err(e) if e == EPIPE && std::mem::take(&mut socket.state().loses_one) => {
+                Ok(length_of(list) as u64)
+            }
+            sent => sent.map(|(moved, ..)| moved),
+        }
     };
     if result == Err(EPIPE) && flags & libc::MSG_NOSIGNAL == 0 {
         super::signals::broken_pipe(t);
@@ -214,7 +220,7 @@ pub(super) fn receive(
     let mut received = Received {
         length: moved,
         from: None,
-        flags: seen & (libc::MSG_TRUNC | libc::MSG_EOR),
+        flags: seen & (libc::MSG_TRUNC | libc::MSG_EOR | libc::MSG_OOB),
         passed: Vec::new(),
     };
     if filled >= 20 {

@@ -120,20 +120,31 @@ fn sent(t: &Thread, signal: u64, cause: Cause) -> Sent {
 }
 
 pub fn kill(t: &mut Thread, _: &mut dyn Cpu, [pid, signal, ..]: [u64; 6]) -> SysResult {
-    let pid = pid as i32;
-    let own = t.process.pid();
-    if ![own, -own, 0, -1].contains(&pid) {
-        let sent = sent(t, signal, Cause::User);
-        let number = pid.checked_abs().ok_or(ESRCH)?;
-        let parent = t.process.parent().filter(|p| p.pid() == number);
-        return match t.process.children.get(number).or(parent) {
-            Some(other) => signal::send(&other, None, sent),
-            // One that has ended and was not waited for.
-            None if t.process.children.has(number) => Ok(0),
-            None => Err(ESRCH),
-        };
+    let sent = sent(t, signal, Cause::User);
+    let (own, groups) = (t.process.pid(), &t.process.groups);
+    let others = match pid as i32 {
+        pid if pid == own => return to_process(t, sent),
+        // One that is in the making, or has ended and was not waited for, takes it without effect.
+        pid if pid > 0 && groups.get(pid).is_err() && t.process.children.has(pid) => return Ok(0),
+        pid if pid > 0 => groups.select(|number, _| number == pid),
+        -1 => groups.select(|number, _| number != own),
+        pid => {
+            let group = match pid {
+                0 => groups.get(own)?.group,
+                pid => pid.checked_neg().ok_or(ESRCH)?,
+            };
+            groups.select(|_, member| member.group == group)
+        }
+    };
+    let mut result = Err(ESRCH);
+    for (_, process) in others.iter().filter(|(number, _)| *number != own) {
+        result = signal::send(process, None, sent);
     }
-    to_process(t, sent(t, signal, Cause::User))
+    // Itself last, as the signal may end it.
+    if others.iter().any(|(number, _)| *number == own) {
+        result = to_process(t, sent);
+    }
+    result
 }
 
 /// To the process; by the caller itself, before the call returns, if it does not block it.

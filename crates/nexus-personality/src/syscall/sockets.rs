@@ -464,6 +464,9 @@ pub fn shutdown(t: &mut Thread, _: &mut dyn Cpu, [fd, how, ..]: [u64; 6]) -> Sys
     if unconnected {
         return Err(ENOTCONN);
     }
+    if how > 0 {
+        socket.state().loses_one = false;
+    }
     // SAFETY: a plain call on a descriptor of ours.
     check(i64::from(unsafe {
         libc::shutdown(socket.host(), how as i32)

@@ -124,6 +124,7 @@ impl Stat {
             Node::Process("cwd") | Node::Descriptor(_) => {
                 Self::made_up(path, libc::S_IFLNK | 0o777, 64)
             }
+            Node::Shadow => Self::made_up(path, libc::S_IFREG | 0o640, 0),
             Node::MadeUp(_) | Node::Process(_) => Self::made_up(path, libc::S_IFREG | 0o444, 0),
             Node::Link(target) => Self::made_up(path, libc::S_IFLNK | 0o777, target.len() as u64),
         })
@@ -311,7 +312,9 @@ fn faccess(t: &Thread, directory: u64, path: u64, mode: u64, flags: u64) -> SysR
     let stat = Stat::of_node(t, &resolved.path, node)?;
     let writes = mode & libc::W_OK as u64 != 0;
     match node {
-        Node::Memory(_) | Node::Device(_) => {}
+        Node::Memory(inode) => return inode.permit(mode as u32).map(|()| 0),
+        Node::Device(_) => {}
+        Node::Shadow if mode != 0 => return Err(EACCES),
         _ if writes => return Err(EROFS),
         _ => {}
     }

@@ -199,6 +199,7 @@ mod tests {
                     end: *end,
                     prot: *prot,
                     shared: false,
+                    written: false,
                     backing: Backing::Anonymous,
                 };
                 (*start, vma)

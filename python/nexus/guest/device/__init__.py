@@ -1,5 +1,6 @@
 """The guest's device: one arena shared with the backend. See docs/abi.md."""
 
+import os
 import threading
 
 from .body import ArenaBody
@@ -33,4 +34,5 @@ def open_channel() -> Channel:
     with _lock:
         if _channel is None:
             _channel = Channel(open_transport())
+            os.register_at_fork(after_in_child=_channel.disown)
         return _channel

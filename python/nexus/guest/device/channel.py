@@ -16,7 +16,7 @@ from typing import Protocol
 from .. import abi
 from .errors import ArenaFullError, DeviceUnavailableError
 from .heap import Heap, aligned
-from .mutex import Mutex
+from .mutex import Barred, Mutex
 from .ring import Completion, Rings
 from .transport import Transport
 
@@ -36,6 +36,12 @@ class Holder(Protocol):
 
     def reclaim(self) -> tuple[int, int] | None:
         """Called when heap is short: the range that the holder needs no more, or None."""
+
+
+def _not_here() -> DeviceUnavailableError:
+    return DeviceUnavailableError(
+        errno.ENODEV, "a process made by fork has no arena of its own: make SDK calls in the process that runs the handler"
+    )
 
 
 class Ticket:
@@ -61,7 +67,7 @@ class Channel:
         self._memory = memoryview(transport.arena)
         self._rings = Rings(transport.arena)
         self._heap = Heap(abi.HEAP, len(transport.arena))
-        self._lock = Mutex()
+        self._lock: Mutex = Mutex()
         self._tickets: dict[int, Ticket] = {}
         self._followers: dict[Ticket, None] = {}
         self._starving: dict[threading.Lock, None] = {}
@@ -129,6 +135,10 @@ class Channel:
     def discard(self, offset: int, length: int, stream: int) -> None:
         """Give heap back and close a stream, later. For finalizers, which may run while this thread holds the lock."""
         self._discarded.append((offset, length, stream))
+
+    def disown(self) -> None:
+        """In a process that fork made: the arena is its parent's."""
+        self._lock = Barred(_not_here)
 
     # -- operations --------------------------------------------------------------------------------------------
 
