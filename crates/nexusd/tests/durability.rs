@@ -243,3 +243,43 @@ fn a_deleted_function_is_gone_for_good() {
     node.restart();
     assert_eq!(node.get("/nexus/v1/functions").json(), json!([]));
 }
+
+/// At some moment of a deployment, again and again: what is kept is whole, and what is deployed is served.
+#[test]
+fn killed_while_it_deploys_it_leaves_all_or_nothing() {
+    let mut node = TestNode::start("");
+    let (mut done, mut undone) = (0, 0);
+    for round in 0..14_u64 {
+        let name = format!("f{round}");
+        let body = node
+            .deployment(&json!({"digest": name.clone()}))
+            .to_string();
+        let head = format!(
+            "PUT /nexus/v1/functions/{name} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = node.connect();
+        std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(round * 25));
+        node.signal(libc::SIGKILL);
+        node.restart();
+        let snapshots = node.state().join("snapshots");
+        assert_eq!(fs::read_dir(snapshots.join("pending")).unwrap().count(), 0);
+        for entry in fs::read_dir(snapshots.join("content")).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.file_name().len(), 64);
+            assert_eq!(fs::read(entry.path().join("pages")).unwrap(), b"good");
+            assert_eq!(fs::read(entry.path().join("metadata")).unwrap().len(), 32);
+        }
+        match node.invoke(&name, &json!({})).status {
+            200 => done += 1,
+            404 => undone += 1,
+            status => panic!("{status}"),
+        }
+        assert!(!node.logs(&name).contains("refused"));
+    }
+    assert!(
+        done > 0 && undone > 0,
+        "{done} done, {undone} not: the moments were not spread"
+    );
+}

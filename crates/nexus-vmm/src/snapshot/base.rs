@@ -26,6 +26,7 @@ pub struct Shown {
 /// The base of a running guest; opened before the jail closes.
 pub struct Base {
     pub file: PagesFile,
+    pages: File,
     maps: File,
     /// Device and inode, as `/proc/self/maps` writes them.
     name: String,
@@ -63,7 +64,20 @@ impl Base {
             .find(|line| (line.start..line.end).contains(&at))
             .map(|line| line.name.to_owned())
             .ok_or_else(|| io::Error::other("/proc/self/maps lacks a mapping just made"))?;
-        Ok(Self { file, maps, name })
+        Ok(Self {
+            file,
+            pages: pages.try_clone()?,
+            maps,
+            name,
+        })
+    }
+
+    /// A page of the base.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn read(&self, offset: u64, page: &mut [u8; PAGE as usize]) -> io::Result<()> {
+        self.pages.read_exact_at(page, offset)
     }
 
     /// Where the base's pages are mapped, by host address, ascending. A page there may have been written since.

@@ -114,14 +114,18 @@ pub fn save(
         };
         let count = (vma.end - start) / PAGE;
         let host = window.base() + start;
-        let own = pagemap.own_pages(host, count)?;
+        if vma.prot & (libc::PROT_READ | libc::PROT_WRITE) == 0 {
+            make_readable(host, vma.end - start)?;
+        }
+        let mut own = pagemap.own_pages(host, count)?;
         let first = shown.partition_point(|s| s.end <= host);
-        let pages = pages(host, &own, shown.get(first..).unwrap_or_default());
+        let shown = shown.get(first..).unwrap_or_default();
+        if let Some(base) = base {
+            writer.forget_unchanged(*start, host, &mut own, (base, shown))?;
+        }
+        let pages = pages(host, &own, shown);
         if pages.iter().all(|page| *page == Page::Clean) {
             continue;
-        }
-        if vma.prot & libc::PROT_READ == 0 && vma.prot & libc::PROT_WRITE == 0 {
-            make_readable(host, vma.end - start)?;
         }
         writer.mapping(*start, pages, anonymous)?;
     }
@@ -173,6 +177,27 @@ impl Writer<'_> {
                 }
             };
             at = next;
+        }
+        Ok(())
+    }
+
+    /// Of the pages that were written, those whose content is the base's all the same: most were touched by counts of
+    /// references that went up and down.
+    fn forget_unchanged(
+        &self,
+        start: u64,
+        host: u64,
+        own: &mut [bool],
+        (base, shown): (&Base, &[Shown]),
+    ) -> io::Result<()> {
+        let as_shown = pages(host, &vec![false; own.len()], shown);
+        let mut content = [0; PAGE as usize];
+        for (index, (own, page)) in own.iter_mut().zip(as_shown).enumerate() {
+            let (true, Page::Base(offset)) = (*own, page) else {
+                continue;
+            };
+            base.read(offset, &mut content)?;
+            *own = self.page(start + index as u64 * PAGE) != Some(content);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A restore up to its first mapping: what decides whether a snapshot is taken in, and whether it is still good when
 //! its node starts. Needs no KVM.
 
+use super::plan::Segment;
 use super::read;
 use crate::clock::Clock;
 use crate::config::{MAX_DOCUMENT, Serve};
@@ -31,6 +32,15 @@ pub fn for_config(document: impl Read) -> Result<(), String> {
 pub fn for_restore(config: &Serve) -> Result<(), String> {
     let directory = config.snapshot.as_deref().ok_or("no snapshot is named")?;
     read::verify(directory)?;
+    plan(config).map(|_| ())
+}
+
+/// The host's mappings that a restore would make.
+///
+/// # Errors
+/// As [`for_config`], but for damage to the pages.
+pub fn plan(config: &Serve) -> Result<Vec<Segment>, String> {
+    let directory = config.snapshot.as_deref().ok_or("no snapshot is named")?;
     let opened = read::snapshot(directory)?;
     let metadata = &opened.metadata;
     if metadata.threads.len() > config.max_threads {
@@ -51,5 +61,5 @@ pub fn for_restore(config: &Serve) -> Result<(), String> {
         &metadata.process,
     )
     .map_err(|e| e.to_string())?;
-    opened.plan(&process).map(|_| ())
+    opened.plan(&process)
 }

@@ -196,6 +196,9 @@ impl Instance {
                 let line = format!("[nexus] fault: {detail}, signal {signal}");
                 self.function_log.append_line(&line);
             }
+            Event::NotRenewed => self.function_log.append_line(
+                "[nexus] threads were let go in a clone before its random state was renewed: that took too long",
+            ),
             Event::WorkingSet { ranges, last } => {
                 if let Some(recording) = &mut self.recording
                     && recording.take(ranges, *last)
