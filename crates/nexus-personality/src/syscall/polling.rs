@@ -29,6 +29,7 @@ fn pollable(d: &Description) -> Option<i32> {
         | Object::Socket(_)
         | Object::Event(_)
         | Object::Timer(_)
+        | Object::Terminal(_)
         | Object::Poll(..) => d.host().ok(),
         _ => None,
     }
