@@ -16,6 +16,7 @@ const ECHOK: u32 = 0o40;
 const ECHONL: u32 = 0o100;
 const NOFLSH: u32 = 0o200;
 const ECHOCTL: u32 = 0o1000;
+const ECHOKE: u32 = 0o4000;
 
 const VINTR: usize = 0;
 const VQUIT: usize = 1;
@@ -172,13 +173,18 @@ impl Discipline {
         out
     }
 
+    /// Whether a byte is shown as two: a control character, after a circumflex.
+    fn is_shown(&self, byte: u8) -> bool {
+        let control = byte < 32 && byte != b'\n' && byte != b'\t' || byte == 127;
+        control && self.termios.local & ECHOCTL != 0
+    }
+
     fn echo(&self, byte: u8, typed: &mut Typed) {
         let local = self.termios.local;
         if local & ECHO == 0 && !(byte == b'\n' && local & ECHONL != 0 && self.canonical()) {
             return;
         }
-        let shown = byte < 32 && byte != b'\n' && byte != b'\t' || byte == 127;
-        if shown && local & ECHOCTL != 0 {
+        if self.is_shown(byte) {
             typed.echo.extend([b'^', byte ^ 64]);
         } else {
             typed.echo.extend(self.print(&[byte]));
@@ -229,12 +235,20 @@ impl Discipline {
             self.echo(byte, typed);
             typed.to_slave.push(byte);
         } else if termios.is(byte, VERASE) {
-            if self.line.pop().is_some() && termios.local & (ECHO | ECHOE) == ECHO | ECHOE {
-                typed.echo.extend(b"\x08 \x08");
+            if let Some(gone) = self.line.pop()
+                && termios.local & (ECHO | ECHOE) == ECHO | ECHOE
+            {
+                let columns = if self.is_shown(gone) { 2 } else { 1 };
+                typed.echo.extend(b"\x08 \x08".repeat(columns));
             }
         } else if termios.is(byte, VKILL) {
-            self.line.clear();
-            if termios.local & (ECHO | ECHOK) == ECHO | ECHOK {
+            let killed = std::mem::take(&mut self.line);
+            if termios.local & (ECHO | ECHOKE) == ECHO | ECHOKE {
+                for byte in &killed {
+                    let columns = if self.is_shown(*byte) { 2 } else { 1 };
+                    typed.echo.extend(b"\x08 \x08".repeat(columns));
+                }
+            } else if termios.local & (ECHO | ECHOK) == ECHO | ECHOK {
                 typed.echo.extend(self.print(b"\n"));
             }
         } else if termios.is(byte, VEOF) {

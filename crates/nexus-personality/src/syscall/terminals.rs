@@ -265,6 +265,7 @@ pub fn ioctl(t: &Thread, side: &Side, command: u32, argument: u64) -> SysResult 
             put(terminal.master_fd(), &typed);
             Ok(0)
         }
+        0x540a if argument > 3 => Err(EINVAL),
         // TCSBRK, TCXONC, TCSBRKP: there is no wire; what is printed has gone out.
         0x5409 | 0x540a | 0x5425 => Ok(0),
         // TCFLSH: 0 and 2 forget what has been typed.
