@@ -400,8 +400,9 @@ impl Process {
         drop(gone);
     }
 
+    /// The process that started it, while that lives.
     pub(crate) fn parent(&self) -> Option<Arc<Self>> {
-        self.parent.upgrade()
+        self.parent.upgrade().filter(|parent| !parent.abandoned())
     }
 
     /// The program that was executed in place of this one.

@@ -340,6 +340,11 @@ fn save_object(
         Object::Poll(_, list) => {
             SavedObject::Poll(list.lock().unwrap_or_else(PoisonError::into_inner).clone())
         }
+        Object::Terminal(_) => {
+            return Err(refused(
+                "a terminal is open; open it in the handler, not at import",
+            ));
+        }
         Object::Timer(fd, setting) => {
             let setting = *setting.lock().unwrap_or_else(PoisonError::into_inner);
             save_timer(fd, setting)?

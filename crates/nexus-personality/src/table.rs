@@ -514,7 +514,12 @@ pub static CALLS: &[Call] = &calls![
         "descriptors and file length hold, the others are kept and shown"
     ),
     full(306, "syncfs", io::fsync),
-    partial(309, "getcpu", threads::getcpu, "CPU 0, which every guest has; in the vDSO too"),
+    partial(
+        309,
+        "getcpu",
+        threads::getcpu,
+        "CPU 0, which every guest has; in the vDSO too"
+    ),
     partial(
         316,
         "renameat2",

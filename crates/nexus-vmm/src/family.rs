@@ -19,6 +19,7 @@ use std::time::Duration;
 const STACK: usize = 128 << 10;
 /// Between looks whether the last thread has let go of its VM.
 const LET_GO: Duration = Duration::from_millis(2);
+const LET_GO_MOST: Duration = Duration::from_millis(200);
 
 /// Make a microVM with what `start` makes of it, and run it; `ended` is told its wait status.
 ///
@@ -114,8 +115,11 @@ fn watch(guest: &Arc<Guest>, process: Arc<Process>, told: &Receiver<Ended>, wind
         ended(status);
     }
     // The window's addresses are given back when no VM shows them any more.
+    // Processes of its own that outlive it hold on to it, for as long as they please.
+    let mut pause = LET_GO;
     while Arc::strong_count(guest) > 1 {
-        std::thread::sleep(LET_GO);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LET_GO_MOST);
     }
     window.release();
 }

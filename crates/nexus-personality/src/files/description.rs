@@ -2,6 +2,7 @@
 
 use super::HostFile;
 use super::socket::Socket;
+use super::terminal::Side;
 use super::tmpfs::Inode;
 use crate::errno::{EINVAL, Errno};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -32,6 +33,8 @@ pub enum Object {
     Pipe(OwnedFd, bool),
     /// A socket.
     Socket(Arc<Socket>),
+    /// One end of a pseudo-terminal.
+    Terminal(Arc<Side>),
     /// eventfd.
     Event(OwnedFd),
     /// timerfd, with how it was last set.
@@ -111,6 +114,7 @@ impl Description {
             Object::Host(file) => Ok(file.fd.as_raw_fd()),
             Object::Memory(inode) => inode.host().ok_or(EINVAL),
             Object::Socket(socket) => Ok(socket.host()),
+            Object::Terminal(side) => Ok(side.host()),
             Object::Pipe(fd, _)
             | Object::Event(fd)
             | Object::Timer(fd, _)

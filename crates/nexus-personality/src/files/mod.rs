@@ -1,6 +1,7 @@
 //! Files: what a descriptor refers to, and the guest's table of them.
 
 pub mod description;
+pub mod discipline;
 pub mod lock;
 pub mod made_up;
 pub mod names;
@@ -8,6 +9,7 @@ pub mod record_lock;
 pub mod resolve;
 pub mod socket;
 pub mod table;
+pub mod terminal;
 pub mod tmpfs;
 
 pub use description::{Description, Object};

@@ -174,6 +174,9 @@ pub fn ioctl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
     let d = description(t, fd)?;
     match (&d.object, command) {
         (Object::Device, _) => super::device::ioctl(t, command, argument),
+        (Object::Terminal(side), _) if command != FIONBIO => {
+            super::terminals::ioctl(t, side, command, argument)
+        }
         (_, FIONBIO) => {
             let on: u32 = t.process.memory.read(argument)?;
             let flags =

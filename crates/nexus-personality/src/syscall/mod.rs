@@ -21,5 +21,6 @@ pub mod signals;
 pub mod socket_options;
 pub mod sockets;
 pub mod stat;
+pub mod terminals;
 pub mod threads;
 pub mod time;

@@ -188,8 +188,9 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
         Node::Device("null") => Ok(Object::Null),
         Node::Device("zero") => Ok(Object::Zero),
         Node::Device("full") => Ok(Object::Full),
-        // There is no terminal to control the process.
-        Node::Device("tty") => Err(ENXIO),
+        Node::Device("tty") => super::terminals::open_controlling(t),
+        Node::Device("ptmx") => super::terminals::open_master(t),
+        Node::Terminal(number) => super::terminals::open_slave(t, *number, flags),
         Node::Device("nexus") => Ok(Object::Device),
         Node::Device(_) => Ok(Object::Random),
         Node::MadeUp(_) | Node::Process(_) if writes => Err(EACCES),
@@ -225,6 +226,9 @@ fn open_again(t: &Thread, fd: u64, flags: i32) -> Result<Object, Errno> {
         Object::Full => Object::Full,
         Object::Random => Object::Random,
         Object::Standard(fd) => Object::Standard(*fd),
+        Object::Terminal(side) if !side.is_master => {
+            super::terminals::open_slave(t, side.terminal.number, flags)?
+        }
         Object::Pipe(end, writing) => Object::Pipe(end.try_clone()?, *writing),
         _ => return Err(ENXIO),
     })

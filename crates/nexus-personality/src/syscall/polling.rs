@@ -30,6 +30,7 @@ fn pollable(d: &Description) -> Option<i32> {
         | Object::Socket(_)
         | Object::Event(_)
         | Object::Timer(..)
+        | Object::Terminal(_)
         | Object::Poll(..) => d.host().ok(),
         _ => None,
     }

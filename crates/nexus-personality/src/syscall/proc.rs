@@ -220,6 +220,8 @@ pub fn target(d: &Description) -> Vec<u8> {
         Object::Standard(fd) => format!("pipe:[{fd}]").into_bytes(),
         Object::Pipe(fd, _) => format!("pipe:[{}]", fd.as_raw_fd()).into_bytes(),
         Object::Socket(socket) => format!("socket:[{}]", socket.host()).into_bytes(),
+        Object::Terminal(side) if side.is_master => b"/dev/ptmx".to_vec(),
+        Object::Terminal(side) => format!("/dev/pts/{}", side.terminal.number).into_bytes(),
         Object::Event(_) => b"anon_inode:[eventfd]".to_vec(),
         Object::Timer(..) => b"anon_inode:[timerfd]".to_vec(),
         Object::Poll(..) => b"anon_inode:[eventpoll]".to_vec(),
