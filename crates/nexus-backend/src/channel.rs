@@ -5,6 +5,7 @@ use crate::completer::{Answer, Completer};
 use crate::operation::{self, Content, Engine};
 use crate::raw::{RawSlice, RequestBody};
 use crate::ring::{Submission, Submissions};
+use crate::sockets;
 use crate::stream::{Source, Streams};
 use crate::upload::{self, Progress, Uploads};
 use crate::{
@@ -59,6 +60,7 @@ impl Channel {
         engine: Arc<Engine>,
         identity: FunctionIdentity,
     ) -> Result<(Self, GuestDescriptors), Error> {
+        let (control, network) = sockets::pair()?;
         let doorbell = eventfd(libc::EFD_NONBLOCK)?;
         // Blocking: the guest's side waits by reading it. A write never blocks, since sums stay small.
         let completion = eventfd(0)?;
@@ -66,9 +68,17 @@ impl Channel {
             arena: memfd,
             doorbell: doorbell.try_clone()?,
             completion: completion.try_clone()?,
+            network,
         };
         // SAFETY: an OwnedFd names one open descriptor for as long as it lives.
         let doorbell = unsafe { AsyncFd::register(doorbell) }.map_err(io::Error::from)?;
+        let identity = Arc::new(identity);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(sockets::serve(
+            control,
+            Arc::clone(&engine),
+            Arc::clone(&identity),
+        )?);
         let channel = Self {
             completer: Arc::new(Completer::new(arena, completion)),
             doorbell,
@@ -76,8 +86,8 @@ impl Channel {
             streams: Arc::default(),
             uploads: Uploads::default(),
             engine,
-            identity: Arc::new(identity),
-            tasks: JoinSet::new(),
+            identity,
+            tasks,
             waiting: None,
             collecting: None,
         };

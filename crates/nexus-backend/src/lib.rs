@@ -15,6 +15,7 @@ mod policy;
 mod raw;
 mod ring;
 mod sigv4;
+mod sockets;
 mod stream;
 mod upload;
 
@@ -76,6 +77,8 @@ pub struct GuestDescriptors {
     pub doorbell: OwnedFd,
     /// eventfd, backend to guest.
     pub completion: OwnedFd,
+    /// SEQPACKET socket: connections to the outside.
+    pub network: OwnedFd,
 }
 
 /// Head of the reply to NEXT: the invocation (docs/abi.md).

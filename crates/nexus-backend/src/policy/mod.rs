@@ -122,6 +122,15 @@ impl<'a> Policy<'a> {
         Ok(allowed(true))
     }
 
+    /// Whether a name may be looked up.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn lookup(&self, host: &str) -> Result<(), Denied> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        self.rules.name(&host, None)
+    }
+
     /// Whether a request may be sent to this host. `service`: it is to be signed for this one, which only
     /// endpoints of the configuration and of AWS are.
     ///
@@ -290,6 +299,8 @@ mod tests {
                 assert!(policy.egress("127.0.0.1", 81).is_err());
                 assert!(policy.egress("a.example.com", 443).is_ok());
                 assert!(policy.egress("a.example.org", 443).is_err());
+                assert!(policy.lookup("a.example.com.").is_ok());
+                assert!(policy.lookup("secret.example.org").is_err());
             },
         );
     }

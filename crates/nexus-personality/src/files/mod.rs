@@ -4,6 +4,7 @@ pub mod description;
 pub mod lock;
 pub mod made_up;
 pub mod names;
+pub mod outside;
 pub mod resolve;
 pub mod socket;
 pub mod table;

@@ -67,6 +67,7 @@ struct Device {
     arena: i32,
     doorbell: i32,
     completion: i32,
+    network: Option<i32>,
 }
 
 #[derive(Serialize)]
@@ -117,6 +118,7 @@ pub fn vmm_config(
             arena: numbers::ARENA,
             doorbell: numbers::DOORBELL,
             completion: numbers::COMPLETION,
+            network: in_vm.then_some(numbers::NETWORK),
         },
         report: numbers::REPORT,
         snapshot,
@@ -295,6 +297,7 @@ pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch
             (ends.device.arena, numbers::ARENA),
             (ends.device.doorbell, numbers::DOORBELL),
             (ends.device.completion, numbers::COMPLETION),
+            (ends.device.network, numbers::NETWORK),
             (ends.report, numbers::REPORT),
             (document_fd(document)?, numbers::CONFIG),
         ],
