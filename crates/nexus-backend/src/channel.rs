@@ -18,8 +18,11 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+/// Operations of one instance that are worked on at a time, of the 64 that it may have in flight.
+const INSTANCE_OPERATIONS: usize = 32;
 /// Bytes of a head that are looked at; a longer one is INVALID.
 const MAX_HEAD: usize = 256 << 10;
 /// Bytes of an initialisation error that are kept.
@@ -37,6 +40,7 @@ pub struct Channel {
     identity: Arc<FunctionIdentity>,
     /// Operations in flight.
     tasks: JoinSet<()>,
+    turns: Arc<Semaphore>,
     /// The NEXT that waits for an event.
     waiting: Option<Submission>,
     /// A NEXT whose outcome still comes in parts.
@@ -88,6 +92,7 @@ impl Channel {
             engine,
             identity,
             tasks,
+            turns: Arc::new(Semaphore::new(INSTANCE_OPERATIONS)),
             waiting: None,
             collecting: None,
         };
@@ -258,11 +263,16 @@ impl Channel {
         };
         let head = head.to_vec();
         let (engine, identity) = (Arc::clone(&self.engine), Arc::clone(&self.identity));
+        let turns = Arc::clone(&self.turns);
         let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
         self.tasks.spawn(async move {
+            // In order, so that who asks for much waits behind itself.
+            let own = turns.acquire().await;
+            let shared = identity.turns.acquire().await;
             let reply =
                 operation::execute(&engine, &identity, s.operation, &head, body, s.timeout_ms)
                     .await;
+            drop((own, shared));
             match reply {
                 Ok(reply) => {
                     let source = match reply.body {

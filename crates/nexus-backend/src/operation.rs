@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Engine {
     client: Client,
-    endpoints: Endpoints,
+    pub endpoints: Endpoints,
     credentials: Store,
     signer: Signer,
     region: String,
@@ -41,7 +41,7 @@ impl Engine {
         Ok(Arc::new(Self {
             client: Client::new().map_err(Error::Config)?,
             endpoints: Endpoints::new(&config.endpoints).map_err(Error::Config)?,
-            credentials: Store::new(config.credentials_file.as_deref()).map_err(Error::Config)?,
+            credentials: Store::new(&config.credentials()).map_err(Error::Config)?,
             signer: Signer::default(),
             region: config.region.clone(),
         }))

@@ -56,11 +56,7 @@ fn open() -> (Channel, Guest) {
         credentials_file: None,
     };
     let backend = Backend::new(config).unwrap();
-    let identity = FunctionIdentity {
-        name: "f".into(),
-        region: "us-east-1".into(),
-        policy: PolicyRules::nothing("f").into(),
-    };
+    let identity = FunctionIdentity::new("f", "us-east-1", PolicyRules::nothing("f").into());
     let size = arena::MIN_SIZE;
     let (channel, descriptors) = backend.open(identity, size).unwrap();
     // SAFETY: a fresh mapping of the arena, as the guest has one.

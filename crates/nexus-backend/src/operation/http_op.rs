@@ -78,7 +78,14 @@ pub async fn execute(
         if service.starts_with("s3") {
             set(&mut headers, "X-Amz-Content-SHA256", &hash);
         }
-        engine.sign(&mut headers, &head.method, &url, (service, region), &hash)?;
+        engine.sign(
+            identity,
+            &mut headers,
+            &head.method,
+            &url,
+            (service, region),
+            &hash,
+        )?;
     }
     let route = Route {
         authority: Arc::clone(&url.authority),

@@ -123,7 +123,14 @@ pub async fn execute(
     loop {
         // Signed anew for each attempt: the date is part of it.
         let scope = ("s3", head.region.as_str());
-        engine.sign(&mut request.headers, &request.method, &url, scope, &hash)?;
+        engine.sign(
+            identity,
+            &mut request.headers,
+            &request.method,
+            &url,
+            scope,
+            &hash,
+        )?;
         let result = engine
             .client
             .send(&route, &request, sending, &mut body)

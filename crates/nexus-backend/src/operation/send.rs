@@ -1,6 +1,7 @@
 //! What S3 and HTTP operations have in common: headers, signatures, replies.
 
 use super::{BodyReader, Content, Engine, Refusal, Reply};
+use crate::FunctionIdentity;
 use crate::credentials::Credentials;
 use crate::http::Response;
 use crate::http::head::{is_ours, is_sound, values};
@@ -45,27 +46,33 @@ pub fn set(headers: &mut Headers, name: &str, value: &str) {
 impl Engine {
     /// # Errors
     /// DENIED: there are none.
-    pub fn credentials(&self, endpoint: &str) -> Result<Arc<Credentials>, Refusal> {
-        self.credentials.current().ok_or_else(|| {
+    pub fn credentials(
+        &self,
+        identity: &FunctionIdentity,
+        endpoint: &str,
+    ) -> Result<Arc<Credentials>, Refusal> {
+        let own = identity.credentials.as_deref();
+        own.unwrap_or(&self.credentials).current().ok_or_else(|| {
             let message = "the node has no credentials to sign with: give nexusd a credentials file, \
                            environment variables or ~/.aws/credentials";
             Refusal::new(status::DENIED, "NoCredentialsError", message, endpoint)
         })
     }
 
-    /// Add date, token and signature. `payload_hash` as it stands in the canonical request.
+    /// Add date, token and signature, the function's. `payload_hash` as it stands in the canonical request.
     ///
     /// # Errors
     /// DENIED: there are no credentials.
     pub fn sign(
         &self,
+        identity: &FunctionIdentity,
         headers: &mut Headers,
         method: &str,
         url: &Url,
         (service, region): (&str, &str),
         payload_hash: &str,
     ) -> Result<(), Refusal> {
-        let credentials = self.credentials(&url.authority.to_string())?;
+        let credentials = self.credentials(identity, &url.authority.to_string())?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = amz_date(now.map_or(0, |since| since.as_secs()));
         set(headers, "X-Amz-Date", &time);

@@ -17,7 +17,7 @@ pub use refusal::Refused;
 use crate::http::url::{Authority, Url};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Zones of amazonaws.com whose names belong to customers' machines.
@@ -44,6 +44,17 @@ impl Endpoints {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self(endpoints))
+    }
+
+    /// Whether one of them is at this address.
+    pub fn at(&self, to: SocketAddr) -> bool {
+        self.0.values().any(|url| {
+            url.authority.port == to.port()
+                && match url.authority.ip() {
+                    Some(ip) => ip == to.ip(),
+                    None => url.authority.host == "localhost" && to.ip().is_loopback(),
+                }
+        })
     }
 }
 

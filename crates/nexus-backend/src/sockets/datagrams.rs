@@ -31,7 +31,7 @@ pub struct Flows {
 
 #[derive(Debug)]
 struct Flow {
-    socket: Arc<UdpSocket>,
+    socket: std::net::UdpSocket,
     peers: Arc<Mutex<VecDeque<SocketAddr>>>,
     /// Ends when the guest's socket is closed.
     task: tokio::task::JoinHandle<()>,
@@ -90,13 +90,13 @@ impl Flow {
         };
         let socket = std::net::UdpSocket::bind(any)?;
         socket.set_nonblocking(true)?;
-        let socket = Arc::new(UdpSocket::from_std(socket)?);
+        let heard = UdpSocket::from_std(socket.try_clone()?)?;
         let peers = Arc::default();
         // Readable when the guest's end is closed: nothing is ever sent to this end.
         // SAFETY: an OwnedFd names one open descriptor for as long as it lives.
         let answers = unsafe { AsyncFd::register_with_interest(answers, Interest::READABLE) }
             .map_err(io::Error::from)?;
-        let task = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&peers), answers));
+        let task = tokio::spawn(listen(heard, Arc::clone(&peers), answers));
         Ok(Self {
             socket,
             peers,
@@ -113,12 +113,12 @@ impl Flow {
             peers.push_back(to);
         }
         drop(peers);
-        let _ = self.socket.try_send_to(payload, to);
+        let _ = self.socket.send_to(payload, to);
     }
 }
 
 async fn listen(
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
     peers: Arc<Mutex<VecDeque<SocketAddr>>>,
     answers: AsyncFd<OwnedFd>,
 ) {

@@ -51,11 +51,8 @@ pub fn node_under(endpoint: &str, policy: &PolicyDocument) -> Node {
         credentials_file: Some(path),
     })
     .unwrap();
-    let identity = FunctionIdentity {
-        name: "f".to_owned(),
-        region: "us-east-1".to_owned(),
-        policy: Arc::new(PolicyRules::new("f", policy).unwrap()),
-    };
+    let rules = Arc::new(PolicyRules::new("f", policy).unwrap());
+    let identity = FunctionIdentity::new("f", "us-east-1", rules);
     let (mut channel, descriptors) = backend.open(identity, 8 << 20).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let message = tokio::spawn(async move {

@@ -2,7 +2,7 @@
 
 use crate::config::Isolation;
 use crate::ingress::errors::ApiError;
-use nexus_backend::{PolicyDocument, PolicyRules};
+use nexus_backend::{CredentialsSource, CredentialsStore, PolicyDocument, PolicyRules};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -41,6 +41,9 @@ pub struct Deployment {
     /// What its I/O may reach. Absent: all that the node allows, and public addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyDocument>,
+    /// Whose requests it makes. Absent: the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsSource>,
 }
 
 /// Where AWS calls leave the guest.
@@ -114,6 +117,7 @@ impl Deployment {
         self.check_digest()?;
         self.check_environment()?;
         self.policy("").map_err(|what| invalid("policy", &what))?;
+        self.check_credentials()?;
         for (field, path) in [("code", &self.code), ("runtime", &self.runtime)]
             .into_iter()
             .chain(self.layers.iter().map(|p| ("layers", p)))
@@ -151,6 +155,19 @@ impl Deployment {
     pub fn policy(&self, function: &str) -> Result<PolicyRules, String> {
         let document = self.policy.clone().unwrap_or_default();
         PolicyRules::new(function, &document)
+    }
+
+    fn check_credentials(&self) -> Result<(), ApiError> {
+        match &self.credentials {
+            Some(source) => CredentialsStore::new(source)
+                .map(drop)
+                .map_err(|what| invalid("credentials", &what)),
+            None if self.offload == Offload::Coupled => Err(invalid(
+                "offload",
+                "coupled hands credentials to the function: name its own, scoped and short-lived, in \"credentials\"",
+            )),
+            None => Ok(()),
+        }
     }
 
     fn check_ranges(&self) -> Result<(), ApiError> {
