@@ -45,7 +45,7 @@ def by_epoll(host: str, port: int) -> Any:
     """Registered before it is connected, as Go does it."""
     with socket.socket() as connection, select.epoll() as poller:
         connection.setblocking(False)
-        poller.register(connection, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET, )
+        poller.register(connection, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         poller.poll(0)
         connection.connect_ex((host, port))
         assert poller.poll(10), "no event"
@@ -102,10 +102,10 @@ def streams(host: str, port: int) -> Any:
 
 def tls(host: str, port: int, authority: str) -> Any:
     context = ssl.create_default_context(cadata=authority)
-    with socket.create_connection((host, port), timeout=10) as raw:
-        with context.wrap_socket(raw, server_hostname="localhost") as connection:
-            connection.sendall(b"hello\n")
-            return [connection.recv(100).decode(), connection.version()]
+    raw = socket.create_connection((host, port), timeout=10)
+    with context.wrap_socket(raw, server_hostname="localhost") as connection:
+        connection.sendall(b"hello\n")
+        return [connection.recv(100).decode(), connection.version()]
 
 
 def udp(host: str, port: int) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from .conftest import Call, Servers
@@ -66,6 +68,13 @@ def test_what_no_policy_names_is_denied(call: Call, servers: Servers) -> None:
 
 def test_names(call: Call) -> None:
     assert call("resolve", name="localhost") == {"value": ["127.0.0.1"]}
+    host = socket.gethostname()
+    try:
+        addresses = {entry[4][0] for entry in socket.getaddrinfo(host, 80, socket.AF_INET)}
+    except socket.gaierror:
+        pass
+    else:
+        assert call("resolve", name=host) == {"value": sorted(addresses)}
     # Denied before anything is asked; allowed, and there is no such name or no resolver.
     for name in ("secret.example.org", "nothing-of-this-name.example.com"):
         assert call("resolve", name=name)["error"] == "gaierror"

@@ -503,3 +503,49 @@ async fn dropping_the_channel_cancels_what_is_under_way() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(node.guest.poll().is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_much_waits_behind_itself() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static BUSY: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    let server = Server::start(|_, seen: &Seen| {
+        if seen.target.ends_with("/calm") {
+            return ok(b"calm");
+        }
+        MOST.fetch_max(BUSY.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        // The answer takes its time; the count goes down when it is about to leave.
+        std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_millis(390));
+            BUSY.fetch_sub(1, Ordering::SeqCst);
+        });
+        let mut steps = vec![Step::Sleep(400)];
+        steps.extend(ok(b"greedy"));
+        steps
+    })
+    .await;
+    let mut node = node(&server.url);
+    node.play(|guest| {
+        let get = |key: String| json!({"op": "GetObject", "bucket": "b", "key": key, "region": "us-east-1"});
+        let ids: Vec<u64> = (0..64)
+            .map(|n| {
+                let head = get(format!("greedy{n}"));
+                let bytes = serde_json::to_vec(&head).unwrap();
+                let place = BODY + 8192 * n;
+                guest.write(place, &bytes);
+                guest.submit_entry(Entry {
+                    operation: abi::S3,
+                    head: (at(place), u32::try_from(bytes.len()).unwrap()),
+                    room: (at(place + 4096), 4096),
+                    ..Entry::default()
+                })
+            })
+            .collect();
+        for _ in &ids {
+            assert_eq!(guest.wait().status, 0);
+        }
+    })
+    .await;
+    let most = MOST.load(Ordering::SeqCst);
+    assert!((2..=32).contains(&most), "{most} at a time");
+}
