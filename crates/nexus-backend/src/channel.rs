@@ -2,9 +2,10 @@
 
 use crate::arena::Arena;
 use crate::completer::{Answer, Completer};
-use crate::operation::{self, Engine};
+use crate::operation::{self, Content, Engine};
 use crate::raw::{RawSlice, RequestBody};
 use crate::ring::{Submission, Submissions};
+use crate::sockets;
 use crate::stream::{Source, Streams};
 use crate::upload::{self, Progress, Uploads};
 use crate::{
@@ -17,8 +18,11 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+/// Operations of one instance that are worked on at a time, of the 64 that it may have in flight.
+const INSTANCE_OPERATIONS: usize = 32;
 /// Bytes of a head that are looked at; a longer one is INVALID.
 const MAX_HEAD: usize = 256 << 10;
 /// Bytes of an initialisation error that are kept.
@@ -36,6 +40,7 @@ pub struct Channel {
     identity: Arc<FunctionIdentity>,
     /// Operations in flight.
     tasks: JoinSet<()>,
+    turns: Arc<Semaphore>,
     /// The NEXT that waits for an event.
     waiting: Option<Submission>,
     /// A NEXT whose outcome still comes in parts.
@@ -59,6 +64,7 @@ impl Channel {
         engine: Arc<Engine>,
         identity: FunctionIdentity,
     ) -> Result<(Self, GuestDescriptors), Error> {
+        let (control, network) = sockets::pair()?;
         let doorbell = eventfd(libc::EFD_NONBLOCK)?;
         // Blocking: the guest's side waits by reading it. A write never blocks, since sums stay small.
         let completion = eventfd(0)?;
@@ -66,9 +72,17 @@ impl Channel {
             arena: memfd,
             doorbell: doorbell.try_clone()?,
             completion: completion.try_clone()?,
+            network,
         };
         // SAFETY: an OwnedFd names one open descriptor for as long as it lives.
         let doorbell = unsafe { AsyncFd::register(doorbell) }.map_err(io::Error::from)?;
+        let identity = Arc::new(identity);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(sockets::serve(
+            control,
+            Arc::clone(&engine),
+            Arc::clone(&identity),
+        )?);
         let channel = Self {
             completer: Arc::new(Completer::new(arena, completion)),
             doorbell,
@@ -76,8 +90,9 @@ impl Channel {
             streams: Arc::default(),
             uploads: Uploads::default(),
             engine,
-            identity: Arc::new(identity),
-            tasks: JoinSet::new(),
+            identity,
+            tasks,
+            turns: Arc::new(Semaphore::new(INSTANCE_OPERATIONS)),
             waiting: None,
             collecting: None,
         };
@@ -248,16 +263,21 @@ impl Channel {
         };
         let head = head.to_vec();
         let (engine, identity) = (Arc::clone(&self.engine), Arc::clone(&self.identity));
+        let turns = Arc::clone(&self.turns);
         let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
         self.tasks.spawn(async move {
+            // In order, so that who asks for much waits behind itself.
+            let own = turns.acquire().await;
+            let shared = identity.turns.acquire().await;
             let reply =
                 operation::execute(&engine, &identity, s.operation, &head, body, s.timeout_ms)
                     .await;
+            drop((own, shared));
             match reply {
                 Ok(reply) => {
                     let source = match reply.body {
-                        Some(reader) => Source::Http(Box::new(reader)),
-                        None => Source::Memory(Bytes::new()),
+                        Content::Http(reader) => Source::Http(reader),
+                        Content::Memory(bytes) => Source::Memory(bytes),
                     };
                     streams.answer(&completer, &s, &reply.head, source).await;
                 }

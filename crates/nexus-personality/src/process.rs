@@ -201,7 +201,7 @@ impl Process {
         let pid = fresh_pid();
         let heritage = Heritage {
             names,
-            net: Arc::default(),
+            net: Arc::new(Net::new(config.device.and_then(|d| d.network))),
             files,
             cwd: config.program.cwd.trim_end_matches('/').as_bytes().to_vec(),
             umask: 0o022,

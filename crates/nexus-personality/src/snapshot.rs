@@ -79,6 +79,8 @@ pub enum SavedObject {
         value: [i64; 4],
         due: bool,
     },
+    /// A connection to the outside: it is reset.
+    Reset,
 }
 
 /// One description with the descriptors that refer to it.
@@ -323,6 +325,9 @@ fn save_object(
                 unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) };
             }
             SavedObject::Event(count)
+        }
+        Object::Socket(socket) if matches!(socket.state().role, Role::Outside) => {
+            SavedObject::Reset
         }
         Object::Socket(socket) if !socket.is_plain_pair() => {
             return Err(refused(
@@ -668,6 +673,12 @@ impl Process {
                 SavedObject::Socket(number, second) => {
                     let end = ends.socket(*number, *second, saved.flags).map_err(failed)?;
                     let (family, kind) = (libc::AF_UNIX, libc::SOCK_STREAM);
+                    let socket = self.net.socket(end, family, kind, Role::Connected);
+                    Object::Socket(socket.map_err(failed)?)
+                }
+                SavedObject::Reset => {
+                    let end = crate::files::outside::reset(saved.flags).map_err(failed)?;
+                    let (family, kind) = (libc::AF_INET, libc::SOCK_STREAM);
                     let socket = self.net.socket(end, family, kind, Role::Connected);
                     Object::Socket(socket.map_err(failed)?)
                 }

@@ -128,13 +128,13 @@ pub static CALLS: &[Call] = &calls![
     full(38, "setitimer", signals::setitimer),
     full(39, "getpid", threads::getpid),
     full(40, "sendfile", io::sendfile),
+    partial(41, "socket", sockets::socket, "UNIX and IPv4"),
     partial(
-        41,
-        "socket",
-        sockets::socket,
-        "UNIX and IPv4, inside the instance only"
+        42,
+        "connect",
+        sockets::connect,
+        "inside the instance; to the outside as the function's policy allows"
     ),
-    partial(42, "connect", sockets::connect, "inside the instance only"),
     full(43, "accept", sockets::accept),
     full(44, "sendto", messages::sendto),
     full(45, "recvfrom", messages::recvfrom),
@@ -514,6 +514,7 @@ pub static CALLS: &[Call] = &calls![
         "descriptors and file length hold, the others are kept and shown"
     ),
     full(306, "syncfs", io::fsync),
+    full(307, "sendmmsg", messages::sendmmsg),
     partial(
         309,
         "getcpu",

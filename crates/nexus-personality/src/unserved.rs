@@ -216,7 +216,6 @@ pub static UNSERVED: &[Group] = &[
             (282, "signalfd"),
             (289, "signalfd4"),
             (299, "recvmmsg"),
-            (307, "sendmmsg"),
             (437, "openat2"),
             (441, "epoll_pwait2"),
             (449, "futex_waitv"),

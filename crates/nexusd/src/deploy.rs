@@ -7,7 +7,7 @@ use crate::logs::FunctionLog;
 use crate::node::Node;
 use crate::process::launch::{Mode, Places, document_fd, vmm_config};
 use crate::registry::Version;
-use crate::registry::deployment::Deployment;
+use crate::registry::deployment::{Deployment, Offload};
 use crate::registry::names;
 use crate::registry::store::Record;
 use crate::scheduler::failure::StartFailure;
@@ -36,6 +36,11 @@ pub async fn deploy(
     deployment.check()?;
     let _claim = claim(node, name)?;
     let isolation = decide(node, deployment.isolation)?;
+    if isolation != Isolation::Kvm && deployment.offload == Offload::Coupled {
+        return Err(ApiError::invalid_parameter(
+            "offload: coupled needs sockets to the outside, which only microVMs have (isolation kvm)".to_owned(),
+        ));
+    }
     let previous = node.functions.get(name);
     let version = make(
         node,

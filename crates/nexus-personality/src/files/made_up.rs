@@ -12,6 +12,7 @@ pub struct Facts {
     memory_mib: u64,
     hostname: String,
     device: bool,
+    network: bool,
 }
 
 /// Files of `/proc/self` that are written when they are opened (`syscall/proc.rs`).
@@ -59,6 +60,7 @@ const FIXED: [&str; 30] = [
     "/etc/hostname",
     "/etc/hosts",
     "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
 ];
 
 /// Services that programs look up by name.
@@ -83,6 +85,7 @@ impl Facts {
             memory_mib: config.memory_mib,
             hostname: config.hostname.clone(),
             device: config.device.is_some(),
+            network: config.device.is_some_and(|d| d.network.is_some()),
         }
     }
 
@@ -189,7 +192,12 @@ impl Facts {
             "/etc/hostname" => format!("{}\n", self.hostname),
             "/etc/hosts" => format!("127.0.0.1 localhost\n127.0.0.1 {}\n", self.hostname),
             "/etc/nsswitch.conf" => {
-                "passwd: files\ngroup: files\nhosts: files\nservices: files\n".to_owned()
+                let dns = if self.network { " dns" } else { "" };
+                format!("passwd: files\ngroup: files\nhosts: files{dns}\nservices: files\n")
+            }
+            "/etc/resolv.conf" => {
+                let address = std::net::Ipv4Addr::from(nexus_abi::network::RESOLVER);
+                format!("nameserver {address}\n")
             }
             SERVICES => {
                 [

@@ -5,6 +5,7 @@ pub mod discipline;
 pub mod lock;
 pub mod made_up;
 pub mod names;
+pub mod outside;
 pub mod record_lock;
 pub mod resolve;
 pub mod socket;

@@ -4,11 +4,12 @@ use super::io::description;
 use super::time::{duration, read_timespec, timespec};
 use crate::errno::{EBADF, EINVAL, EPERM, Errno, SysResult, check};
 use crate::files::description::{Registration, TimerSetting};
+use crate::files::socket::Socket;
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Descriptors in one call at most.
@@ -328,6 +329,29 @@ pub(crate) fn register(
     registration: Registration,
 ) -> SysResult {
     control(poller, target, libc::EPOLL_CTL_ADD, registration)
+}
+
+/// A socket has another host's socket in its place: whatever polled the old one polls the new one.
+pub(super) fn register_again(t: &Thread, socket: &Arc<Socket>) {
+    let files = t.process.files().clone();
+    let is_it = |fd: u64| {
+        files.iter().any(|(number, entry)| {
+            number == fd
+                && matches!(&entry.description.object, Object::Socket(s) if Arc::ptr_eq(s, socket))
+        })
+    };
+    for (_, entry) in files.iter() {
+        let Object::Poll(_, list) = &entry.description.object else {
+            continue;
+        };
+        let list = list.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for registration in list.into_iter().filter(|r| is_it(r.fd)) {
+            if let Some((_, target)) = files.iter().find(|(fd, _)| *fd == registration.fd) {
+                // Registered twice through a duplicate of the poller's descriptor: it is there.
+                let _ = register(&entry.description, &target.description, registration);
+            }
+        }
+    }
 }
 
 fn control(

@@ -35,9 +35,10 @@ const SERVED: &[i64] = &[
     libc::SYS_eventfd2,
     libc::SYS_pipe2,
     libc::SYS_shutdown,
-    // What is sent is the hypervisor's own list, never the guest's; sockets are ends of pairs only.
-    libc::SYS_sendmsg,
+    // Sockets are ends of pairs, and connections that the backend made.
     libc::SYS_recvmsg,
+    // A connection takes the place of the end that stood for it.
+    libc::SYS_dup3,
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_wait,
@@ -138,6 +139,28 @@ fn only(argument: u8, operator: Op, value: u64) -> Result<SeccompRule, Error> {
     SeccompRule::new(vec![condition]).map_err(|e| Error::of("seccomp", e))
 }
 
+/// Options that tune a connection of the backend's, and nothing else.
+const OPTIONS: &[(i32, i32)] = &[
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_CORK),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+];
+
+fn option(level: i32, name: i32) -> Result<SeccompRule, Error> {
+    let conditions = vec![
+        condition(1, Op::Eq, u64::from(level.cast_unsigned()))?,
+        condition(2, Op::Eq, u64::from(name.cast_unsigned()))?,
+    ];
+    SeccompRule::new(conditions).map_err(|e| Error::of("seccomp", e))
+}
+
 /// For a hypervisor with everything open: what serving a guest takes and nothing else. The rest fails with ENOSYS
 /// (which the C library answers by older calls that are allowed).
 ///
@@ -151,6 +174,15 @@ pub fn confine_microvm() -> Result<(), Error> {
         libc::SYS_fcntl,
         one_of(1, FCNTL.iter().map(|c| number(*c)))?,
     );
+    // What is sent is the hypervisor's own list, never the guest's. Sending must not connect (TCP Fast Open).
+    let connects = number(libc::MSG_FASTOPEN);
+    rules.insert(libc::SYS_sendmsg, vec![only(2, Op::MaskedEq(connects), 0)?]);
+    rules.insert(
+        libc::SYS_getsockopt,
+        vec![option(libc::SOL_SOCKET, libc::SO_ERROR)?],
+    );
+    let options = OPTIONS.iter().map(|(level, name)| option(*level, *name));
+    rules.insert(libc::SYS_setsockopt, options.collect::<Result<_, _>>()?);
     rules.insert(
         libc::SYS_socketpair,
         vec![only(0, Op::Eq, number(libc::AF_UNIX))?],
@@ -188,8 +220,10 @@ const SHELL: &[i64] = &[
     libc::SYS_openat,
     libc::SYS_readlink,
     libc::SYS_getcwd,
-    libc::SYS_recvmsg,
-    libc::SYS_dup3,
+    libc::SYS_socketpair,
+    libc::SYS_sendmsg,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
     libc::SYS_prctl,
     libc::SYS_prlimit64,
     libc::SYS_seccomp,

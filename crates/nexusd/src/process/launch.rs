@@ -4,6 +4,7 @@ use super::numbers;
 use super::spawner::Launch;
 use crate::config::Config;
 use crate::registry::Version;
+use crate::registry::deployment::Offload;
 use crate::registry::names::LATEST;
 use nexus_abi::operation::{PLACEHOLDER_KEY_ID, PLACEHOLDER_SECRET};
 use nexus_backend::GuestDescriptors;
@@ -69,6 +70,7 @@ struct Device {
     arena: i32,
     doorbell: i32,
     completion: i32,
+    network: Option<i32>,
 }
 
 #[derive(Serialize)]
@@ -131,6 +133,7 @@ pub fn vmm_config(
             arena: numbers::ARENA,
             doorbell: numbers::DOORBELL,
             completion: numbers::COMPLETION,
+            network: in_vm.then_some(numbers::NETWORK),
         },
         report: numbers::REPORT,
         snapshot: places.at,
@@ -266,13 +269,24 @@ fn environment(config: &Config, version: &Version, in_vm: bool) -> BTreeMap<Stri
         ("AWS_EXECUTION_ENV", "AWS_Lambda_python3".to_owned()),
         ("AWS_REGION", config.region.clone()),
         ("AWS_DEFAULT_REGION", config.region.clone()),
-        ("AWS_ACCESS_KEY_ID", PLACEHOLDER_KEY_ID.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", PLACEHOLDER_SECRET.to_owned()),
         ("LAMBDA_TASK_ROOT", task_root),
         ("LAMBDA_RUNTIME_DIR", runtime),
         ("_HANDLER", d.handler.clone()),
         ("NEXUS_OFFLOAD", d.offload.as_str().to_owned()),
     ];
+    if d.offload == Offload::Coupled {
+        env.insert(
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI".to_owned(),
+            "/nexus".to_owned(),
+        );
+    } else {
+        for (name, value) in [
+            ("AWS_ACCESS_KEY_ID", PLACEHOLDER_KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", PLACEHOLDER_SECRET),
+        ] {
+            env.insert(name.to_owned(), value.to_owned());
+        }
+    }
     env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
     env
 }
@@ -311,6 +325,7 @@ pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch
             (ends.device.arena, numbers::ARENA),
             (ends.device.doorbell, numbers::DOORBELL),
             (ends.device.completion, numbers::COMPLETION),
+            (ends.device.network, numbers::NETWORK),
             (ends.report, numbers::REPORT),
             (document_fd(document)?, numbers::CONFIG),
         ],

@@ -16,6 +16,7 @@ pub mod numbers {
     pub const COMPLETION: RawFd = 5;
     pub const REPORT: RawFd = 6;
     pub const CONFIG: RawFd = 7;
+    pub const NETWORK: RawFd = 8;
     /// Of a shell, above all that is handed to it.
     pub const CONTROL: RawFd = 16;
 }

@@ -10,6 +10,7 @@ use crate::process::launch::{self, Ends, Mode, Places};
 use crate::process::pipe::PipeReader;
 use crate::process::report::{Event, ReportReader};
 use crate::registry::Version;
+use crate::registry::deployment::Offload;
 use nexus_backend::{Backend, Channel, FunctionIdentity, RuntimeMessage};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -71,6 +72,10 @@ impl Instance {
         let identity = FunctionIdentity {
             name: version.name.to_string(),
             region: node.config.region.clone(),
+            policy: Arc::clone(&version.policy),
+            credentials: version.credentials.clone(),
+            turns: Arc::clone(&version.turns),
+            coupled: version.deployment.offload == Offload::Coupled,
         };
         let began_ns = monotonic_ns();
         let (channel, device) =
