@@ -76,6 +76,7 @@ bench: setup ## the published measurements
 
 docs: setup ## the pages that are made from the code
 	@$(BIN)/nexus doctor --syscalls --markdown > docs/syscalls.md
+	@python/nexus/_bin/nexus-vmm jail > docs/jail.md
 
 wheel: setup ## the wheel to publish, in dist/
 	@rm -rf dist
