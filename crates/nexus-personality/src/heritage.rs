@@ -4,11 +4,11 @@
 use crate::config::{Config, Program};
 use crate::files::lock::Locks;
 use crate::files::{FileTable, names::Namespace, socket::Net};
+use crate::ledger::Ledger;
 use crate::machine::Tid;
 use crate::process::Process;
 use crate::signal::Signals;
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -57,7 +57,7 @@ pub struct Heritage {
     pub(crate) next_tid: Arc<AtomicI32>,
     pub(crate) alive: Arc<AtomicUsize>,
     pub(crate) parent: Weak<Process>,
-    pub(crate) statm: Arc<OwnedFd>,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 impl Heritage {
@@ -84,7 +84,7 @@ impl Heritage {
             } else {
                 Arc::downgrade(parent)
             },
-            statm: Arc::clone(&parent.statm),
+            ledger: Arc::clone(&parent.ledger),
             config: Config {
                 program,
                 device: None,
