@@ -38,7 +38,7 @@ def guest(name: str, *arguments: str, **expected: object) -> Case:
 
 
 # Of tests/programs/hostile: what CPL 0 and real page tables make a difference to (tests/security runs them all).
-HOSTILE = ("privileged", "straddle", "sockets")
+HOSTILE = ("privileged", "straddle", "sockets", "patched", "fuzz")
 
 SIGILL, SIGFPE, SIGSEGV = 128 + 4, 128 + 8, 128 + 11
 
@@ -74,5 +74,9 @@ CASES = [
     guest("privileged", "sweep", says=(" 0 wrong",), local=False),
     guest("straddle", says=("no call went beyond",), local=False),
     guest("sockets", says=("attempts refused",), local=False),
+    guest("patched", "code", says=("nothing wrong",), local=False),
+    guest("patched", "stub", says=("nothing wrong",), local=False),
+    guest("patched", "ports", says=("nothing wrong",), local=False),
+    guest("fuzz", "sweep", "3", "5", says=(" calls, the last",), never=("panicked", "signal"), local=False),
     guest("caught", "stub", says=("no page of the machine can be written", "512 pages refused")),
 ]

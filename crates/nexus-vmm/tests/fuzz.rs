@@ -6,7 +6,7 @@ mod common;
 
 use common::{serve, skip};
 use nexus_personality::Process;
-use nexus_personality::config::{Config, Program};
+use nexus_personality::config::{Config, Program, Root};
 use nexus_personality::window::{DOORBELL, PAGE, USER_END, Window};
 use nexus_vmm::guest::Handle;
 use nexus_vmm::snapshot::format::{self, HEADER, Metadata};
@@ -62,7 +62,13 @@ fn config() -> Config {
         max_threads: 8,
         cpus: 1,
         hostname: "nexus".into(),
-        roots: Vec::new(),
+        roots: ["/usr", "/lib", "/lib64", "/etc/ld.so.cache"]
+            .map(|path| Root {
+                guest: path.into(),
+                host: path.into(),
+                writable: false,
+            })
+            .into(),
         program: Program::default(),
         vdso: 0,
         device: None,
@@ -109,6 +115,8 @@ fn damaged_metadata_is_taken_or_refused() {
         .find(|bytes| format::decode(bytes).is_ok())
         .unwrap();
     let window = Window::reserve().unwrap();
+    let (sound, _) = format::decode(&file).unwrap();
+    assert!(take_up(&sound, window), "undamaged, it is taken");
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let (mut tried, mut read, mut taken) = (0_u64, 0_u64, 0_u64);
     let end = Instant::now() + Duration::from_secs(seconds);
