@@ -105,7 +105,11 @@ for line in maps.splitlines():
 def _host_names() -> dict[str, str]:
     """What is the host's alone, by kind."""
     names = {"host name": socket.gethostname(), "kernel release": platform.release(), "machine": f"{uuid.getnode():012x}"}
-    for kind, path in {"boot id": "/proc/sys/kernel/random/boot_id", "machine id": "/etc/machine-id", "kernel": "/proc/version"}.items():
+    for kind, path in {
+        "boot id": "/proc/sys/kernel/random/boot_id",
+        "machine id": "/etc/machine-id",
+        "kernel": "/proc/version",
+    }.items():
         try:
             names[kind] = Path(path).read_text().strip()
         except OSError:
@@ -128,13 +132,23 @@ def looked(binaries):
     marker = uuid.uuid4().hex
     command = [str(binaries / "nexus-vmm"), "run", "--memory", "256", "--", "/usr/bin/python3", "-S", "-c", LOOK]
     environment = os.environ | {"NEXUS_TEST_MARKER": marker}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment
+    ) as process:
         output, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors.decode()
     line, _, memory = output.partition(b"\n")
     seen, numbers, pid, uptime = json.loads(line)
     assert len(memory) > 4 << 20, "that is not all of its memory"
-    return {"seen": seen, "numbers": numbers, "pid": pid, "uptime": uptime, "memory": memory, "vmm": process.pid, "marker": marker}
+    return {
+        "seen": seen,
+        "numbers": numbers,
+        "pid": pid,
+        "uptime": uptime,
+        "memory": memory,
+        "vmm": process.pid,
+        "marker": marker,
+    }
 
 
 def test_no_name_of_the_host_is_told(looked):
@@ -165,7 +179,9 @@ def test_no_process_of_the_host_is_told(looked):
     assert looked["vmm"] not in shown
     assert looked["vmm"] != looked["pid"]
     status = looked["seen"].get("/proc/self/status", "")
-    assert not {int(n) for n in re.findall(r"^(?:Pid|Tgid|PPid|NSpid):\s+(\d+)", status, re.M)} & (others - {looked["pid"], 0, 1})
+    assert not {int(n) for n in re.findall(r"^(?:Pid|Tgid|PPid|NSpid):\s+(\d+)", status, re.M)} & (
+        others - {looked["pid"], 0, 1}
+    )
 
 
 def test_devices_inodes_and_sizes_are_its_own(looked):
