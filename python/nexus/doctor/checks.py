@@ -133,7 +133,7 @@ def _old_cgroups() -> Finding:
     own = next((path for _, names, path in (line.split(":", 2) for line in lines) if "memory" in names.split(",")), None)
     if own is not None and os.access(mount / own.lstrip("/"), os.W_OK):
         return Finding("ok", "cgroups", "v1 with memory: `nexus up --cgroups` puts all instances into one")
-    advice = "memory limits are the hypervisor's own; a group for all instances together (`nexus up --cgroups`) would be a second wall"
+    advice = "memory limits are the hypervisor's own; with one, `nexus up --cgroups` is a second wall"
     return Finding("note", "cgroups", "none that this user may add to", advice)
 
 
