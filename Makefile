@@ -11,7 +11,7 @@ BIN      := $(VENV)/bin
 BINARIES := nexusd nexus-vmm nexus-store
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-rust test-python test-hw conformance lint format bench docs wheel lock clean
+.PHONY: help setup binaries demo test test-rust test-python test-hw conformance fuzz lint format bench docs wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ test-hw: setup ## the hypervisor under kvm_amd, in QEMU with emulated SVM
 conformance: setup ## suites that others wrote, inside against outside
 	$(BIN)/python tools/conformance $(SUITES)
 
+# Each fuzzer for MINUTES; SEED, ONLY=guest,elf,snapshot,http,arena. A finding is kept under fuzz-findings.
+fuzz: setup ## random system calls in microVMs, mutated programs, snapshots, arenas and HTTP (MINUTES=10 each)
+	$(BIN)/python tools/fuzz
+
 lint: setup ## formatters, linters and type checker, as CI runs them
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
@@ -76,6 +80,7 @@ bench: setup ## the published measurements
 
 docs: setup ## the pages that are made from the code
 	@$(BIN)/nexus doctor --syscalls --markdown > docs/syscalls.md
+	@python/nexus/_bin/nexus-vmm jail > docs/jail.md
 
 wheel: setup ## the wheel to publish, in dist/
 	@rm -rf dist

@@ -38,7 +38,7 @@ def guest(name: str, *arguments: str, **expected: object) -> Case:
 
 
 # Of tests/programs/hostile: what CPL 0 and real page tables make a difference to (tests/security runs them all).
-HOSTILE = ("privileged", "straddle", "sockets", "frames", "exhaust")
+HOSTILE = ("privileged", "straddle", "sockets", "frames", "exhaust", "patched", "fuzz")
 
 # Each is refused at CPL 3, which the program then proves to be at (tests/security tries many more).
 PRIVILEGED = ("cr0", "cr3", "lgdt", "lidt", "hlt", "swapgs", "sysretq", "vmrun", "xsetbv")
@@ -85,6 +85,10 @@ CASES = [
     guest("frames", "sigreturn", status=SIGSEGV, local=False),
     guest("frames", "frame", status=SIGSEGV, local=False),
     guest("exhaust", "threads", says=("goes on",), local=False),
+    guest("patched", "code", says=("nothing wrong",), local=False),
+    guest("patched", "stub", says=("nothing wrong",), local=False),
+    guest("patched", "ports", says=("nothing wrong",), local=False),
+    guest("fuzz", "sweep", "3", "5", says=(" calls, the last",), never=("panicked", "signal"), local=False),
     guest("caught", "stub", says=("no page of the machine can be written", "512 pages refused")),
     # Where the host does not keep its time by the TSC, the vDSO asks the kernel by itself.
     Case(

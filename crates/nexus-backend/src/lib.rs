@@ -9,6 +9,8 @@ mod completer;
 mod config;
 mod credentials;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod http;
 mod operation;
 mod policy;

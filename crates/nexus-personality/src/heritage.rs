@@ -5,11 +5,11 @@ use crate::config::{Config, Program};
 use crate::files::lock::Locks;
 use crate::files::{FileTable, names::Namespace, socket::Net};
 use crate::groups::Groups;
+use crate::ledger::Ledger;
 use crate::machine::Tid;
 use crate::process::Process;
 use crate::signal::Signals;
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -58,7 +58,7 @@ pub struct Heritage {
     pub(crate) alive: Arc<AtomicUsize>,
     pub(crate) groups: Arc<Groups>,
     pub(crate) parent: Weak<Process>,
-    pub(crate) statm: Arc<OwnedFd>,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 impl Heritage {
@@ -109,7 +109,7 @@ impl Heritage {
             alive: Arc::clone(&from.alive),
             groups: Arc::clone(&from.groups),
             parent,
-            statm: Arc::clone(&from.statm),
+            ledger: Arc::clone(&from.ledger),
             config: Config {
                 program,
                 device: None,

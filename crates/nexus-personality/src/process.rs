@@ -2,13 +2,14 @@
 
 use crate::children::Children;
 use crate::config::Config;
-use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
+use crate::errno::{EINVAL, ENOENT, Errno};
 use crate::files::lock::Locks;
 use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
 use crate::groups::Groups;
 use crate::heritage::{Heritage, IN_CHILD, Lent, in_child};
 use crate::host::{self, Kick};
 use crate::itimer::Timers;
+use crate::ledger::Ledger;
 use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
 use crate::mm::{AddressSpace, Backing, Request};
@@ -18,7 +19,6 @@ use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
@@ -107,8 +107,7 @@ pub struct Process {
     generation: AtomicU64,
     device: Mutex<DeviceMap>,
     unknown: Mutex<BTreeMap<u64, u64>>,
-    pub(crate) statm: Arc<OwnedFd>,
-    memory_refused: AtomicBool,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -121,26 +120,6 @@ fn fresh_pid() -> i32 {
     // SAFETY: a live buffer of the length given; short reads do not happen for 4 bytes.
     unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     i32::from_le_bytes(bytes).rem_euclid(30_000) + 2
-}
-
-/// The hypervisor's own use of memory, opened before the jail.
-fn open_statm() -> Result<OwnedFd, Error> {
-    // SAFETY: a static name; the result is checked.
-    let statm = unsafe {
-        libc::open(
-            c"/proc/self/statm".as_ptr(),
-            libc::O_RDONLY | libc::O_CLOEXEC,
-        )
-    };
-    if statm < 0 {
-        let source = io::Error::last_os_error();
-        return Err(Error::Host {
-            doing: "opening /proc/self/statm",
-            source,
-        });
-    }
-    // SAFETY: a fresh descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(statm) })
 }
 
 fn fresh_key() -> u64 {
@@ -215,7 +194,10 @@ impl Process {
             alive: Arc::default(),
             groups: Arc::default(),
             parent: Weak::new(),
-            statm: Arc::new(open_statm()?),
+            ledger: Ledger::new(config.memory_mib << 20).map_err(|source| Error::Host {
+                doing: "opening /proc/self/statm",
+                source,
+            })?,
             config,
         };
         Self::inherit(window, machine, heritage)
@@ -232,7 +214,11 @@ impl Process {
     ) -> Result<Arc<Self>, Error> {
         let process = Arc::new(Self {
             memory: Memory::new(window),
-            mm: Mutex::new(AddressSpace::new(window, Arc::clone(&machine))),
+            mm: Mutex::new(AddressSpace::new(
+                window,
+                Arc::clone(&machine),
+                Arc::clone(&heritage.ledger),
+            )),
             machine,
             files: Mutex::new(heritage.files),
             lent: Lent::default(),
@@ -260,8 +246,7 @@ impl Process {
             generation: AtomicU64::new(0),
             device: Mutex::default(),
             unknown: Mutex::default(),
-            statm: heritage.statm,
-            memory_refused: AtomicBool::new(false),
+            ledger: heritage.ledger,
             config: heritage.config,
         });
         process.groups.attach(process.pid(), &process);
@@ -515,7 +500,7 @@ impl Process {
     /// Most memory of this process and its children together, in bytes.
     #[must_use]
     pub fn memory_limit(&self) -> u64 {
-        self.config.memory_mib << 20
+        self.ledger.limit()
     }
 
     /// Private memory in use, in bytes: what the host counts as anonymous, the hypervisor's own included.
@@ -523,46 +508,24 @@ impl Process {
     /// # Errors
     /// The host's.
     pub fn private_bytes(&self) -> io::Result<u64> {
-        let mut text = [0u8; 128];
-        // SAFETY: a live buffer of the length given.
-        let length = unsafe {
-            libc::pread(
-                self.statm.as_raw_fd(),
-                text.as_mut_ptr().cast(),
-                text.len(),
-                0,
-            )
-        };
-        let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-        let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned();
-        let mut fields = text
-            .split_whitespace()
-            .skip(1)
-            .map_while(|f| f.parse::<u64>().ok());
-        let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
-        Ok(resident.saturating_sub(shared) * PAGE)
+        self.ledger.private_bytes()
     }
 
-    /// Whether `more` bytes still fit the limit. What is asked for must fit into what is not yet used; memory
-    /// that was promised but never touched does not count.
+    /// What this process and its children use together.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Whether `more` bytes that the guest asks for fit the limit (see [`Ledger`]).
     pub(crate) fn check_memory(&self, more: u64) -> Result<(), Errno> {
-        let limit = self.config.memory_mib << 20;
-        // Small requests are left to the watch that the hypervisor keeps: reading the figure costs microseconds.
-        if more < 64 << 10 {
-            return Ok(());
-        }
-        let used = self.private_bytes().unwrap_or(0);
-        if used.saturating_add(more) > limit {
-            self.memory_refused.store(true, Ordering::Relaxed);
-            return Err(ENOMEM);
-        }
-        Ok(())
+        self.ledger.admit(more)
     }
 
     /// Whether the guest was ever refused memory.
     #[must_use]
     pub fn memory_refused(&self) -> bool {
-        self.memory_refused.load(Ordering::Relaxed)
+        self.ledger.refused()
     }
 
     /// Map the arena, at `address` or (0) anywhere.

@@ -432,7 +432,7 @@ impl Process {
                 },
                 Backing::Arena => SavedBacking::Arena,
                 Backing::Doorbell => SavedBacking::Doorbell,
-                Backing::Shared | Backing::Memory(..) => {
+                Backing::Shared(_) | Backing::Memory(..) => {
                     return Err(refused(format!(
                         "shared memory is mapped at {start:#x}; map it in the handler, not at import"
                     )));

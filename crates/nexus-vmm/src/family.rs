@@ -6,7 +6,6 @@
 use crate::guest::{End, Guest, Handle};
 use crate::kvm::vm::Vm;
 use crate::microvm::{WATCH, WATCH_SLACK};
-use crate::report::Event;
 use nexus_personality::errno::{EAGAIN, Errno};
 use nexus_personality::host::KICK_SIGNAL;
 use nexus_personality::machine::{Ended, Machine, Start};
@@ -125,9 +124,9 @@ fn watch(guest: &Arc<Guest>, process: Arc<Process>, told: &Receiver<Ended>, wind
 }
 
 fn wait_status(guest: &Guest, process: &Process) -> i32 {
-    let limit = process.memory_limit();
+    let mut next = WATCH;
     loop {
-        match guest.wait(WATCH, true) {
+        match guest.wait(next, true) {
             Some(End::Exit(status)) => return status,
             Some(End::Failed(reason)) => {
                 eprintln!("nexus-vmm: a child process: {reason}");
@@ -136,11 +135,12 @@ fn wait_status(guest: &Guest, process: &Process) -> i32 {
             Some(End::Snapshot { .. }) => return libc::SIGKILL,
             None => {}
         }
-        if process.private_bytes().unwrap_or(0) > limit + WATCH_SLACK {
-            guest.parts().2.send(&Event::MemoryLimit {
-                limit_mib: limit >> 20,
-            });
-            return libc::SIGKILL;
+        match process.ledger().look(WATCH_SLACK) {
+            Ok(pause) => next = pause,
+            Err(_) => {
+                guest.parts().2.memory_limit(process.memory_limit() >> 20);
+                return libc::SIGKILL;
+            }
         }
     }
 }

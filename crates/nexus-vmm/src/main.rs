@@ -8,7 +8,7 @@ use nexus_vmm::snapshot::{read, verify};
 use std::path::Path;
 use std::process::exit;
 
-const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR | --config-stdin\n       nexus-vmm syscalls";
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR | --config-stdin\n       nexus-vmm syscalls\n       nexus-vmm jail";
 
 /// One heap for all threads, returned to the kernel when little of it is used: a process of this kind exists thousands
 /// of times, and its threads allocate too rarely to be in each other's way.
@@ -35,6 +35,10 @@ fn main() {
         ["verify", directory] => verified(read::verify(Path::new(directory))),
         ["syscalls"] => {
             println!("{}", nexus_vmm::syscalls::json());
+            0
+        }
+        ["jail"] => {
+            print!("{}", nexus_vmm::jail::page::markdown());
             0
         }
         ["probe"] => probe(false),

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the guest's memory is held against its limit.
+/// Before the guest's memory is first held against its limit; after that the less is left the sooner.
 pub(crate) const WATCH: Duration = Duration::from_millis(100);
 /// The same while the working set is to be recorded, which a first result asks for and later ones would blur.
 const WATCH_RECORDING: Duration = Duration::from_millis(5);
@@ -356,18 +356,19 @@ fn watch(
     if let Some(recorder) = &recorder {
         recorder.listen();
     }
+    let mut next = WATCH;
     loop {
-        let pause = recorder.as_ref().map_or(WATCH, |_| WATCH_RECORDING);
+        let pause = recorder.as_ref().map_or(next, |_| WATCH_RECORDING);
         if let Some(end) = guest.wait(pause, recorder.is_none()) {
             return end;
         }
         recorder = recorder.filter(|r| !r.poll(process, guest.window(), report));
-        let used = process.private_bytes().unwrap_or(0);
-        if used > (config.memory_mib << 20) + WATCH_SLACK {
-            report.send(&Event::MemoryLimit {
-                limit_mib: config.memory_mib,
-            });
-            return End::Exit(libc::SIGKILL);
+        match process.ledger().look(WATCH_SLACK) {
+            Ok(pause) => next = pause,
+            Err(_) => {
+                report.memory_limit(config.memory_mib);
+                return End::Exit(libc::SIGKILL);
+            }
         }
     }
 }

@@ -95,6 +95,16 @@ impl Report {
         }
     }
 
+    /// The guest used more memory than it may, and is ended for it.
+    pub fn memory_limit(&self, limit_mib: u64) {
+        if self.fd().is_none() {
+            eprintln!(
+                "nexus-vmm: the guest used more than its {limit_mib} MiB of memory and was ended; --memory sets the limit"
+            );
+        }
+        self.send(&Event::MemoryLimit { limit_mib });
+    }
+
     /// A snapshot or a machine that cannot be used.
     pub fn refused(&self, reason: &str) {
         self.send(&Event::Refused {

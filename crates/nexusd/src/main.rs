@@ -18,10 +18,11 @@ use anyhow::{Context, bail};
 use config::Config;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use node::Node;
+use process::cgroup::Group;
 use process::spawner::Spawner;
 use registry::store::Store;
 use snapshots::Snapshots;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +102,12 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     let machine = probe::probe(&config).await;
     tracing::info!(isolation = ?machine.isolation, reason = machine.reason, "machine");
     let backend = probe::backend(&config)?;
-    let spawner = Spawner::start().context("cannot start the spawning thread")?;
+    let group = config.cgroups.then(|| {
+        Group::make(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"))
+            .inspect_err(|error| tracing::warn!(%error, "instances get no control group"))
+    });
+    let group = group.and_then(Result::ok);
+    let spawner = Spawner::start(group).context("cannot start the spawning thread")?;
     let store = Store::open(&config.state)?;
     let snapshots = Snapshots::open(&config.state)?;
     let listener = TcpListener::bind(config.listen)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--shells", type=click.IntRange(0, 64), default=2, show_default=True, help="Empty microVMs kept ready for cold starts."
 )
+@click.option("--cgroups", is_flag=True, help="A control group for all instances together: at most 7/8 of the host's memory.")
 @click.option("--foreground", is_flag=True, help="Stay, and end the node on Ctrl-C.")
 @state_option
 def up(
@@ -46,11 +47,12 @@ def up(
     region: str,
     max_instances: int,
     shells: int,
+    cgroups: bool,
     foreground: bool,
     state: Path,
 ) -> None:
     """Start a node with a local object store, on loopback."""
-    settings = launch.Settings(port, store_port, isolation, region, max_instances, shells)
+    settings = launch.Settings(port, store_port, isolation, region, max_instances, shells, cgroups=cgroups)
     record = launch.up(state, settings)
     click.echo(f"node   {record.url}   (Lambda API)")
     click.echo(f"store  {record.store_url}   (S3; credentials in {state / 'credentials.json'})")

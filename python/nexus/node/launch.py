@@ -36,6 +36,7 @@ class Settings:
     :param region: what functions and clients are told.
     :param max_instances: instances of all functions together.
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
+    :param cgroups: put all instances into a control group, where the node may make one.
     :param deadline: seconds that each process may take until it serves.
     """
 
@@ -46,6 +47,7 @@ class Settings:
     max_instances: int = 100
     shells: int = 2
     deadline: float = 20.0
+    cgroups: bool = False
 
 
 def up(state: Path, settings: Settings) -> NodeRecord:
@@ -167,6 +169,7 @@ def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
         f"region = {text(settings.region)}\n"
         f"max_instances = {settings.max_instances}\n"
         f"shells = {settings.shells}\n"
+        f"cgroups = {text(settings.cgroups)}\n"
         f"\n[endpoints]\ns3 = {text(store_url)}\n"
         f"\n[credentials]\nfile = {text(str(secret))}\n"
     )

@@ -5,6 +5,7 @@ use super::socket::Socket;
 use super::terminal::Side;
 use super::tmpfs::Inode;
 use crate::errno::{EINVAL, Errno};
+use crate::ledger::Held;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -72,6 +73,8 @@ pub struct Description {
     pub object: Object,
     state: Mutex<State>,
     listing: Mutex<Vec<Entry>>,
+    /// What the host may have to keep for it; of a pipe both ends have it in common.
+    held: Option<Arc<Held>>,
 }
 
 /// What of a description changes.
@@ -91,7 +94,25 @@ impl Description {
             object,
             state: Mutex::new(State { flags, position: 0 }),
             listing: Mutex::default(),
+            held: None,
         })
+    }
+
+    /// A description whose buffers are charged.
+    #[must_use]
+    pub fn holding(object: Object, flags: i32, held: Arc<Held>) -> Arc<Self> {
+        Arc::new(Self {
+            object,
+            state: Mutex::new(State { flags, position: 0 }),
+            listing: Mutex::default(),
+            held: Some(held),
+        })
+    }
+
+    /// What its buffers are charged as.
+    #[must_use]
+    pub fn held(&self) -> Option<&Arc<Held>> {
+        self.held.as_ref()
     }
 
     /// The changing part.

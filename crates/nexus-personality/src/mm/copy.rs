@@ -4,7 +4,7 @@
 //! window's private mappings cannot be shown in another window. So a fork costs what the parent has written, and
 //! behaves as Linux's does.
 
-use super::{AddressSpace, Backing, Vma, host_prot};
+use super::{AddressSpace, Backing, Vma, host_prot, is_charged};
 use crate::errno::{EFAULT, ENOMEM, Errno, check};
 use crate::host;
 use crate::window::{CHUNK, PAGE};
@@ -32,12 +32,16 @@ impl AddressSpace {
         for (start, vma) in &parent.vmas {
             let (start, length) = (*start, vma.end - start);
             let mut copy = vma.clone();
+            if is_charged(&vma.backing, vma.shared, vma.prot) {
+                self.ledger.commit(length)?;
+                self.charged.insert(start, vma.end);
+            }
             match &vma.backing {
                 Backing::Doorbell | Backing::Arena => {
                     self.host_map(start, length, vma.prot, false, None)?;
                     (copy.backing, copy.shared) = (Backing::Anonymous, false);
                 }
-                Backing::Shared => self.show(parent, start, vma)?,
+                Backing::Shared(_) => self.show(parent, start, vma)?,
                 Backing::Anonymous => {
                     self.host_map(start, length, READ_WRITE, false, None)?;
                     self.copy_pages(parent, start, vma, restored, room)?;

@@ -91,6 +91,10 @@ pub fn fcntl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
             if argument > MAX_PIPE {
                 return Err(EPERM);
             }
+            if let Some(held) = d.held().filter(|_| command as i32 == libc::F_SETPIPE_SZ) {
+                // As the host rounds it.
+                held.resize(argument.max(4096).next_power_of_two())?;
+            }
             // SAFETY: a plain call on a descriptor of ours; the size is bounded.
             check(i64::from(unsafe {
                 libc::fcntl(pipe.as_raw_fd(), command as i32, argument as i32)

@@ -26,7 +26,7 @@ fn scope(t: &Thread, op: u64, addresses: &[u64]) -> u64 {
     let mm = t.process.mm();
     let shared = |address: &u64| {
         mm.find(*address).is_some_and(|(_, vma)| {
-            vma.shared && matches!(vma.backing, Backing::Memory(..) | Backing::Shared)
+            vma.shared && matches!(vma.backing, Backing::Memory(..) | Backing::Shared(_))
         })
     };
     if addresses.iter().all(shared) {

@@ -535,12 +535,17 @@ pub fn pipe2(t: &mut Thread, _: &mut dyn Cpu, [to, flags, ..]: [u64; 6]) -> SysR
     if flags & !(libc::O_CLOEXEC | libc::O_NONBLOCK) != 0 {
         return Err(EINVAL);
     }
+    let held = Arc::new(t.process.ledger.hold(PIPE_BYTES)?);
     let (read, write) = new_pipe(flags)?;
     let status = flags & libc::O_NONBLOCK;
-    let read = Description::new(Object::Pipe(read, false), libc::O_RDONLY | status);
-    let write = Description::new(Object::Pipe(write, true), libc::O_WRONLY | status);
+    let (read, write) = (Object::Pipe(read, false), Object::Pipe(write, true));
+    let read = Description::holding(read, libc::O_RDONLY | status, Arc::clone(&held));
+    let write = Description::holding(write, libc::O_WRONLY | status, held);
     give_pair(t, to, read, write, flags & libc::O_CLOEXEC != 0)
 }
+
+/// What a pipe can hold at first, in bytes.
+const PIPE_BYTES: u64 = 64 << 10;
 
 /// A new pipe of the host: reading end, writing end.
 pub(crate) fn new_pipe(flags: i32) -> Result<(OwnedFd, OwnedFd), Errno> {

@@ -5,7 +5,8 @@ use super::io::description;
 use super::open::resolve_path;
 use crate::errno::{
     EADDRINUSE, EAFNOSUPPORT, EAGAIN, EALREADY, ECONNREFUSED, EINPROGRESS, EINVAL, EISCONN,
-    ENETUNREACH, ENOENT, ENOTCONN, ENOTSOCK, EOPNOTSUPP, EPERM, EPROTONOSUPPORT, EPROTOTYPE, Errno,
+    ENETUNREACH, ENOBUFS, ENOENT, ENOTCONN, ENOTSOCK, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
+    EPROTOTYPE, Errno,
     SysResult, check,
 };
 use crate::files::names::Node;
@@ -86,9 +87,22 @@ fn kind_of(kind: u64) -> Result<(i32, i32), Errno> {
     }
 }
 
+/// What the host keeps at most of what one end has sent, in bytes: `/proc/sys/net/core/wmem_default`, and the message that
+/// passes it.
+const SOCKET_BYTES: u64 = 212_992 + (64 << 10);
+
+fn described(t: &Thread, socket: Arc<Socket>, status: i32) -> Result<Arc<Description>, Errno> {
+    let held = t.process.ledger.hold(SOCKET_BYTES).map_err(|_| ENOBUFS)?;
+    Ok(Description::holding(
+        Object::Socket(socket),
+        status,
+        Arc::new(held),
+    ))
+}
+
 fn insert(t: &Thread, socket: Arc<Socket>, flags: i32) -> SysResult {
     let status = libc::O_RDWR | flags & libc::SOCK_NONBLOCK;
-    let d = Description::new(Object::Socket(socket), status);
+    let d = described(t, socket, status)?;
     t.process
         .files()
         .insert(d, flags & libc::SOCK_CLOEXEC != 0, 0)
@@ -167,7 +181,7 @@ pub fn socketpair(
             .process
             .net
             .socket(fd, libc::AF_UNIX, kind, Role::Connected)?;
-        Ok::<_, Errno>(Description::new(Object::Socket(socket), status))
+        described(t, socket, status)
     };
     let (a, b) = (end(a)?, end(b)?);
     give_pair(t, to, a, b, flags & libc::SOCK_CLOEXEC != 0)

@@ -1,7 +1,9 @@
 //! What confines this process before any guest code runs: the guest's escape from its VM must gain nothing.
 
+pub mod calls;
 pub mod files;
 pub mod filter;
+pub mod page;
 pub mod privileges;
 
 use crate::config::Serve;

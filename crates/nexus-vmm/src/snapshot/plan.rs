@@ -79,7 +79,7 @@ pub fn plan(
     for (start, vma) in vmas {
         if matches!(
             vma.backing,
-            Backing::Arena | Backing::Doorbell | Backing::Shared
+            Backing::Arena | Backing::Doorbell | Backing::Shared(_)
         ) {
             continue;
         }

@@ -1,5 +1,6 @@
 //! `nexus-vmm` processes: how they are started, told what to do, watched and ended.
 
+pub mod cgroup;
 pub mod child;
 pub mod launch;
 pub mod pipe;
