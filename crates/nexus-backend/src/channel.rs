@@ -2,10 +2,10 @@
 
 use crate::arena::Arena;
 use crate::completer::{Answer, Completer};
-use crate::operation::{self, Engine};
+use crate::operation::{self, Engine, web};
 use crate::raw::{RawSlice, RequestBody};
 use crate::ring::{Submission, Submissions};
-use crate::stream::{Source, Streams};
+use crate::stream::{Source, Streams, no_stream};
 use crate::upload::{self, Progress, Uploads};
 use crate::{
     Error, EventHead, Finished, FunctionIdentity, GuestDescriptors, RuntimeMessage, Statistics,
@@ -181,6 +181,8 @@ impl Channel {
                 self.completer.complete(s, &Answer::default());
             }
             abi::S3 | abi::HTTP => self.operate(s, &head, body),
+            abi::WEB_CONNECT => self.converse(s, &head),
+            abi::WEB_TLS => self.secure(s, &head, body),
             other => self
                 .completer
                 .invalid(s, &format!("there is no operation {other}")),
@@ -237,6 +239,48 @@ impl Channel {
                 _ => Err("an outcome's parts belong to no NEXT".to_owned()),
             },
         }
+    }
+
+    /// Open a conversation, and send what the guest hands over for it.
+    fn converse(&mut self, s: &Submission, head: &RawSlice) {
+        self.completer.count_operation(0);
+        let parts = self.uploads.request(s.id);
+        let head = head.to_vec();
+        let (engine, identity) = (Arc::clone(&self.engine), Arc::clone(&self.identity));
+        let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
+        self.tasks.spawn(async move {
+            match web::connect(&engine, &identity, &head, s.timeout_ms).await {
+                Ok(conversation) => {
+                    let head = web::describe(&conversation.peer());
+                    let source = Source::conversation(&conversation);
+                    streams.answer(&completer, &s, &head, source).await;
+                    conversation.pump(parts).await;
+                }
+                Err(refusal) => completer.refuse_with(&s, refusal.status, &refusal.head),
+            }
+        });
+    }
+
+    fn secure(&mut self, s: &Submission, head: &RawSlice, body: RawSlice) {
+        let Some(conversation) = self.streams.conversation(s.stream) else {
+            no_stream(&self.completer, s);
+            return;
+        };
+        let head = head.to_vec();
+        let (engine, completer, s) = (Arc::clone(&self.engine), Arc::clone(&self.completer), *s);
+        self.tasks.spawn(async move {
+            let body = RequestBody::Whole(body);
+            match web::secure(&engine, &conversation, &head, &body, s.timeout_ms).await {
+                Ok(head) => completer.complete(
+                    &s,
+                    &Answer {
+                        head: &head,
+                        ..Answer::default()
+                    },
+                ),
+                Err(refusal) => completer.refuse_with(&s, refusal.status, &refusal.head),
+            }
+        });
     }
 
     fn operate(&mut self, s: &Submission, head: &RawSlice, body: RawSlice) {

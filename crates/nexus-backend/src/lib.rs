@@ -17,6 +17,7 @@ mod ring;
 mod sigv4;
 mod stream;
 mod upload;
+mod web;
 
 pub use channel::Channel;
 pub use config::Config;

@@ -4,6 +4,7 @@ mod http_op;
 mod reader;
 mod s3;
 mod send;
+pub mod web;
 
 pub use reader::BodyReader;
 
@@ -13,6 +14,8 @@ use crate::http::error::{Kind, TransportError};
 use crate::policy::Policy;
 use crate::raw::RequestBody;
 use crate::sigv4::Signer;
+use crate::web::connection::Pool;
+use crate::web::tls::Tls;
 use crate::{Config, Error, FunctionIdentity};
 use nexus_abi::operation::{self as abi, status};
 use serde::de::DeserializeOwned;
@@ -27,7 +30,10 @@ const LONGEST: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Engine {
     client: Client,
-    policy: Policy,
+    pub(crate) policy: Policy,
+    pub(crate) tls: Tls,
+    /// Idle connections of web clients.
+    pub(crate) idle: Pool,
     credentials: Store,
     signer: Signer,
     region: String,
@@ -38,6 +44,8 @@ impl Engine {
     /// Endpoints or credentials that cannot be used.
     pub fn new(config: &Config) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self {
+            tls: Tls::default(),
+            idle: Pool::default(),
             client: Client::new().map_err(Error::Config)?,
             policy: Policy::new(&config.endpoints).map_err(Error::Config)?,
             credentials: Store::new(config.credentials_file.as_deref()).map_err(Error::Config)?,

@@ -4,11 +4,13 @@ use crate::completer::{Answer, Completer, body_start};
 use crate::operation::{BodyReader, Refusal};
 use crate::raw::RawRoom;
 use crate::ring::Submission;
+use crate::web::conversation::Conversation;
 use bytes::Bytes;
 use nexus_abi::arena::UNKNOWN_LENGTH;
 use nexus_abi::operation::status;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Streams one instance may leave open.
 const MAX_STREAMS: usize = 256;
@@ -20,13 +22,36 @@ pub enum Source {
     Memory(Bytes),
     /// A server's answer.
     Http(Box<BodyReader>),
+    Conversation(Held),
+}
+
+/// A conversation that ends with its stream.
+#[derive(Debug)]
+pub struct Held {
+    conversation: Arc<Conversation>,
+    /// The stream's first answer has no bytes: nothing has been asked yet.
+    announced: bool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.conversation.close();
+    }
 }
 
 impl Source {
+    pub fn conversation(conversation: &Arc<Conversation>) -> Self {
+        Self::Conversation(Held {
+            conversation: Arc::clone(conversation),
+            announced: false,
+        })
+    }
+
     fn total(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::Http(reader) => reader.total().unwrap_or(UNKNOWN_LENGTH),
+            Self::Conversation(_) => UNKNOWN_LENGTH,
         }
     }
 
@@ -37,6 +62,14 @@ impl Source {
                 let count = room.write(bytes);
                 let _ = bytes.split_to(count);
                 Ok((count, !bytes.is_empty()))
+            }
+            Self::Conversation(held) if !held.announced => {
+                held.announced = true;
+                Ok((0, true))
+            }
+            Self::Conversation(held) => {
+                let count = held.conversation.receive(room).await?;
+                Ok((count, count > 0))
             }
             Self::Http(reader) => {
                 let mut filled = 0;
@@ -64,6 +97,7 @@ impl Source {
 #[derive(Debug)]
 struct Stream {
     source: tokio::sync::Mutex<Source>,
+    conversation: Option<Arc<Conversation>>,
     total: u64,
 }
 
@@ -134,7 +168,12 @@ impl Streams {
         }
         table.last += 1;
         let id = table.last;
+        let conversation = match &source {
+            Source::Conversation(held) => Some(Arc::clone(&held.conversation)),
+            _ => None,
+        };
         let stream = Stream {
+            conversation,
             source: tokio::sync::Mutex::new(source),
             total,
         };
@@ -155,8 +194,23 @@ impl Streams {
             return;
         };
         debug_assert_eq!(body_start(0), 0);
-        let mut source = stream.source.lock().await;
-        match source.fill(&room).await {
+        let filling = async { stream.source.lock().await.fill(&room).await };
+        let filled = match submission.timeout_ms {
+            0 => filling.await,
+            // Conversations alone: their receive may be given up, and nothing is lost.
+            ms if stream.conversation.is_some() => {
+                let limit = Duration::from_millis(u64::from(ms));
+                match tokio::time::timeout(limit, filling).await {
+                    Ok(filled) => filled,
+                    Err(_) => {
+                        completer.refuse(submission, status::TIMEOUT, "TimeoutError", "timed out");
+                        return;
+                    }
+                }
+            }
+            _ => filling.await,
+        };
+        match filled {
             Err(refusal) => {
                 self.close(id);
                 completer.refuse_with(submission, refusal.status, &refusal.head);
@@ -179,7 +233,14 @@ impl Streams {
     /// Forget a stream, if it is open. Its connection is dropped with it.
     pub fn close(&self, id: u64) {
         let stream = self.lock().open.remove(&id);
-        drop(stream);
+        if let Some(conversation) = stream.and_then(|stream| stream.conversation.clone()) {
+            conversation.close(); // a READ may be waiting on it
+        }
+    }
+
+    /// The conversation of a stream, if it is one.
+    pub fn conversation(&self, id: u64) -> Option<Arc<Conversation>> {
+        self.lock().open.get(&id)?.conversation.clone()
     }
 }
 

@@ -4,9 +4,10 @@ use crate::completer::{Answer, Completer};
 use crate::raw::{Part, RawSlice};
 use crate::ring::Submission;
 use crate::stream::no_stream;
-use nexus_abi::operation::MORE_BODY;
+use nexus_abi::operation::{MORE_BODY, status};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Parts of one body that may wait for the network.
@@ -112,10 +113,16 @@ pub async fn deliver(
     part: Part,
     used: oneshot::Receiver<()>,
 ) {
-    if sender.send(part).await.is_ok() && used.await.is_ok() {
-        completer.complete(&submission, &Answer::default());
-    } else {
+    let done = async { sender.send(part).await.is_ok() && used.await.is_ok() };
+    let done = match submission.timeout_ms {
+        0 => Ok(done.await),
+        ms => tokio::time::timeout(Duration::from_millis(u64::from(ms)), done).await,
+    };
+    match done {
+        Ok(true) => completer.complete(&submission, &Answer::default()),
         // The request has ended, and its own completion says why.
-        no_stream(&completer, &submission);
+        Ok(false) => no_stream(&completer, &submission),
+        // The part is on its way still: whoever gives up on it gives the whole body up.
+        Err(_) => completer.refuse(&submission, status::TIMEOUT, "TimeoutError", "timed out"),
     }
 }

@@ -65,6 +65,8 @@ class Channel:
         self._discarded: deque[tuple[int, int, int]] = deque()
         self._leading = False
         self._last_id = 0
+        # Of instances: another number after each restore, since nothing of before is known to the backend then.
+        self.generation = 0
         # Up to where the heap has been written to, by either side.
         self.touched = 0
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
@@ -222,6 +224,7 @@ class Channel:
         if not self._transport.snapshot():
             return False
         self._rings.attach()
+        self.generation += 1
         self._heap = Heap(abi.HEAP, len(self._memory))
         self.touched = 0
         self._tickets.clear()
