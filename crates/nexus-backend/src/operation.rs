@@ -11,12 +11,13 @@ pub use reader::BodyReader;
 use crate::credentials::Store;
 use crate::http::Client;
 use crate::http::error::{Kind, TransportError};
-use crate::policy::Policy;
+use crate::policy::{Denied, Endpoints, Policy};
 use crate::raw::RequestBody;
 use crate::sigv4::Signer;
 use crate::web::connection::Pool;
 use crate::web::tls::Tls;
 use crate::{Config, Error, FunctionIdentity};
+use bytes::Bytes;
 use nexus_abi::operation::{self as abi, status};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -30,10 +31,10 @@ const LONGEST: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Engine {
     client: Client,
-    pub(crate) policy: Policy,
     pub(crate) tls: Tls,
     /// Idle connections of web clients.
     pub(crate) idle: Pool,
+    endpoints: Endpoints,
     credentials: Store,
     signer: Signer,
     region: String,
@@ -47,11 +48,16 @@ impl Engine {
             tls: Tls::default(),
             idle: Pool::default(),
             client: Client::new().map_err(Error::Config)?,
-            policy: Policy::new(&config.endpoints).map_err(Error::Config)?,
+            endpoints: Endpoints::new(&config.endpoints).map_err(Error::Config)?,
             credentials: Store::new(config.credentials_file.as_deref()).map_err(Error::Config)?,
             signer: Signer::default(),
             region: config.region.clone(),
         }))
+    }
+
+    /// What this function may do.
+    pub fn policy<'a>(&'a self, identity: &'a FunctionIdentity) -> Policy<'a> {
+        Policy::new(&self.endpoints, &identity.policy)
     }
 }
 
@@ -59,7 +65,14 @@ impl Engine {
 pub struct Reply {
     /// JSON.
     pub head: Vec<u8>,
-    pub body: Option<BodyReader>,
+    pub body: Content,
+}
+
+/// Where a reply's body comes from.
+#[derive(Debug)]
+pub enum Content {
+    Http(Box<BodyReader>),
+    Memory(Bytes),
 }
 
 /// A completion with a status below 0.
@@ -83,8 +96,8 @@ impl Refusal {
         Self::new(status::INVALID, "InvalidSubmission", message, "")
     }
 
-    fn denied(message: &str, endpoint: &str) -> Self {
-        Self::new(status::DENIED, "EndpointDenied", message, endpoint)
+    fn denied(why: &Denied, endpoint: &str) -> Self {
+        Self::new(status::DENIED, "EndpointDenied", &why.0, endpoint)
     }
 
     fn transport(error: &TransportError, endpoint: &str) -> Self {
@@ -116,7 +129,7 @@ pub async fn execute(
     let work = async {
         match operation {
             abi::S3 => s3::execute(engine, identity, parse(head)?, body).await,
-            _ => http_op::execute(engine, parse(head)?, body).await,
+            _ => http_op::execute(engine, identity, parse(head)?, body).await,
         }
     };
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {

@@ -33,7 +33,7 @@ pub fn limit(timeout_ms: u32) -> Duration {
 /// The server cannot be reached, or the policy forbids it.
 pub async fn connect(
     engine: &Arc<Engine>,
-    identity: &FunctionIdentity,
+    identity: &Arc<FunctionIdentity>,
     head: &[u8],
     timeout_ms: u32,
 ) -> Result<Arc<Conversation>, Refusal> {
@@ -42,12 +42,12 @@ pub async fn connect(
         return Err(Refusal::invalid("the host is none"));
     }
     let key = Key {
-        function: identity.name.as_str().into(),
+        function: Arc::clone(identity.policy.owner()),
         host: host.to_ascii_lowercase(),
         port,
         tls: None,
     };
-    Ok(Conversation::open(engine, key, limit(timeout_ms)).await?)
+    Ok(Conversation::open(engine, identity, key, limit(timeout_ms)).await?)
 }
 
 /// # Errors

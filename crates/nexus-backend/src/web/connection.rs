@@ -2,6 +2,7 @@
 
 use super::tls::{Settings, Verdict};
 use super::{Engine, Failure};
+use crate::FunctionIdentity;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
@@ -71,6 +72,7 @@ impl Connection {
 /// What connections are kept by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
+    /// The owner of the policy that allowed it.
     pub function: Arc<str>,
     pub host: String,
     pub port: u16,
@@ -147,11 +149,11 @@ impl Engine {
     /// By the names that Python gives them.
     pub(crate) async fn reach(
         &self,
-        function: &str,
+        identity: &FunctionIdentity,
         host: &str,
         port: u16,
     ) -> Result<Connection, Failure> {
-        let tcp = super::egress::connect(self, function, host, port).await?;
+        let tcp = super::egress::connect(self, identity, host, port).await?;
         let _ = tcp.set_nodelay(true);
         let peer = Peer {
             address: tcp.peer_addr().map_err(|e| Failure::system(&e))?,

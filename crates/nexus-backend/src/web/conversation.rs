@@ -7,6 +7,7 @@ use super::connection::{Boxed, Connection, Key, Peer};
 use super::tls::Settings;
 use super::watch::Watch;
 use super::{Engine, Failure};
+use crate::FunctionIdentity;
 use crate::raw::{Part, RawRoom};
 use std::io;
 use std::pin::Pin;
@@ -23,6 +24,7 @@ const PIECE: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Conversation {
     engine: Arc<Engine>,
+    identity: Arc<FunctionIdentity>,
     key: Mutex<Key>,
     connect_timeout: Duration,
     reader: tokio::sync::Mutex<Option<ReadHalf<Boxed>>>,
@@ -48,6 +50,7 @@ impl Conversation {
     /// The server cannot be reached.
     pub async fn open(
         engine: &Arc<Engine>,
+        identity: &Arc<FunctionIdentity>,
         key: Key,
         connect_timeout: Duration,
     ) -> Result<Arc<Self>, Failure> {
@@ -56,7 +59,7 @@ impl Conversation {
         let (peer, connection) = match reached {
             Some(peer) => (peer, None),
             None => {
-                let work = engine.reach(&key.function, &key.host, key.port);
+                let work = engine.reach(identity, &key.host, key.port);
                 let connection = within(connect_timeout, work).await?;
                 (Arc::clone(&connection.peer), Some(connection))
             }
@@ -67,6 +70,7 @@ impl Conversation {
         });
         Ok(Arc::new(Self {
             engine: Arc::clone(engine),
+            identity: Arc::clone(identity),
             key: Mutex::new(key),
             connect_timeout,
             reader: tokio::sync::Mutex::new(reader),
@@ -149,7 +153,7 @@ impl Conversation {
                 self.engine.secure(&key.function, plain, &settings).await?
             }
             (None, _, _) if virgin => {
-                let plain = self.engine.reach(&key.function, &key.host, key.port).await?;
+                let plain = self.engine.reach(&self.identity, &key.host, key.port).await?;
                 self.engine.secure(&key.function, plain, &settings).await?
             }
             (None, _, _) => {
@@ -255,7 +259,7 @@ impl Conversation {
     }
 
     async fn connect(&self, key: &Key) -> Result<Connection, Failure> {
-        let plain = self.engine.reach(&key.function, &key.host, key.port).await?;
+        let plain = self.engine.reach(&self.identity, &key.host, key.port).await?;
         match &key.tls {
             None => Ok(plain),
             Some(settings) => self.engine.secure(&key.function, plain, settings).await,
