@@ -89,6 +89,7 @@ fn operations() {
     line("HTTP", operation::HTTP);
     line("WEB_CONNECT", operation::WEB_CONNECT);
     line("WEB_TLS", operation::WEB_TLS);
+    line("RPC", operation::RPC);
     line("NEXT_RESULT", operation::NEXT_RESULT);
     line("NEXT_ERROR", operation::NEXT_ERROR);
     line("STREAM_BODY", operation::STREAM_BODY);

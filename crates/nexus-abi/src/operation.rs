@@ -21,6 +21,9 @@ pub const HTTP: u16 = 17;
 pub const WEB_CONNECT: u16 = 19;
 /// Secure the conversation `stream` with TLS; the body may be the authorities to trust.
 pub const WEB_TLS: u16 = 20;
+/// A gRPC call. Its events and its answer's bytes are read with [`READ`], or come at once where it is wanted whole;
+/// CLOSE of its id with [`STREAM_BODY`] cancels it.
+pub const RPC: u16 = 21;
 
 /// Flag of [`NEXT`]: the body is what the handler returned (JSON).
 pub const NEXT_RESULT: u16 = 1;

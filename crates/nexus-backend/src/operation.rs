@@ -3,6 +3,7 @@
 mod http_op;
 mod reader;
 mod s3;
+pub mod rpc;
 mod send;
 pub mod web;
 
@@ -15,6 +16,7 @@ use crate::policy::{Denied, Endpoints, Policy};
 use crate::raw::RequestBody;
 use crate::sigv4::Signer;
 use crate::web::connection::Pool;
+use crate::web::rpc::Channels;
 use crate::web::tls::Tls;
 use crate::{Config, Error, FunctionIdentity};
 use bytes::Bytes;
@@ -34,6 +36,8 @@ pub struct Engine {
     pub(crate) tls: Tls,
     /// Idle connections of web clients.
     pub(crate) idle: Pool,
+    /// Connections of gRPC clients.
+    pub(crate) channels: Channels,
     endpoints: Endpoints,
     credentials: Store,
     signer: Signer,
@@ -47,6 +51,7 @@ impl Engine {
         Ok(Arc::new(Self {
             tls: Tls::default(),
             idle: Pool::default(),
+            channels: Channels::default(),
             client: Client::new().map_err(Error::Config)?,
             endpoints: Endpoints::new(&config.endpoints).map_err(Error::Config)?,
             credentials: Store::new(config.credentials_file.as_deref()).map_err(Error::Config)?,

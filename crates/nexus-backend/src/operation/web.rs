@@ -2,10 +2,11 @@
 
 use super::{Engine, Refusal, parse};
 use crate::FunctionIdentity;
-use crate::raw::RequestBody;
+use crate::raw::RawSlice;
 use crate::web::connection::{Key, Peer};
 use crate::web::conversation::Conversation;
 use crate::web::tls::{MAX_SET_BYTES, Settings};
+use nexus_abi::operation::status;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,12 +39,9 @@ pub async fn connect(
     timeout_ms: u32,
 ) -> Result<Arc<Conversation>, Refusal> {
     let Target { host, port } = parse(head)?;
-    if host.is_empty() || host.len() > MAX_HOST || !host.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(Refusal::invalid("the host is none"));
-    }
     let key = Key {
         function: Arc::clone(identity.policy.owner()),
-        host: host.to_ascii_lowercase(),
+        host: self::host(&host)?,
         port,
         tls: None,
     };
@@ -57,31 +55,48 @@ pub async fn secure(
     engine: &Engine,
     conversation: &Conversation,
     head: &[u8],
-    body: &RequestBody,
+    body: &RawSlice,
     timeout_ms: u32,
 ) -> Result<Vec<u8>, Refusal> {
     let settings: Settings = parse(head)?;
+    authorities(engine, &settings, body)?;
+    conversation.secure(settings, limit(timeout_ms)).await?;
+    Ok(describe(&conversation.peer()))
+}
+
+/// A host's name or address, in lower case.
+///
+/// # Errors
+/// INVALID: it is none.
+pub fn host(text: &str) -> Result<String, Refusal> {
+    if text.is_empty() || text.len() > MAX_HOST || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Refusal::invalid("the host is none"));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// See that the authorities of `settings` are known; `sent_along` are they, or nothing.
+///
+/// # Errors
+/// INVALID with the error UnknownAuthorities: they have to be sent along.
+pub fn authorities(
+    engine: &Engine,
+    settings: &Settings,
+    sent_along: &RawSlice,
+) -> Result<(), Refusal> {
     if let Some(digest) = &settings.authorities
         && !engine.tls.knows(digest)
     {
-        match body {
-            RequestBody::Whole(bytes) if !bytes.is_empty() && bytes.len() <= MAX_SET_BYTES => engine
-                .tls
-                .learn(digest, &bytes.to_vec())
-                .map_err(|what| Refusal::invalid(&what))?,
-            _ => {
-                let what = "send the authorities along";
-                return Err(Refusal::new(
-                    nexus_abi::operation::status::INVALID,
-                    "UnknownAuthorities",
-                    what,
-                    "",
-                ));
-            }
+        if sent_along.is_empty() || sent_along.len() > MAX_SET_BYTES {
+            let what = "send the authorities along";
+            return Err(Refusal::new(status::INVALID, "UnknownAuthorities", what, ""));
         }
+        engine
+            .tls
+            .learn(digest, &sent_along.to_vec())
+            .map_err(|what| Refusal::invalid(&what))?;
     }
-    conversation.secure(settings, limit(timeout_ms)).await?;
-    Ok(describe(&conversation.peer()))
+    Ok(())
 }
 
 /// The reply's head.

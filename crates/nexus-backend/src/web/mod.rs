@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod conversation;
 mod egress;
+pub mod rpc;
 pub mod tls;
 mod watch;
 mod x509;
@@ -47,6 +48,33 @@ impl Failure {
             error: "PermissionError",
             number: libc::EACCES,
             message: why.to_owned(),
+        }
+    }
+
+    pub fn is_denied(&self) -> bool {
+        self.status == status::DENIED
+    }
+
+    /// As gRPC's core words it.
+    pub fn as_core(&self, host: &str, port: u16) -> String {
+        match self.error {
+            "gaierror" => format!(
+                "DNS resolution failed for {host}:{port}: C-ares status is not ARES_SUCCESS qtype=A name={host} \
+                 is_balancer=0: Domain name not found"
+            ),
+            _ if self.is_denied() => self.message.clone(),
+            "OSError" => {
+                let text = self.message.split(" (os error").next().unwrap_or_default();
+                format!(
+                    "failed to connect to all addresses; last error: UNKNOWN: ipv4:{host}:{port}: Failed to connect to \
+                     remote host: connect: {text} ({})",
+                    self.number
+                )
+            }
+            _ => format!(
+                "failed to connect to all addresses; last error: UNKNOWN: ipv4:{host}:{port}: {}",
+                self.message
+            ),
         }
     }
 

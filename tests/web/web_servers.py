@@ -278,3 +278,9 @@ def serve(folder: Path):
             for server in servers.values():
                 server.shutdown()
                 server.server_close()
+
+
+def assert_same(expected, actual):
+    """Step by step."""
+    different = [(left, right) for left, right in zip(expected, actual, strict=True) if left != right]
+    assert not different, "\n".join(f"native {left}\ninside {right}" for left, right in different)
