@@ -28,7 +28,7 @@ def packages() -> Path:
 @pytest.fixture(scope="package")
 def web(tmp_path_factory):
     """The servers, as scenarios are told of them."""
-    with web_servers.serve(tmp_path_factory.mktemp("certificates")) as described:
+    with web_servers.running(HERE / "web_servers.py", tmp_path_factory.mktemp("certificates")) as described:
         yield described
 
 

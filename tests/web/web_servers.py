@@ -1,4 +1,7 @@
-"""Local web servers of every temper: a well-behaved one with and without TLS, a proxy, and some that break the rules."""
+"""Local web servers of every temper: a well-behaved one with and without TLS, a proxy, and some that break the rules.
+
+`python web_servers.py FOLDER` runs them until its input ends; what it prints first is what scenarios are told of them.
+"""
 
 import base64
 import contextlib
@@ -8,6 +11,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -280,7 +284,29 @@ def serve(folder: Path):
                 server.server_close()
 
 
+@contextlib.contextmanager
+def running(program: Path, folder: Path):
+    """What a program of this kind says of its servers, while they run in a process of their own."""
+    command = [sys.executable, "-W", "ignore", str(program), str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+def main(serving) -> None:
+    with serving(Path(sys.argv[1])) as described:
+        print(json.dumps(described), flush=True)
+        sys.stdin.read()
+
+
 def assert_same(expected, actual):
     """Step by step."""
     different = [(left, right) for left, right in zip(expected, actual, strict=True) if left != right]
     assert not different, "\n".join(f"native {left}\ninside {right}" for left, right in different)
+
+
+if __name__ == "__main__":
+    main(serve)

@@ -236,10 +236,10 @@ impl Channel {
     fn body(&mut self, s: &Submission, bytes: RawSlice) -> Result<Option<RuntimeMessage>, String> {
         match self.uploads.part(&self.completer, s, bytes)? {
             Progress::Done => Ok(None),
-            Progress::Waiting(sender, part, used) => {
+            Progress::Waiting(used) => {
                 let completer = Arc::clone(&self.completer);
                 self.tasks
-                    .spawn(upload::deliver(completer, *s, sender, part, used));
+                    .spawn(upload::deliver(completer, *s, used));
                 Ok(None)
             }
             Progress::Outcome(id, body) => match self.collecting.take() {
