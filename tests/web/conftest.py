@@ -48,12 +48,11 @@ def native(packages):
 
 
 @pytest.fixture(scope="module")
-def deploy(node, web):
-    """Deploys a module's handler; returns what invokes it."""
+def deploy(node):
+    """Deploys a module's handler that may reach `ports` of this machine; returns what invokes it."""
 
-    def function(module, *, memory_mib=256, extra_ports=(), **options):
+    def function(module, *, ports, memory_mib=256, **options):
         name = module.replace("_", "-")
-        ports = [*web["ports"].values(), *extra_ports]
         node.deploy(
             name,
             HERE,

@@ -6,8 +6,8 @@ from web_servers import assert_same
 
 
 @pytest.fixture(scope="module")
-def inside(deploy):
-    return deploy("web_scenarios")
+def inside(deploy, web):
+    return deploy("web_scenarios", ports=web["ports"].values())
 
 
 @pytest.mark.parametrize("name", list(scenarios.SCENARIOS))

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import gzip
 import json
+import os
 import socket
 import ssl
 import struct
@@ -285,10 +286,11 @@ def serve(folder: Path):
 
 
 @contextlib.contextmanager
-def running(program: Path, folder: Path):
+def running(program: Path, folder: Path, packages: Path | None = None):
     """What a program of this kind says of its servers, while they run in a process of their own."""
     command = [sys.executable, "-W", "ignore", str(program), str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "PYTHONPATH": str(packages or "")}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             yield json.loads(process.stdout.readline())
         finally:

@@ -59,16 +59,15 @@ impl Failure {
     pub fn as_core(&self, host: &str, port: u16) -> String {
         match self.error {
             "gaierror" => format!(
-                "DNS resolution failed for {host}:{port}: C-ares status is not ARES_SUCCESS qtype=A name={host} \
-                 is_balancer=0: Domain name not found"
+                "errors resolving {host}:{port}: [field:hostname lookup error:address lookup failed for {host}:{port}: \
+                 Domain name not found]"
             ),
             _ if self.is_denied() => self.message.clone(),
             "OSError" => {
                 let text = self.message.split(" (os error").next().unwrap_or_default();
                 format!(
                     "failed to connect to all addresses; last error: UNKNOWN: ipv4:{host}:{port}: Failed to connect to \
-                     remote host: connect: {text} ({})",
-                    self.number
+                     remote host: {text}"
                 )
             }
             _ => format!(

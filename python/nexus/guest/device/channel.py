@@ -290,7 +290,7 @@ class Channel:
                 self._heap.release(ticket.offset + ticket.fixed, ticket.room)
             elif ticket in self._followers:
                 del self._followers[ticket]
-                if ticket.gate is not None:
+                if ticket.gate is not None and ticket.gate.locked():  # several tickets may share one
                     ticket.gate.release()
             if self._starving:
                 self._wake_starving()
@@ -301,6 +301,41 @@ class Channel:
             self._followers.pop(ticket, None)
             if ticket.completion is not None:
                 self._heap.release(ticket.offset + ticket.fixed, ticket.room)
+
+    # -- for Selection, which waits for several tickets: all under the lock, but for wait_once ------------------
+
+    @property
+    def lock(self) -> Mutex:
+        return self._lock
+
+    @property
+    def followers(self) -> dict[Ticket, None]:
+        return self._followers
+
+    def drain(self) -> None:
+        """Hand every completion to its ticket."""
+        self._drain()
+
+    def take_lead(self) -> bool:
+        """Become the one who waits in the kernel, unless somebody is."""
+        if self._leading:
+            return False
+        self._leading = True
+        return True
+
+    def end_lead(self) -> None:
+        """Leave the lead to a follower."""
+        self._leading = False
+        self.pass_lead()
+
+    def pass_lead(self) -> None:
+        """Wake a follower where nobody leads."""
+        if self._followers and not self._leading:
+            self._promote()
+
+    def wait_once(self) -> None:
+        """As leader: wait in the kernel until there may be completions."""
+        self._transport.wait(-1)
 
     # -- shortage ----------------------------------------------------------------------------------------------
 

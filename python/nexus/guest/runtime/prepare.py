@@ -39,9 +39,10 @@ def shims() -> None:
         raise faults.Fault("Runtime.InvalidOffload", f"NEXUS_OFFLOAD is {level!r}: expected api, http or coupled")
     if level == "coupled":
         return
-    from ..shims import web
+    from ..shims import grpc_core, web
 
     web.install()
+    grpc_core.install()
     if importlib.util.find_spec("botocore") is None:
         return
     from ..shims import boto3_api

@@ -1,5 +1,6 @@
 """A socket whose connection the backend has."""
 
+import errno
 import json
 import os
 import socket
@@ -79,18 +80,23 @@ class Connector:
         return socket.create_connection(made._target, made.gettimeout())
 
 
-def _inside(host: str, port: int, timeout: float | None) -> socket.socket | None:
-    """A connection to a server inside this instance, if one listens there."""
+def listens_inside(host: str, port: int) -> bool:
+    """Whether a server of this instance's own has that port."""
     if host not in {"localhost", "::1", "::", "0.0.0.0"} and not host.startswith("127."):  # noqa: S104
-        return None
+        return False
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((host, port))
-        return None  # nobody has that port
     except OSError as error:
-        if error.errno != 98:  # EADDRINUSE
-            return None
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
+def _inside(host: str, port: int, timeout: float | None) -> socket.socket | None:
+    """A connection to a server inside this instance, if one listens there."""
+    if not listens_inside(host, port):
+        return None
     try:
         return socket.create_connection((host, port), timeout)
     except OSError:
