@@ -46,6 +46,8 @@ class Steps:
         self.channel = grpc.insecure_channel(self.plain)
 
     def __call__(self, name, call, *args, **kwargs):
+        if "STEPS" in os.environ:
+            print(name, flush=True)
         try:
             value = call(*args, **kwargs)
         except Exception as error:
@@ -262,11 +264,10 @@ SCENARIOS = {"unary": unary, "future": future, "streams": streams, "channels": c
 
 def handler(event, context):
     if event["scenario"] == "process":
-        channel = grpc.insecure_channel(f"127.0.0.1:{event['ports']['plain']}")
-        time.sleep(0.05)
-        channel.unary_unary(SERVICE + "echo")(b"x")
-        time.sleep(0.05)
-        return len(os.listdir("/proc/self/task"))
+        before = len(os.listdir("/proc/self/task"))
+        with grpc.insecure_channel(f"127.0.0.1:{event['ports']['plain']}") as channel:
+            channel.unary_unary(SERVICE + "echo")(b"x")
+            return len(os.listdir("/proc/self/task")) - before
     step = Steps(event)
     SCENARIOS[event["scenario"]](step)
     return step.log

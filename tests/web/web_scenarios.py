@@ -5,6 +5,7 @@ An event names a scenario and the servers; the result is the described outcome o
 
 import http.client
 import io
+import os
 import re
 import ssl
 import tempfile
@@ -63,6 +64,8 @@ class Steps:
             file.write(event["alone"])
 
     def __call__(self, name, call, *args, **kwargs):
+        if "STEPS" in os.environ:
+            print(name, flush=True)
         try:
             value = call(*args, **kwargs)
         except Exception as error:

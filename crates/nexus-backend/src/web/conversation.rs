@@ -17,6 +17,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc, watch};
 
+/// How long what was handed over before the end may take to be sent.
+const LINGER: Duration = Duration::from_secs(10);
 /// Bytes that pass through a buffer at a time.
 const PIECE: usize = 64 << 10;
 
@@ -101,14 +103,11 @@ impl Conversation {
         Arc::clone(&self.state().peer)
     }
 
-    /// End it: whoever waits on it finds its end.
+    /// End it: whoever reads finds its end. What was handed over before is sent yet, for a while.
     pub fn close(&self) {
         self.state().ended = true;
         self.closed.send_replace(true);
-        // Where one is in use, its user drops it on noticing.
-        if let Ok(mut writer) = self.writer.try_lock() {
-            *writer = None;
-        }
+        // Where it is in use, its user drops it on noticing.
         if let Ok(mut reader) = self.reader.try_lock() {
             *reader = None;
         }
@@ -176,35 +175,45 @@ impl Conversation {
 
     /// Send what the guest hands over, until it has handed over the last part or the conversation ends.
     pub async fn pump(self: Arc<Self>, mut parts: mpsc::Receiver<Part>) {
+        let lingered = async {
+            self.until_closed().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        tokio::select! {
+            () = lingered => {}
+            () = self.pump_all(&mut parts) => {}
+        }
+        self.close();
+        *self.writer.lock().await = None;
+    }
+
+    async fn pump_all(&self, parts: &mut mpsc::Receiver<Part>) {
         loop {
             let part = tokio::select! {
+                biased;
                 part = parts.recv() => part,
                 () = self.until_closed() => None,
             };
             let Some(part) = part else {
-                self.close();
                 return;
             };
-            let sent = tokio::select! {
-                sent = self.send(&part) => sent,
-                () = self.until_closed() => return,
-            };
-            let last = part.last;
-            if sent.is_err() {
+            if self.send(&part).await.is_err() {
                 // The answer may have come before: it is still read.
-                return;
+                break;
             }
+            let last = part.last;
             part.used();
             if last {
+                let mut writer = self.writer.lock().await;
+                if let Some(half) = writer.as_mut() {
+                    self.state().watch.give_up();
+                    let _ = half.shutdown().await;
+                }
                 break;
             }
         }
-        let mut writer = self.writer.lock().await;
-        if let Some(half) = writer.as_mut() {
-            self.state().watch.give_up();
-            let _ = half.shutdown().await;
-        }
-        drop(writer);
+        parts.close();
+        while parts.try_recv().is_ok() {}
         self.until_closed().await;
     }
 
@@ -233,9 +242,6 @@ impl Conversation {
 
     /// A connection for the next exchange.
     async fn lease(&self, writer: &mut Option<WriteHalf<Boxed>>) -> io::Result<()> {
-        if self.state().ended {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
         let key = self.key();
         let made = match self.engine.idle.take(&key) {
             Some(connection) => Ok(connection),

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// How much may be on its way to a guest that does not read: of one call, and of all on one connection (bytes).
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -140,18 +141,19 @@ async fn channel(
 #[derive(Debug)]
 pub struct Reader {
     state: State,
-    call: Option<Call>,
-    engine: Arc<Engine>,
-    identity: Arc<FunctionIdentity>,
-    body: Option<RequestBody>,
     deadline: Option<tokio::time::Instant>,
     cancelled: watch::Receiver<bool>,
-    upload: Option<tokio::task::JoinHandle<()>>,
+    /// Sends the messages.
+    upload: Option<JoinHandle<()>>,
 }
+
+/// A call that the server has got, and the task that sends its messages.
+type Begun = Result<(ResponseFuture, JoinHandle<()>), Event>;
 
 #[derive(Debug)]
 enum State {
-    New,
+    /// On its way to the server, whether or not the guest reads.
+    Beginning(JoinHandle<Begun>),
     Sent(ResponseFuture),
     /// With what did not fit into the room before.
     Body(RecvStream, Bytes),
@@ -160,13 +162,12 @@ enum State {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let Some(upload) = &self.upload {
-            upload.abort();
-        }
+        self.end();
     }
 }
 
 impl Reader {
+    /// Begin a call. To be called on a tokio runtime.
     pub fn new(
         engine: &Arc<Engine>,
         identity: &Arc<FunctionIdentity>,
@@ -174,16 +175,25 @@ impl Reader {
         body: RequestBody,
         cancelled: watch::Receiver<bool>,
     ) -> Self {
+        let deadline = call.deadline.map(|left| tokio::time::Instant::now() + left);
+        let (engine, identity) = (Arc::clone(engine), Arc::clone(identity));
+        let task = async move { begin(&engine, &identity, &call, deadline, body).await };
         Self {
-            state: State::New,
-            deadline: call.deadline.map(|left| tokio::time::Instant::now() + left),
-            call: Some(call),
-            engine: Arc::clone(engine),
-            identity: Arc::clone(identity),
-            body: Some(body),
+            state: State::Beginning(tokio::spawn(task)),
+            deadline,
             cancelled,
             upload: None,
         }
+    }
+
+    fn end(&mut self) {
+        if let State::Beginning(task) = &self.state {
+            task.abort();
+        }
+        if let Some(upload) = self.upload.take() {
+            upload.abort();
+        }
+        self.state = State::Over;
     }
 
     /// The next thing that happens: an event, or bytes in `room`. Not to be called after the end.
@@ -205,10 +215,7 @@ impl Reader {
             result = self.step(room) => result,
         };
         if let Err(Event::Trailers(_) | Event::Status(..)) = result {
-            self.state = State::Over;
-            if let Some(upload) = self.upload.take() {
-                upload.abort();
-            }
+            self.end();
         }
         result
     }
@@ -216,7 +223,12 @@ impl Reader {
     async fn step(&mut self, room: &RawRoom) -> Result<usize, Event> {
         loop {
             match &mut self.state {
-                State::New => self.begin().await?,
+                State::Beginning(task) => {
+                    let lost = |_| Event::Status(INTERNAL, "the call was lost".to_owned());
+                    let (response, upload) = task.await.map_err(lost)??;
+                    self.upload = Some(upload);
+                    self.state = State::Sent(response);
+                }
                 State::Sent(response) => {
                     let response = response.await.map_err(|error| broken(&error))?;
                     let (head, body) = response.into_parts();
@@ -254,35 +266,32 @@ impl Reader {
             }
         }
     }
+}
 
-    /// Connect where there is no connection, and send the call's head; its messages follow by themselves.
-    async fn begin(&mut self) -> Result<(), Event> {
-        let Some(call) = &self.call else {
-            return Err(Event::Status(INTERNAL, "begun twice".to_owned()));
-        };
-        let mut delay = Duration::from_millis(200);
-        let sender = loop {
-            match channel(&self.engine, &self.identity, &call.key).await {
-                Ok(sender) => break sender,
-                Err(failure) if call.wait_for_ready && !failure.is_denied() => {
-                    tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(Duration::from_secs(5));
-                }
-                Err(failure) => return Err(unreachable(&call.key, &failure)),
+/// Connect where there is no connection, and send the call's head; its messages follow by themselves.
+async fn begin(
+    engine: &Engine,
+    identity: &FunctionIdentity,
+    call: &Call,
+    deadline: Option<tokio::time::Instant>,
+    body: RequestBody,
+) -> Begun {
+    let mut delay = Duration::from_millis(200);
+    let mut sender = loop {
+        match channel(engine, identity, &call.key).await {
+            Ok(sender) => break sender,
+            Err(failure) if call.wait_for_ready && !failure.is_denied() => {
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(5));
             }
-        };
-        let mut sender = sender;
-        let request = request(call, self.deadline)?;
-        let (response, stream) = sender
-            .send_request(request, false)
-            .map_err(|error| broken(&error))?;
-        if let Some(body) = self.body.take() {
-            self.upload = Some(tokio::spawn(upload(stream, body)));
+            Err(failure) => return Err(unreachable(&call.key, &failure)),
         }
-        self.call = None;
-        self.state = State::Sent(response);
-        Ok(())
-    }
+    };
+    let request = request(call, deadline)?;
+    let (response, stream) = sender
+        .send_request(request, false)
+        .map_err(|error| broken(&error))?;
+    Ok((response, tokio::spawn(upload(stream, body))))
 }
 
 fn request(call: &Call, deadline: Option<tokio::time::Instant>) -> Result<Request<()>, Event> {

@@ -211,6 +211,10 @@ class Channel:
         """To be held around a request whose body is sent in parts."""
         return self._streamed
 
+    def abandon(self, ticket: Ticket) -> None:
+        """Its outcome does not matter any more."""
+        self._abandon(ticket)
+
     def forget(self, identity: int, ticket: Ticket) -> None:
         """Give up a submission whose body will not be sent to its end."""
         self._abandon(ticket)

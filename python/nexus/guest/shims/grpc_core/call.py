@@ -115,35 +115,42 @@ class Call:
 
     def _send(self, data: bytes, *, last: bool) -> Ticket | None:
         """Hand bytes over; the ticket of their last piece."""
-        ticket = None
+        on_their_way: deque[Ticket] = deque()
         with memoryview(data) as view:
             for start in range(0, max(len(view), 1), _PIECE):
                 piece = view[start : start + _PIECE]
                 final = last and start + _PIECE >= len(view)
                 if not len(piece) and not final:
                     continue
-                if ticket is not None:
-                    Reply(self._channel, ticket).release()
+                if len(on_their_way) * _PIECE >= self._channel.room_limit:
+                    Reply(self._channel, on_their_way.popleft()).release()
                 flags = 0 if final else abi.MORE_BODY
                 _, ticket = self._channel.submit(abi.BODY, b"", piece, flags=flags, stream=self._identity)
-        return ticket
+                on_their_way.append(ticket)
+        last_one = on_their_way.pop() if on_their_way else None
+        for ticket in on_their_way:
+            self._channel.abandon(ticket)
+        return last_one
 
     def operate(self, batch: Any, tag: Any) -> bool:
         """One more batch. False where the call has ended, and nothing will come of it."""
+        if self._outcome is not None and not self._messages and all(o.kind.startswith("send_") for o in batch):
+            return False
         with self._lock:
-            if self._outcome is not None and not self._messages and all(o.kind.startswith("send_") for o in batch):
-                return False
+            self._batches.append((batch, tag))
+        for operation in batch:
+            # Not under the lock: what makes room for a large message may need it.
+            if operation.kind == "send_message":
+                operation.ticket = self._send(wire.frame(operation.content, self._request.encoding), last=False)
+                self._watch(self, operation.ticket)
+        with self._lock:
             for operation in batch:
-                if operation.kind == "send_message":
-                    operation.ticket = self._send(wire.frame(operation.content, self._request.encoding), last=False)
-                    self._watch(self, operation.ticket)
-                elif operation.kind == "send_close_from_client":
+                if operation.kind == "send_close_from_client":
                     if not self._half_closed:
                         self._half_closed = True
                         if (ticket := self._send(b"", last=True)) is not None:
                             self._watch(self, ticket)
                     operation.done = True
-            self._batches.append((batch, tag))
             self._advance()
             return True
 

@@ -293,15 +293,16 @@ class SegregatedCall:
     """A call whose events its caller waits for."""
 
     def __init__(self, channel: CoreChannel, method: bytes, deadline: Any, creds: Any, batches: Any) -> None:
-        self._selection = Selection(channel.device)
+        self._selection = selection = Selection(channel.device)
         self._events: deque[Any] = deque()
+        events = self._events
+
+        def emit(tag: Any, batch: Any) -> None:
+            events.append(channel.event(tag, batch))
+            selection.wake()  # it may come of what another thread sends
+
         self._call = channel.make_call(
-            method,
-            deadline,
-            creds,
-            batches,
-            lambda call, ticket: self._selection.add(ticket, call),
-            lambda tag, batch: self._events.append(channel.event(tag, batch)),
+            method, deadline, creds, batches, lambda call, ticket: selection.add(ticket, call), emit
         )
         kinds = [operation.kind for batch, _ in batches for operation in batch]
         self._call.start(list(batches), whole={"send_close_from_client", "receive_message"} <= set(kinds))

@@ -317,10 +317,9 @@ class WebSocket:
         self._ready = memoryview(b"")
         if not stream or self._generation != self._channel.generation:
             return
-        # What was sent is on its way first; an end of sending that nobody sees costs nothing.
-        with self._sending:
-            while self._pending:
-                Reply(self._channel, self._pending.popleft()).release()
+        # What was sent is on its way still.
+        while self._pending:
+            self._channel.abandon(self._pending.popleft())
         self._channel.post(abi.CLOSE, stream=stream)
 
     def __enter__(self) -> "WebSocket":
