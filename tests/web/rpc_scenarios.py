@@ -3,7 +3,6 @@
 import os
 import re
 import threading
-import time
 
 import grpc
 from google.protobuf import struct_pb2
@@ -23,7 +22,13 @@ def pairs(metadata):
 def describe(value):
     if isinstance(value, grpc.RpcError):
         names = [base.__name__ for base in type(value).__mro__]
-        facts = [names, str(value.code()), text(value.details()), pairs(value.initial_metadata()), pairs(value.trailing_metadata())]
+        facts = [
+            names,
+            str(value.code()),
+            text(value.details()),
+            pairs(value.initial_metadata()),
+            pairs(value.trailing_metadata()),
+        ]
         return {"raised": facts}
     if isinstance(value, BaseException):
         return {"raised": [type(value).__name__, text(value)]}
@@ -86,14 +91,19 @@ def unary(step):
     step("compressed", lambda: step.unary("packed")(b"a" * 100000, compression=grpc.Compression.Gzip))
     step("deflated", lambda: step.unary("length")(b"a" * 100000, compression=grpc.Compression.Deflate))
     call = step.channel.unary_unary(
-        SERVICE + "struct", request_serializer=struct_pb2.Struct.SerializeToString, response_deserializer=struct_pb2.Struct.FromString
+        SERVICE + "struct",
+        request_serializer=struct_pb2.Struct.SerializeToString,
+        response_deserializer=struct_pb2.Struct.FromString,
     )
     message = struct_pb2.Struct()
     message.update({"a": 1, "b": "two"})
     step("message", lambda: sorted(call(message)["got"].items()))
     step("cannot serialise", lambda: call(5))
     step("refused", step.unary("echo", grpc.insecure_channel(step.refused)), b"x", timeout=10)
-    step("wait for ready", lambda: step.unary("echo", grpc.insecure_channel(step.refused))(b"x", timeout=0.5, wait_for_ready=True))
+    step(
+        "wait for ready",
+        lambda: step.unary("echo", grpc.insecure_channel(step.refused))(b"x", timeout=0.5, wait_for_ready=True),
+    )
     step("name", step.unary("echo", grpc.insecure_channel("no-such-host.invalid:1")), b"x", timeout=10)
     closed = grpc.insecure_channel(step.plain)
     closed.close()
@@ -139,8 +149,7 @@ def streams(step):
     def broken():
         got = []
         try:
-            for answer in step.channel.unary_stream(SERVICE + "breaks")(b""):
-                got.append(answer)
+            got.extend(step.channel.unary_stream(SERVICE + "breaks")(b""))
         finally:
             step.log.append(["before breaking", describe(got)])
 
@@ -197,9 +206,12 @@ def streams(step):
 
 class _Adding(grpc.UnaryUnaryClientInterceptor):
     def intercept_unary_unary(self, continuation, details, request):
-        changed = details._replace(metadata=[*(details.metadata or ()), ("added", "by interceptor")]) if hasattr(details, "_replace") else details
-        answer = continuation(changed, request + b"!")
-        return answer
+        changed = (
+            details._replace(metadata=[*(details.metadata or ()), ("added", "by interceptor")])
+            if hasattr(details, "_replace")
+            else details
+        )
+        return continuation(changed, request + b"!")
 
 
 class _Token(grpc.AuthMetadataPlugin):
@@ -222,9 +234,14 @@ def channels(step):
             return str(error.code())
 
     step("unknown authority", lambda: code(grpc.secure_channel(step.secure, grpc.ssl_channel_credentials())))
-    step("other name", lambda: code(grpc.secure_channel(step.secure, trusting, options=[("grpc.ssl_target_name_override", "other.example")])))
+    step(
+        "other name",
+        lambda: code(grpc.secure_channel(step.secure, trusting, options=[("grpc.ssl_target_name_override", "other.example")])),
+    )
     step("not tls", lambda: code(grpc.secure_channel(step.plain, trusting)))
-    tokens = grpc.composite_channel_credentials(trusting, grpc.metadata_call_credentials(_Token()), grpc.access_token_call_credentials("secret"))
+    tokens = grpc.composite_channel_credentials(
+        trusting, grpc.metadata_call_credentials(_Token()), grpc.access_token_call_credentials("secret")
+    )
     step("call credentials", step.unary("metadata", grpc.secure_channel(step.secure, tokens)), b"")
     per_call = grpc.metadata_call_credentials(_Token())
     step("credentials of one call", lambda: step.unary("metadata", secure)(b"", credentials=per_call))
@@ -246,8 +263,7 @@ def channels(step):
         results = []
 
         def work():
-            for _ in range(10):
-                results.append(step.unary("echo")(b"t"))
+            results.extend(step.unary("echo")(b"t") for _ in range(10))
 
         running = [threading.Thread(target=work) for _ in range(8)]
         for thread in running:

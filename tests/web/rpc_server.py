@@ -116,7 +116,10 @@ def struct(request, context):
 
 
 METHODS = {
-    **{f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (echo, metadata, fails, raises, slow, size, length, packed, deadline)},
+    **{
+        f.__name__: grpc.unary_unary_rpc_method_handler(f)
+        for f in (echo, metadata, fails, raises, slow, size, length, packed, deadline)
+    },
     **{f.__name__: grpc.unary_stream_rpc_method_handler(f) for f in (count, breaks, forever, large)},
     **{f.__name__: grpc.stream_unary_rpc_method_handler(f) for f in (total, first)},
     **{f.__name__: grpc.stream_stream_rpc_method_handler(f) for f in (chat,)},

@@ -28,7 +28,12 @@ def describe(value):
     if isinstance(value, str):
         return text(value)
     if isinstance(value, (bytes, bytearray)):
-        return {"bytes": type(value).__name__, "length": len(value), "start": bytes(value[:80]).decode("latin-1"), "sum": sum(value)}
+        return {
+            "bytes": type(value).__name__,
+            "length": len(value),
+            "start": bytes(value[:80]).decode("latin-1"),
+            "sum": sum(value),
+        }
     if isinstance(value, BaseException):
         chain = []
         while value is not None:
@@ -142,7 +147,9 @@ def http_client(step):
     step("drip", drip)
 
     def tunnel(host, target):
-        own = http.client.HTTPSConnection("127.0.0.1", step.ports["proxy"], timeout=10, context=ssl.create_default_context(cafile=step.bundle))
+        own = http.client.HTTPSConnection(
+            "127.0.0.1", step.ports["proxy"], timeout=10, context=ssl.create_default_context(cafile=step.bundle)
+        )
         own.set_tunnel(host, target)
         own.request("GET", "/hello")
         return own.getresponse().read()
@@ -161,8 +168,7 @@ def tls(step):
         return data, sock
 
     def trusting(**options):
-        context = ssl.create_default_context(**options)
-        return context
+        return ssl.create_default_context(**options)
 
     ports = step.ports
     own = trusting(cafile=step.bundle)
@@ -232,7 +238,14 @@ def requests_(step):
     import requests
 
     def show(answer):
-        return [answer.status_code, answer.reason, answer.url, headers_of(answer.headers.items()), answer.content, len(answer.history)]
+        return [
+            answer.status_code,
+            answer.reason,
+            answer.url,
+            headers_of(answer.headers.items()),
+            answer.content,
+            len(answer.history),
+        ]
 
     def get(path, base=step.base, method="GET", session=requests, **options):
         return show(session.request(method, base + path, timeout=options.pop("timeout", 10), **options))
@@ -291,8 +304,7 @@ def requests_(step):
 
         def work():
             with requests.Session() as own:
-                for _ in range(5):
-                    results.append(own.get(step.base + "/hello", timeout=20).text)
+                results.extend(own.get(step.base + "/hello", timeout=20).text for _ in range(5))
 
         running = [threading.Thread(target=work) for _ in range(8)]
         for thread in running:
@@ -315,7 +327,10 @@ def urllib3_(step):
 
     for path in ("/hello", "/headers", "/chunked", "/gzip", "/untold", "/early", "/status?204"):
         step(path, lambda path=path: show(pool.request("GET", step.base + path)))
-    step("retries", lambda: show(urllib3.PoolManager().request("GET", step.base + "/status?503", retries=Retry(2, status_forcelist=[503]))))
+    step(
+        "retries",
+        lambda: show(urllib3.PoolManager().request("GET", step.base + "/status?503", retries=Retry(2, status_forcelist=[503]))),
+    )
     step("chunks", lambda: list(pool.request("GET", step.base + "/chunked", preload_content=False).stream()))
     step("read chunked", lambda: list(pool.request("GET", step.base + "/chunked", preload_content=False).read_chunked()))
     step("upload", lambda: show(pool.request("PUT", step.base + "/put", body=bytes(2 * MIB))))
@@ -328,7 +343,12 @@ def urllib3_(step):
     step("secure", lambda: show(trusting.request("GET", step.secure + "/hello")))
     step("unknown", lambda: show(pool.request("GET", step.secure + "/hello")))
     step("proxy", lambda: show(urllib3.ProxyManager(step.proxy, retries=False).request("GET", "http://elsewhere.example/p")))
-    step("tunnel", lambda: show(urllib3.ProxyManager(step.proxy, ca_certs=step.bundle, retries=False).request("GET", step.secure + "/hello")))
+    step(
+        "tunnel",
+        lambda: show(
+            urllib3.ProxyManager(step.proxy, ca_certs=step.bundle, retries=False).request("GET", step.secure + "/hello")
+        ),
+    )
 
 
 def httpx_(step):
@@ -336,7 +356,13 @@ def httpx_(step):
 
     def show(answer):
         version = answer.http_version
-        return [answer.status_code, answer.reason_phrase, [[n.decode(), v.decode("latin-1")] for n, v in answer.headers.raw if n not in {b"Date", b"Server"}], answer.content, version]
+        return [
+            answer.status_code,
+            answer.reason_phrase,
+            [[n.decode(), v.decode("latin-1")] for n, v in answer.headers.raw if n not in {b"Date", b"Server"}],
+            answer.content,
+            version,
+        ]
 
     client = httpx.Client(timeout=10.0, trust_env=False)
     for path in ("/hello", "/headers", "/chunked", "/gzip", "/untold", "/early", "/status?204", "/missing", "/redirect"):

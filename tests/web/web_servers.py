@@ -50,6 +50,15 @@ class Handler(BaseHTTPRequestHandler):
             return b"".join(parts)
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
+    def drain(self):
+        """Length of a chunked body, which is kept nowhere."""
+        total = 0
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            total += len(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return total
+
     def chunk(self, data):
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
         self.wfile.flush()
@@ -66,6 +75,10 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_DELETE = do_OPTIONS = do_GET
 
     def do_POST(self):
+        if self.path == "/count":
+            self.answer(201, json.dumps({"length": self.drain()}).encode())
+            self.wfile.flush()
+            return
         body = self.body()
         echo = {"method": self.command, "path": self.path, "length": len(body), "sum": sum(body), "start": body[:40].hex()}
         echo["headers"] = [[n, v] for n, v in self.headers.items() if n not in {"Host"}]
@@ -84,7 +97,13 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, b"it is there" if self.headers["Host"].startswith(("127.0.0.1:", "localhost:")) else b"odd")
 
     def get_headers(self, _):
-        many = [("X-Twice", "one"), ("x-tWICE", "two"), ("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2"), ("X-Latin", "h\u00e4")]
+        many = [
+            ("X-Twice", "one"),
+            ("x-tWICE", "two"),
+            ("Set-Cookie", "a=1; Path=/"),
+            ("Set-Cookie", "b=2"),
+            ("X-Latin", "h\u00e4"),
+        ]
         self.answer(200, b"", many)
 
     def get_cookies(self, _):

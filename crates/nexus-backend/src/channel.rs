@@ -238,8 +238,7 @@ impl Channel {
             Progress::Done => Ok(None),
             Progress::Waiting(used) => {
                 let completer = Arc::clone(&self.completer);
-                self.tasks
-                    .spawn(upload::deliver(completer, *s, used));
+                self.tasks.spawn(upload::deliver(completer, *s, used));
                 Ok(None)
             }
             Progress::Outcome(id, body) => match self.collecting.take() {

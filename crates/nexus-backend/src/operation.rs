@@ -2,8 +2,8 @@
 
 mod http_op;
 mod reader;
-mod s3;
 pub mod rpc;
+mod s3;
 mod send;
 pub mod web;
 

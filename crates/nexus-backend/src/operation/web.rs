@@ -89,7 +89,12 @@ pub fn authorities(
     {
         if sent_along.is_empty() || sent_along.len() > MAX_SET_BYTES {
             let what = "send the authorities along";
-            return Err(Refusal::new(status::INVALID, "UnknownAuthorities", what, ""));
+            return Err(Refusal::new(
+                status::INVALID,
+                "UnknownAuthorities",
+                what,
+                "",
+            ));
         }
         engine
             .tls

@@ -201,11 +201,15 @@ fn session(stream: &TlsStream<Boxed>) -> Session {
     let mut left = MAX_CHAIN;
     let chain = tls.peer_certificates().unwrap_or_default().iter();
     Session {
-        version: tls.protocol_version().map_or(String::new(), |v| format!("{v:?}")),
+        version: tls
+            .protocol_version()
+            .map_or(String::new(), |v| format!("{v:?}")),
         cipher: tls
             .negotiated_cipher_suite()
             .map_or(String::new(), |suite| format!("{:?}", suite.suite())),
-        alpn: tls.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned()),
+        alpn: tls
+            .alpn_protocol()
+            .map(|p| String::from_utf8_lossy(p).into_owned()),
         chain: chain
             .map_while(|certificate| {
                 let text = STANDARD.encode(certificate);
@@ -218,9 +222,14 @@ fn session(stream: &TlsStream<Boxed>) -> Session {
 
 /// A handshake's failure. The words are OpenSSL's, where it has some for it.
 fn handshake(error: &io::Error) -> Failure {
-    let Some(cause) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
+    let Some(cause) = error
+        .get_ref()
+        .and_then(|e| e.downcast_ref::<rustls::Error>())
+    else {
         return match error.kind() {
-            io::ErrorKind::UnexpectedEof => Failure::new("SSLEOFError", 8, "UNEXPECTED_EOF_WHILE_READING"),
+            io::ErrorKind::UnexpectedEof => {
+                Failure::new("SSLEOFError", 8, "UNEXPECTED_EOF_WHILE_READING")
+            }
             _ => Failure::system(error),
         };
     };

@@ -152,11 +152,18 @@ impl Conversation {
                 self.engine.secure(&key.function, plain, &settings).await?
             }
             (None, _, _) if virgin => {
-                let plain = self.engine.reach(&self.identity, &key.host, key.port).await?;
+                let plain = self
+                    .engine
+                    .reach(&self.identity, &key.host, key.port)
+                    .await?;
                 self.engine.secure(&key.function, plain, &settings).await?
             }
             (None, _, _) => {
-                return Err(Failure::new("SSLEOFError", 8, "UNEXPECTED_EOF_WHILE_READING"));
+                return Err(Failure::new(
+                    "SSLEOFError",
+                    8,
+                    "UNEXPECTED_EOF_WHILE_READING",
+                ));
             }
         };
         let mut state = self.state();
@@ -265,7 +272,10 @@ impl Conversation {
     }
 
     async fn connect(&self, key: &Key) -> Result<Connection, Failure> {
-        let plain = self.engine.reach(&self.identity, &key.host, key.port).await?;
+        let plain = self
+            .engine
+            .reach(&self.identity, &key.host, key.port)
+            .await?;
         match &key.tls {
             None => Ok(plain),
             Some(settings) => self.engine.secure(&key.function, plain, settings).await,

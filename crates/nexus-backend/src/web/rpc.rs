@@ -111,9 +111,15 @@ async fn channel(
     let mut connection = engine.reach(identity, &key.host, key.port).await?;
     if let Some(settings) = &key.tls {
         connection = engine.secure(&key.function, connection, settings).await?;
-        let alpn = connection.peer.tls.as_ref().and_then(|tls| tls.alpn.clone());
+        let alpn = connection
+            .peer
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.alpn.clone());
         if alpn.as_deref() != Some("h2") {
-            return Err(Failure::tls("Cannot check peer: missing selected ALPN property."));
+            return Err(Failure::tls(
+                "Cannot check peer: missing selected ALPN property.",
+            ));
         }
     }
     let (sender, driver) = h2::client::Builder::new()
@@ -236,7 +242,9 @@ impl Reader {
                     if body.is_end_stream() && head.headers.contains_key("grpc-status") {
                         return Err(Event::Trailers(metadata));
                     }
-                    if head.status != http::StatusCode::OK && !head.headers.contains_key("grpc-status") {
+                    if head.status != http::StatusCode::OK
+                        && !head.headers.contains_key("grpc-status")
+                    {
                         return Err(refused(head.status.as_u16()));
                     }
                     self.state = State::Body(body, Bytes::new());
@@ -248,7 +256,8 @@ impl Reader {
                             Some(Ok(bytes)) => *left = bytes,
                             Some(Err(error)) => return Err(broken(&error)),
                             None => {
-                                let trailers = body.trailers().await.map_err(|error| broken(&error))?;
+                                let trailers =
+                                    body.trailers().await.map_err(|error| broken(&error))?;
                                 return Err(match trailers {
                                     Some(trailers) => Event::Trailers(plain(&trailers)),
                                     None => Event::Status(UNKNOWN, String::new()),
@@ -296,7 +305,11 @@ async fn begin(
 
 fn request(call: &Call, deadline: Option<tokio::time::Instant>) -> Result<Request<()>, Event> {
     let bad = |what: &str| Event::Status(INTERNAL, what.to_owned());
-    let scheme = if call.key.tls.is_some() { "https" } else { "http" };
+    let scheme = if call.key.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let uri = http::Uri::builder()
         .scheme(scheme)
         .authority(call.authority.as_str())
@@ -394,7 +407,10 @@ fn broken(error: &h2::Error) -> Event {
                 _ => INTERNAL,
             };
             let number = u32::from(reason);
-            Event::Status(status, format!("Received RST_STREAM with error code {number}"))
+            Event::Status(
+                status,
+                format!("Received RST_STREAM with error code {number}"),
+            )
         }
         Some(_) if error.is_library() => Event::Status(INTERNAL, error.to_string()),
         _ => Event::Status(UNAVAILABLE, "Socket closed".to_owned()),

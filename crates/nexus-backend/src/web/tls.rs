@@ -133,7 +133,11 @@ impl Tls {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn connector(&self, function: &Arc<str>, settings: &Settings) -> Result<TlsConnector, String> {
+    pub fn connector(
+        &self,
+        function: &Arc<str>,
+        settings: &Settings,
+    ) -> Result<TlsConnector, String> {
         let key = (Arc::clone(function), settings.clone());
         let known = || self.configs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = known().get(&key) {
@@ -184,7 +188,11 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
-        config.alpn_protocols = settings.alpn.iter().map(|p| p.clone().into_bytes()).collect();
+        config.alpn_protocols = settings
+            .alpn
+            .iter()
+            .map(|p| p.clone().into_bytes())
+            .collect();
         Ok(config)
     }
 }
@@ -230,7 +238,11 @@ impl Verifier {
         };
         // The name is looked at last: such an error says that the chain is good.
         if is_name(&error) {
-            return if self.check_hostname { Err(error) } else { Ok(()) };
+            return if self.check_hostname {
+                Err(error)
+            } else {
+                Ok(())
+            };
         }
         // OpenSSL trusts what is in the store, whatever issued it.
         if self.authorities.iter().any(|known| known == leaf) {

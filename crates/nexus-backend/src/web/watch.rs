@@ -187,7 +187,11 @@ fn request_head(bytes: &[u8]) -> Option<Option<RequestHead>> {
     };
     let text = bytes.get(..length)?;
     let bare = |at: usize| at == 0 || text.get(at - 1) != Some(&b'\r');
-    if text.iter().enumerate().any(|(at, b)| *b == b'\n' && bare(at)) {
+    if text
+        .iter()
+        .enumerate()
+        .any(|(at, b)| *b == b'\n' && bare(at))
+    {
         return None;
     }
     let headers: Vec<(String, String)> = request
@@ -332,7 +336,11 @@ mod tests {
         for byte in response.as_bytes() {
             dripping.received(&[*byte]);
         }
-        assert_eq!(whole.at_rest(), dripping.at_rest(), "{request:?} {response:?}");
+        assert_eq!(
+            whole.at_rest(),
+            dripping.at_rest(),
+            "{request:?} {response:?}"
+        );
         whole.at_rest()
     }
 
@@ -341,8 +349,7 @@ mod tests {
 
     #[test]
     fn exchanges_that_leave_a_connection() {
-        let chunked =
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: v\r\n\r\n";
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: v\r\n\r\n";
         let post = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc";
         let parts =
             "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n";
@@ -361,16 +368,26 @@ mod tests {
 
     #[test]
     fn exchanges_that_leave_none() {
-        let two = "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        let two =
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
         for (request, response) in [
             (GET, "HTTP/1.1 200 OK\r\n\r\n"),
             (GET, "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"),
-            (GET, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
+            (
+                GET,
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            ),
             (GET, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na"),
             (GET, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc"),
             (GET, "HTTP/1.1 101 x\r\nUpgrade: y\r\n\r\n"),
-            (GET, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"),
-            (GET, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab0\r\n\r\n"),
+            (
+                GET,
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+            ),
+            (
+                GET,
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab0\r\n\r\n",
+            ),
             (GET, "SSH-2.0\r\n\r\n"),
             ("", OK),
             (two, OK),
@@ -378,7 +395,10 @@ mod tests {
             ("GET / HTTP/1.1\nHost: h\n\n", OK),
             ("CONNECT h:1 HTTP/1.1\r\n\r\n", OK),
             ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n", OK),
-            ("POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", OK),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+                OK,
+            ),
             ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab", OK),
             ("POST / HTTP/1.1\r\nContent-Length: +3\r\n\r\nabc", OK),
         ] {

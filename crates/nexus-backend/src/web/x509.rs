@@ -81,7 +81,13 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate() {
-        for bytes in [&b""[..], &[0x30], &[0x30, 0x82, 1], &[0x30, 0x80, 0, 0], &[0x30, 2, 0x30, 0]] {
+        for bytes in [
+            &b""[..],
+            &[0x30],
+            &[0x30, 0x82, 1],
+            &[0x30, 0x80, 0, 0],
+            &[0x30, 2, 0x30, 0],
+        ] {
             assert!(names(bytes).is_none());
         }
         assert_eq!(documents(&[0x30, 1, 7, 0x30, 0]).map(|d| d.len()), Some(2));
@@ -90,9 +96,18 @@ mod tests {
 
     #[test]
     fn times() {
-        assert_eq!(time(0x17, b"491231235959Z").as_deref(), Some("20491231235959"));
-        assert_eq!(time(0x17, b"500101000000Z").as_deref(), Some("19500101000000"));
-        assert_eq!(time(0x18, b"20500101000000Z").as_deref(), Some("20500101000000"));
+        assert_eq!(
+            time(0x17, b"491231235959Z").as_deref(),
+            Some("20491231235959")
+        );
+        assert_eq!(
+            time(0x17, b"500101000000Z").as_deref(),
+            Some("19500101000000")
+        );
+        assert_eq!(
+            time(0x18, b"20500101000000Z").as_deref(),
+            Some("20500101000000")
+        );
         assert!(time(0x17, b"5001010000Z").is_none());
     }
 }

@@ -99,7 +99,9 @@ class Call:
         self._finish(code, details, ())
 
     def _submit(self, body: bytes, *, inline: bool, whole: bool) -> None:
-        head = dict(self._request.fields, metadata=self._request.metadata, whole=whole, authorities=len(self._request.authorities))
+        head = dict(
+            self._request.fields, metadata=self._request.metadata, whole=whole, authorities=len(self._request.authorities)
+        )
         if self._deadline is not None:
             head["deadline_ms"] = max(0, round((self._deadline - time.time()) * 1000))
         room = _WHOLE_ROOM if whole else 1 << 12
@@ -162,6 +164,8 @@ class Call:
                 self._finish(int(code), details, ())
                 if self._generation == self._channel.generation:
                     self._channel.post(abi.CLOSE, stream=self._identity, flags=abi.STREAM_BODY)
+                    if self._reading is None and self._stream:
+                        self._channel.post(abi.CLOSE, stream=self._stream)
             self._advance()
 
     # -- what the backend says ----------------------------------------------------------------------------------
@@ -198,7 +202,7 @@ class Call:
             self._unframer.feed(reply.body)
             self._unframe()
         for event in events:
-            if self._outcome is not None:
+            if self.over:
                 break
             if "trailers" in event:
                 if self._initial is None:

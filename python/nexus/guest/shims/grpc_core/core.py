@@ -221,7 +221,7 @@ class CoreChannel:
     def get_registered_call_handle(self, method: Any) -> int:
         return 0
 
-    def check_connectivity_state(self, try_to_connect: bool) -> Any:  # noqa: FBT001 - the core's own
+    def check_connectivity_state(self, try_to_connect: bool) -> Any:
         """The state; where it is idle, `try_to_connect` begins to connect."""
         states = self._real.ConnectivityState
         with self._condition:
@@ -301,9 +301,7 @@ class SegregatedCall:
             events.append(channel.event(tag, batch))
             selection.wake()  # it may come of what another thread sends
 
-        self._call = channel.make_call(
-            method, deadline, creds, batches, lambda call, ticket: selection.add(ticket, call), emit
-        )
+        self._call = channel.make_call(method, deadline, creds, batches, lambda call, ticket: selection.add(ticket, call), emit)
         kinds = [operation.kind for batch, _ in batches for operation in batch]
         self._call.start(list(batches), whole={"send_close_from_client", "receive_message"} <= set(kinds))
 

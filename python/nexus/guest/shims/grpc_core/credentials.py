@@ -9,7 +9,7 @@ from typing import Any
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 
 
-class Unserved(Exception):  # noqa: N818 - not an error
+class Unserved(Exception):
     """Credentials that stay with the C core and its sockets."""
 
 

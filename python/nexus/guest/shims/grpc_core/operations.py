@@ -17,6 +17,8 @@ class Operation:
 
 
 class SendInitialMetadata(Operation):
+    """Metadata for the server, and flags."""
+
     kind = "send_initial_metadata"
 
     def __init__(self, metadata: Any, flags: int) -> None:
@@ -26,6 +28,8 @@ class SendInitialMetadata(Operation):
 
 
 class SendMessage(Operation):
+    """One message, serialised."""
+
     kind = "send_message"
 
     def __init__(self, message: bytes, flags: int) -> None:
@@ -35,10 +39,14 @@ class SendMessage(Operation):
 
 
 class SendClose(Operation):
+    """There will be no other message."""
+
     kind = "send_close_from_client"
 
 
 class ReceiveInitialMetadata(Operation):
+    """The server's metadata before its messages."""
+
     kind = "receive_initial_metadata"
     metadata: Any = ()
 
@@ -47,6 +55,8 @@ class ReceiveInitialMetadata(Operation):
 
 
 class ReceiveMessage(Operation):
+    """The next message; None where there is none."""
+
     kind = "receive_message"
     content: bytes | None = None
 
@@ -55,6 +65,8 @@ class ReceiveMessage(Operation):
 
 
 class ReceiveStatus(Operation):
+    """How the call ended."""
+
     kind = "receive_status_on_client"
     outcome: Any = None
 

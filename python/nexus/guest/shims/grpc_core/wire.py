@@ -33,7 +33,7 @@ def outgoing(metadata: Any) -> Pairs:
 
 def incoming(pairs: Any, datum: Any) -> tuple[Any, ...]:
     """Metadata as the application sees it: `datum(key, value)` each."""
-    found = []
+    found: list[Any] = []
     for name, value in pairs:
         if name in _HIDDEN:
             continue

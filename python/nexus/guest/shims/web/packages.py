@@ -7,6 +7,10 @@ from typing import Any
 from .sockets import Connector, WebSocket
 
 
+# Any object that is no number means the default, as urllib3 has it.
+_DEFAULT = object()
+
+
 class _SocketModule(types.ModuleType):
     """The socket module with another `create_connection`, for one package's eyes."""
 
@@ -30,11 +34,15 @@ def urllib3_connect(module: Any, connector: Connector) -> None:
 
     @functools.wraps(real)
     def create_connection(
-        address: Any, timeout: Any = module.__dict__.get("_DEFAULT_TIMEOUT"), source_address: Any = None, socket_options: Any = None
+        address: Any,
+        timeout: Any = _DEFAULT,
+        source_address: Any = None,
+        socket_options: Any = None,
     ) -> Any:
         host, port = address
         if source_address is not None:
-            return real(address, timeout, source_address, socket_options)
+            given = () if timeout is _DEFAULT else (timeout,)
+            return real(address, *given, source_address=source_address, socket_options=socket_options)
         try:
             host.strip("[]").encode("idna")
         except UnicodeError:

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections import deque
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from ... import abi
 from ...device import Channel, Reply
@@ -82,7 +82,7 @@ class Connector:
 
 def listens_inside(host: str, port: int) -> bool:
     """Whether a server of this instance's own has that port."""
-    if host not in {"localhost", "::1", "::", "0.0.0.0"} and not host.startswith("127."):  # noqa: S104
+    if host not in {"localhost", "::1", "::", "0.0.0.0"} and not host.startswith("127."):
         return False
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -275,7 +275,7 @@ class WebSocket:
 
     timeout = property(gettimeout)
 
-    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - socket's own
+    def setblocking(self, flag: bool) -> None:
         self.settimeout(None if flag else 0.0)
 
     def getblocking(self) -> bool:
@@ -322,7 +322,7 @@ class WebSocket:
             self._channel.abandon(self._pending.popleft())
         self._channel.post(abi.CLOSE, stream=stream)
 
-    def __enter__(self) -> "WebSocket":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -341,4 +341,3 @@ class WebSocket:
 def _address(text: str) -> tuple[str, int]:
     host, port = text.rsplit(":", 1)
     return host.strip("[]"), int(port)
-

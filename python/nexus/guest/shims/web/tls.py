@@ -170,7 +170,7 @@ class SecureSocket(WebSocket):
     def pending(self) -> int:
         return len(self._ready)
 
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - ssl's own
+    def do_handshake(self, block: bool = False) -> None:
         """Nothing: it is done."""
 
     def version(self) -> str | None:
@@ -198,7 +198,7 @@ class SecureSocket(WebSocket):
         """None: the binding is known to the host alone."""
         return None
 
-    def getpeercert(self, binary_form: bool = False) -> Any:  # noqa: FBT001, FBT002 - ssl's own
+    def getpeercert(self, binary_form: bool = False) -> Any:
         """The server's certificate, as `SSLSocket.getpeercert` gives it."""
         chain = self.peer["tls"]["chain"]
         if not chain:
@@ -231,5 +231,3 @@ def wrap(context: Any, plain: WebSocket, server_hostname: Any) -> SecureSocket:
     if isinstance(server_hostname, bytes):
         server_hostname = server_hostname.decode("ascii")
     return SecureSocket(plain, context, server_hostname)
-
-
