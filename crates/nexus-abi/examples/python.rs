@@ -87,6 +87,9 @@ fn operations() {
     line("CLOSE", operation::CLOSE);
     line("S3", operation::S3);
     line("HTTP", operation::HTTP);
+    line("WEB_CONNECT", operation::WEB_CONNECT);
+    line("WEB_TLS", operation::WEB_TLS);
+    line("RPC", operation::RPC);
     line("NEXT_RESULT", operation::NEXT_RESULT);
     line("NEXT_ERROR", operation::NEXT_ERROR);
     line("STREAM_BODY", operation::STREAM_BODY);

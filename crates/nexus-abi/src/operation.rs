@@ -16,6 +16,14 @@ pub const CLOSE: u16 = 5;
 pub const S3: u16 = 16;
 /// An HTTP request made by a real SDK, unsigned. The host signs it where it asks for that, and sends it.
 pub const HTTP: u16 = 17;
+/// Open a conversation with a web server: a socket whose connection the host has. What the guest sends follows in
+/// [`BODY`] parts to this submission's id, what comes is read with [`READ`].
+pub const WEB_CONNECT: u16 = 19;
+/// Secure the conversation `stream` with TLS; the body may be the authorities to trust.
+pub const WEB_TLS: u16 = 20;
+/// A gRPC call. Its events and its answer's bytes are read with [`READ`], or come at once where it is wanted whole;
+/// CLOSE of its id with [`STREAM_BODY`] cancels it.
+pub const RPC: u16 = 21;
 
 /// Flag of [`NEXT`]: the body is what the handler returned (JSON).
 pub const NEXT_RESULT: u16 = 1;

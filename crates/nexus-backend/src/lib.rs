@@ -20,6 +20,7 @@ mod sigv4;
 mod sockets;
 mod stream;
 mod upload;
+mod web;
 
 pub use channel::Channel;
 pub use config::Config;

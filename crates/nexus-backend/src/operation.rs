@@ -2,8 +2,10 @@
 
 mod http_op;
 mod reader;
+pub mod rpc;
 mod s3;
 mod send;
+pub mod web;
 
 pub use reader::BodyReader;
 
@@ -13,6 +15,9 @@ use crate::http::error::{Kind, TransportError};
 use crate::policy::{Denied, Endpoints, Policy};
 use crate::raw::RequestBody;
 use crate::sigv4::Signer;
+use crate::web::connection::Pool;
+use crate::web::rpc::Channels;
+use crate::web::tls::Tls;
 use crate::{Config, Error, FunctionIdentity};
 use bytes::Bytes;
 use nexus_abi::operation::{self as abi, status};
@@ -29,6 +34,11 @@ const LONGEST: Duration = Duration::from_secs(900);
 pub struct Engine {
     client: Client,
     pub endpoints: Endpoints,
+    pub(crate) tls: Tls,
+    /// Idle connections of web clients.
+    pub(crate) idle: Pool,
+    /// Connections of gRPC clients.
+    pub(crate) channels: Channels,
     credentials: Store,
     signer: Signer,
     region: String,
@@ -39,6 +49,9 @@ impl Engine {
     /// Endpoints or credentials that cannot be used.
     pub fn new(config: &Config) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self {
+            tls: Tls::default(),
+            idle: Pool::default(),
+            channels: Channels::default(),
             client: Client::new().map_err(Error::Config)?,
             endpoints: Endpoints::new(&config.endpoints).map_err(Error::Config)?,
             credentials: Store::new(&config.credentials()).map_err(Error::Config)?,

@@ -7,6 +7,7 @@ from .body import ArenaBody
 from .channel import Channel
 from .errors import ArenaFullError, BackendError, DeviceUnavailableError
 from .reply import Reply, call
+from .selection import Selection
 from .transport import DeviceTransport, EventfdTransport, Transport, open_transport
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DeviceUnavailableError",
     "EventfdTransport",
     "Reply",
+    "Selection",
     "Transport",
     "call",
     "open_channel",

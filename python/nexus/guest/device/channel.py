@@ -75,6 +75,8 @@ class Channel:
         self._discarded: deque[tuple[int, int, int]] = deque()
         self._leading = False
         self._last_id = 0
+        # Of instances: another number after each restore, since nothing of before is known to the backend then.
+        self.restores = 0
         # Up to where the heap has been written to, by either side.
         self.touched = 0
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
@@ -223,6 +225,10 @@ class Channel:
         """To be held around a request whose body is sent in parts."""
         return self._streamed
 
+    def abandon(self, ticket: Ticket) -> None:
+        """Its outcome does not matter any more."""
+        self._abandon(ticket)
+
     def forget(self, identity: int, ticket: Ticket) -> None:
         """Give up a submission whose body will not be sent to its end."""
         self._abandon(ticket)
@@ -240,6 +246,7 @@ class Channel:
             if not self._transport.snapshot():
                 return False
             self._rings.attach()
+            self.restores += 1
             self._heap = Heap(abi.HEAP, len(self._memory))
             self.touched = 0
             self._holders.clear()
@@ -331,7 +338,7 @@ class Channel:
                 self._heap.release(ticket.offset + ticket.fixed, ticket.room)
             elif ticket in self._followers:
                 del self._followers[ticket]
-                if ticket.gate is not None:
+                if ticket.gate is not None and ticket.gate.locked():  # several tickets may share one
                     ticket.gate.release()
             if self._starving:
                 self._wake_starving()
@@ -342,6 +349,41 @@ class Channel:
             self._followers.pop(ticket, None)
             if ticket.completion is not None:
                 self._heap.release(ticket.offset + ticket.fixed, ticket.room)
+
+    # -- for Selection, which waits for several tickets: all under the lock, but for wait_once ------------------
+
+    @property
+    def lock(self) -> Mutex:
+        return self._lock
+
+    @property
+    def followers(self) -> dict[Ticket, None]:
+        return self._followers
+
+    def drain(self) -> None:
+        """Hand every completion to its ticket."""
+        self._drain()
+
+    def take_lead(self) -> bool:
+        """Become the one who waits in the kernel, unless somebody is."""
+        if self._leading:
+            return False
+        self._leading = True
+        return True
+
+    def end_lead(self) -> None:
+        """Leave the lead to a follower."""
+        self._leading = False
+        self.pass_lead()
+
+    def pass_lead(self) -> None:
+        """Wake a follower where nobody leads."""
+        if self._followers and not self._leading:
+            self._promote()
+
+    def wait_once(self) -> None:
+        """As leader: wait in the kernel until there may be completions."""
+        self._transport.wait(-1)
 
     # -- shortage ----------------------------------------------------------------------------------------------
 
