@@ -87,6 +87,7 @@ fn operations() {
     line("CLOSE", operation::CLOSE);
     line("S3", operation::S3);
     line("HTTP", operation::HTTP);
+    line("PRESIGN", operation::PRESIGN);
     line("NEXT_RESULT", operation::NEXT_RESULT);
     line("NEXT_ERROR", operation::NEXT_ERROR);
     line("STREAM_BODY", operation::STREAM_BODY);

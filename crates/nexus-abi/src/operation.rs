@@ -16,6 +16,8 @@ pub const CLOSE: u16 = 5;
 pub const S3: u16 = 16;
 /// An HTTP request made by a real SDK, unsigned. The host signs it where it asks for that, and sends it.
 pub const HTTP: u16 = 17;
+/// A signature to take away: a presigned URL, the fields of a form for S3's POST, a database's connection token.
+pub const PRESIGN: u16 = 18;
 
 /// Flag of [`NEXT`]: the body is what the handler returned (JSON).
 pub const NEXT_RESULT: u16 = 1;

@@ -180,7 +180,7 @@ impl Channel {
                 }
                 self.completer.complete(s, &Answer::default());
             }
-            abi::S3 | abi::HTTP => self.operate(s, &head, body),
+            abi::S3 | abi::HTTP | abi::PRESIGN => self.operate(s, &head, body),
             other => self
                 .completer
                 .invalid(s, &format!("there is no operation {other}")),

@@ -1,8 +1,12 @@
 //! The operations that reach a server: from a submission's head to a reply and its body.
 
+mod checksum;
 mod http_op;
+mod presign;
 mod reader;
 mod s3;
+mod s3_model;
+mod s3_table;
 mod send;
 
 pub use reader::BodyReader;
@@ -108,6 +112,7 @@ pub async fn execute(
     let work = async {
         match operation {
             abi::S3 => s3::execute(engine, identity, parse(head)?, body).await,
+            abi::PRESIGN => presign::execute(engine, parse(head)?),
             _ => http_op::execute(engine, parse(head)?, body).await,
         }
     };

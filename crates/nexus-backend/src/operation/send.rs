@@ -1,5 +1,6 @@
 //! What S3 and HTTP operations have in common: headers, signatures, replies.
 
+use super::checksum::Algorithm;
 use super::{BodyReader, Engine, Refusal, Reply};
 use crate::credentials::Credentials;
 use crate::http::Response;
@@ -106,7 +107,7 @@ pub fn reply(
     response: Response,
     authority: &Authority,
     retries: u32,
-    crc32: Option<String>,
+    checksum: Option<(Algorithm, String)>,
 ) -> Reply {
     #[derive(Serialize)]
     struct ReplyHead<'a> {
@@ -122,6 +123,10 @@ pub fn reply(
     Reply {
         // Strings and numbers: it cannot fail.
         head: serde_json::to_vec(&head).unwrap_or_default(),
-        body: Some(BodyReader::new(response.body, authority.to_string(), crc32)),
+        body: Some(BodyReader::new(
+            response.body,
+            authority.to_string(),
+            checksum,
+        )),
     }
 }

@@ -95,7 +95,7 @@ class ArenaBody(io.RawIOBase):
             return True
         if not self._stream:
             return False
-        room = min(READ_SIZE, self._channel.room_limit)
+        room = self._channel.share(READ_SIZE, _READ_MIN)
         if self.total_length is not None:
             room = min(room, max(self.total_length - self._position, 1))
         stream = self._stream

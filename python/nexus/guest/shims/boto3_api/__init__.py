@@ -1,7 +1,7 @@
 """boto3 with its fabric on the host: levels *api* and *http*. Imports botocore; installed before the handler's import."""
 
 from ...device import open_channel
-from . import http, signing
+from . import http, presign, signing
 from .prototypes import Prototypes, duplicate
 
 
@@ -9,6 +9,7 @@ def install(level: str) -> None:
     """Patch botocore and boto3. `level` is `api` or `http`."""
     channel = open_channel()
     signing.install()
+    presign.install(channel)
     http.install(channel)
     prototypes = Prototypes()
     client = prototypes.client(prototypes.session, "s3")

@@ -101,9 +101,9 @@ def _seconds(value: object) -> float:
 
 
 def _exchange(channel: Channel, head: bytes, request: Any) -> Reply:
-    room = channel.room_limit if request.stream_output else 1 << 18
+    room = channel.share(channel.room_limit if request.stream_output else 1 << 18, _HEAD_ROOM)
     for delay in (*_BUSY_DELAYS_S, None):
-        ticket = submit_with_body(channel, abi.HTTP, head, request.body, _HEAD_ROOM, min(room, channel.room_limit))
+        ticket = submit_with_body(channel, abi.HTTP, head, request.body, _HEAD_ROOM, room)
         reply = Reply(channel, ticket)
         if reply.status != abi.STATUS_BUSY or delay is None or not _rewind(request.body):
             break
