@@ -39,7 +39,10 @@ def entry(model):
     body = "None" if payload is None else "Object" if members[payload].type_name == "blob" else "Document"
     checksum = model.http_checksum
     pairs = ", ".join(f'("{name}", "{value}")' for name, value in parse_qsl(fixed, keep_blank_values=True))
-    texts = {key: ", ".join(f'"{one.lower() if key == "header" else one}"' for one in sorted(value)) for key, value in located.items()}
+    texts = {
+        key: ", ".join(f'"{one.lower() if key == "header" else one}"' for one in sorted(value))
+        for key, value in located.items()
+    }
     needed = ", ".join(f'"{one.lower() if one.startswith("x-") else one}"' for one in required)
     checked = bool(checksum.get("requestAlgorithmMember"))
     return f"""Operation {{ name: "{model.name}", method: "{model.http["method"]}", bucket: {str("{Bucket}" in path).lower()},
@@ -52,7 +55,9 @@ def table():
     model = botocore.session.get_session().get_service_model("s3")
     text = HEAD + "\n".join(entry(model.operation_model(name)) for name in sorted(OPERATIONS)) + "\n];\n"
     edition = "2024"
-    done = subprocess.run(["rustfmt", "--edition", edition, "--emit", "stdout"], input=text, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["rustfmt", "--edition", edition, "--emit", "stdout"], input=text, capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
