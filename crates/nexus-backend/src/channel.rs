@@ -2,7 +2,7 @@
 
 use crate::arena::Arena;
 use crate::completer::{Answer, Completer};
-use crate::operation::{self, Engine};
+use crate::operation::{self, Content, Engine};
 use crate::raw::{RawSlice, RequestBody};
 use crate::ring::{Submission, Submissions};
 use crate::stream::{Source, Streams};
@@ -256,8 +256,8 @@ impl Channel {
             match reply {
                 Ok(reply) => {
                     let source = match reply.body {
-                        Some(reader) => Source::Http(Box::new(reader)),
-                        None => Source::Memory(Bytes::new()),
+                        Content::Http(reader) => Source::Http(reader),
+                        Content::Memory(bytes) => Source::Memory(bytes),
                     };
                     streams.answer(&completer, &s, &reply.head, source).await;
                 }

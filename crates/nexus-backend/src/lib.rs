@@ -21,6 +21,7 @@ mod upload;
 pub use channel::Channel;
 pub use config::Config;
 pub use error::Error;
+pub use policy::{Document as PolicyDocument, Rules as PolicyRules};
 pub use raw::{Part, RawRoom, RawSlice, RequestBody};
 
 use arena::Arena;
@@ -63,6 +64,7 @@ impl Backend {
 pub struct FunctionIdentity {
     pub name: String,
     pub region: String,
+    pub policy: Arc<PolicyRules>,
 }
 
 /// The ends of a channel that belong to the guest side; given to the VMM by inheritance.

@@ -8,6 +8,16 @@ const MXCSR: usize = 24;
 const MXCSR_MASK: u32 = 0xffff;
 pub const MAXIMUM: usize = 4096;
 
+/// Leave only components of `xcr0` in an area that KVM wrote. Under PVM it may name others too, which the host has and the
+/// guest is not given (protection keys).
+pub fn keep(area: &mut [u8], xcr0: u64) {
+    if let Some(present) = area.get_mut(HEADER..HEADER + 8) {
+        for (byte, allowed) in present.iter_mut().zip(xcr0.to_le_bytes()) {
+            *byte &= allowed;
+        }
+    }
+}
+
 /// A full-size area with reserved bits cleared. Empty input gives the initial state.
 ///
 /// # Errors
@@ -63,6 +73,16 @@ mod tests {
         assert!(checked(&area, 7).is_err());
         assert!(checked(&[0; 575], 7).is_err());
         assert!(checked(&[0; 4097], 7).is_err());
+    }
+
+    #[test]
+    fn components_of_the_host_alone_are_left_out() {
+        let mut area = vec![0; 576];
+        area[512..514].copy_from_slice(&[0xff, 2]);
+        keep(&mut area, 0xe7);
+        assert_eq!(area[512..514], [0xe7, 0]);
+        assert!(checked(&area, 0xe7).is_ok());
+        keep(&mut area[..100], 7);
     }
 
     #[test]

@@ -36,6 +36,11 @@ _FOLLOW_LINES = 2000
 )
 @click.option("--prewarm", type=click.IntRange(0, 1000), default=0, show_default=True, help="Instances to keep ready.")
 @click.option(
+    "--policy",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="JSON or TOML file: services, buckets and hosts that the function may use.",
+)
+@click.option(
     "--python", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Interpreter.  [default: this one]"
 )
 @state_option
@@ -52,6 +57,7 @@ def deploy(
     isolation: str,
     offload: str,
     prewarm: int,
+    policy: Path | None,
     python: Path | None,
     state: Path,
 ) -> None:
@@ -59,6 +65,7 @@ def deploy(
 
     The code is copied; change it and deploy again.
     """
+    from nexus.packaging.policy import read_policy
     from nexus.sdk.node import Node
 
     node = Node.connect(state)
@@ -76,6 +83,7 @@ def deploy(
             isolation=isolation,
             offload=offload,
             prewarm=prewarm,
+            policy=None if policy is None else read_policy(policy),
             python=python,
         )
     except ServiceError as error:

@@ -33,6 +33,7 @@ class Options:
     :param tmp_mib: size of ``/tmp``.
     :param environment: variables for the function.
     :param requirements: a requirements file, or None.
+    :param policy: what the function's I/O may reach (docs/protocols.md); None allows AWS and public addresses.
     :param python: interpreter to run on; by default the one behind the running environment.
     """
 
@@ -46,6 +47,7 @@ class Options:
     tmp_mib: int = 512
     environment: dict[str, str] = field(default_factory=dict)
     requirements: Path | None = None
+    policy: dict[str, Any] | None = None
     python: Path | None = None
 
 
@@ -109,6 +111,7 @@ def document(package: Package, options: Options) -> dict[str, Any]:
         "offload": options.offload,
         "digest": package.digest,
         "prewarm": options.prewarm,
+        **({"policy": options.policy} if options.policy is not None else {}),
     }
 
 

@@ -1,11 +1,12 @@
 //! Requests that a real SDK made: signed where it asks for that, and sent as they are.
 
-use super::send::{Headers, clean, has, is_placeholder, reply, set};
+use super::send::{Headers, clean, has, is_placeholder, refused, reply, set};
 use super::{Engine, Refusal, Reply};
+use crate::FunctionIdentity;
 use crate::http::Route;
 use crate::http::head::{Request, Sending, is_token, values};
 use crate::http::url::Url;
-use crate::policy::Allowed;
+use crate::policy::Call;
 use crate::raw::RequestBody;
 use crate::sigv4::{EMPTY_SHA256, UNSIGNED, payload_hash};
 use serde::Deserialize;
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 /// The longest time-outs that a guest may ask for, in seconds.
 const LONGEST_S: f64 = 900.0;
+
+/// Longest form that is looked at.
+const FORM: usize = 16 << 10;
 
 /// The submission's head (docs/abi.md).
 #[derive(Debug, Deserialize)]
@@ -45,6 +49,7 @@ fn sixty() -> f64 {
 
 pub async fn execute(
     engine: &Engine,
+    identity: &FunctionIdentity,
     mut head: Head,
     mut body: RequestBody,
 ) -> Result<Reply, Refusal> {
@@ -54,12 +59,22 @@ pub async fn execute(
     }
     let sign = scope(&mut head)?;
     let service = sign.as_ref().map(|sign| sign.service.as_str());
-    let allowed = engine
-        .policy
+    let policy = engine.policy(identity);
+    let allowed = policy
         .check(&url.authority, service)
         .map_err(|why| Refusal::denied(&why, &url.authority.to_string()))?;
     let sending = framing(&head, &body)?;
     let mut headers = clean(head.headers)?;
+    let call = Call {
+        service,
+        method: &head.method,
+        url: &url,
+        headers: &headers,
+        body: &start(&body),
+    };
+    if let Err(denied) = policy.call(&call) {
+        return Ok(refused(&call, &denied));
+    }
     if let Some(sign) = &sign {
         let (service, region) = (&sign.service, &sign.region);
         let hash = hash(sign, &url, &body, &headers)?;
@@ -70,7 +85,7 @@ pub async fn execute(
     }
     let route = Route {
         authority: Arc::clone(&url.authority),
-        anywhere: allowed == Allowed::Configured,
+        allowed,
         connect_timeout: seconds(head.connect_timeout_s)?,
         read_timeout: seconds(head.read_timeout_s)?,
     };
@@ -87,6 +102,14 @@ pub async fn execute(
     {
         Ok(response) => Ok(reply(response, &url.authority, 0, None)),
         Err(error) => Err(Refusal::transport(&error, &url.authority.to_string())),
+    }
+}
+
+/// As much of a body as tells which action a form asks for.
+fn start(body: &RequestBody) -> Vec<u8> {
+    match body {
+        RequestBody::Whole(bytes) => bytes.slice(0, FORM).to_vec(),
+        RequestBody::Parts(_) => Vec::new(),
     }
 }
 

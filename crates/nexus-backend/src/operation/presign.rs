@@ -2,12 +2,15 @@
 
 use super::http_op::is_scope_part;
 use super::send::{Headers, clean};
-use super::{Engine, Refusal, Reply};
+use super::{Content, Engine, Refusal, Reply};
+use crate::FunctionIdentity;
 use crate::http::head::is_token;
-use crate::http::url::Url;
+use crate::http::url::{Url, encode};
+use crate::policy::{Call, Denied};
 use crate::sigv4::{ALGORITHM, Scope, Signable, UNSIGNED, amz_date, iso_date};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -43,20 +46,33 @@ pub struct Head {
     conditions: Option<Vec<Value>>,
 }
 
-pub fn execute(engine: &Engine, head: Head) -> Result<Reply, Refusal> {
+/// # Errors
+/// INVALID; DENIED by the function's policy.
+pub fn execute(engine: &Engine, identity: &FunctionIdentity, head: Head) -> Result<Reply, Refusal> {
     let url = Url::parse(&head.url).map_err(|what| Refusal::invalid(&what))?;
     if !is_token(&head.method) || !is_scope_part(&head.service) || !is_scope_part(&head.region) {
         return Err(Refusal::invalid("method, service or region is no name"));
     }
+    let policy = engine.policy(identity);
+    let denied = |why: &Denied| Refusal::denied(why, &url.authority.to_string());
     let longest = if is_connection_token(&head, &url)? {
         TOKEN_S
     } else {
-        engine
-            .policy
+        policy
             .check(&url.authority, Some(&head.service))
-            .map_err(|why| Refusal::denied(&why, &url.authority.to_string()))?;
+            .map_err(|why| denied(&why))?;
         LONGEST_S
     };
+    // A form uploads an object.
+    let form = head.conditions.as_ref().map(|c| place(&url, c));
+    let call = Call {
+        service: Some(&head.service),
+        method: if form.is_some() { "PUT" } else { &head.method },
+        url: form.as_ref().unwrap_or(&url),
+        headers: &head.headers,
+        body: b"",
+    };
+    policy.call(&call).map_err(|why| denied(&why))?;
     let expires_s = head.expires_s.clamp(1, longest);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map_or(0, |since| since.as_secs());
@@ -93,7 +109,7 @@ pub fn execute(engine: &Engine, head: Head) -> Result<Reply, Refusal> {
     };
     Ok(Reply {
         head: answer.to_string().into_bytes(),
-        body: None,
+        body: Content::Memory(Bytes::new()),
     })
 }
 
@@ -113,6 +129,25 @@ fn is_connection_token(head: &Head, url: &Url) -> Result<bool, Refusal> {
         return Err(Refusal::invalid("a connection token has no path"));
     }
     Ok(true)
+}
+
+/// Where a form's object goes: the bucket's URL, and the key or its beginning.
+fn place(url: &Url, conditions: &[Value]) -> Url {
+    let key = conditions.iter().find_map(|condition| match condition {
+        Value::Object(pair) => pair.get("key")?.as_str(),
+        Value::Array(triple) => match triple.as_slice() {
+            [_, name, value] if name == "$key" => value.as_str(),
+            _ => None,
+        },
+        _ => None,
+    });
+    let mut url = url.clone();
+    while url.path.ends_with('/') {
+        url.path.pop();
+    }
+    url.path.push('/');
+    encode(key.unwrap_or_default(), true, &mut url.path);
+    url
 }
 
 /// The fields that a form for S3's POST gets: policy and signature.

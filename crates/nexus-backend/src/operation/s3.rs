@@ -3,14 +3,14 @@
 use super::checksum::{Algorithm, Checksum};
 use super::reader::BodyReader;
 use super::s3_model::Operation;
-use super::send::{Headers, clean, has, reply, set};
+use super::send::{Headers, clean, has, refused, reply, set};
 use super::{Engine, Refusal, Reply};
 use crate::FunctionIdentity;
 use crate::http::error::Kind;
 use crate::http::head::{Request, Sending, values};
 use crate::http::url::{Url, encode};
 use crate::http::{Response, Route};
-use crate::policy::Allowed;
+use crate::policy::{Call, Policy};
 use crate::raw::RequestBody;
 use crate::sigv4::{EMPTY_SHA256, UNSIGNED, payload_hash};
 use serde::Deserialize;
@@ -63,17 +63,27 @@ pub async fn execute(
         .next()
         .map(str::parse);
     let guest_headers = std::mem::take(&mut head.headers);
-    let url = url(engine, operation, &head)?;
-    let allowed = engine
-        .policy
+    let policy = engine.policy(identity);
+    let url = url(policy, operation, &head)?;
+    let allowed = policy
         .check(&url.authority, Some("s3"))
         .map_err(|why| Refusal::denied(&why, &url.authority.to_string()))?;
     let mut headers = clean(guest_headers)?;
+    let call = Call {
+        service: Some("s3"),
+        method: operation.method,
+        url: &url,
+        headers: &headers,
+        body: b"",
+    };
+    if let Err(denied) = policy.call(&call) {
+        return Ok(refused(&call, &denied));
+    }
     let sending = framing(operation, &body, guest_length)?;
     let hash = prepare(operation, &url, &body, &mut headers)?;
     let route = Route {
         authority: Arc::clone(&url.authority),
-        anywhere: allowed == Allowed::Configured,
+        allowed,
         connect_timeout: TIMEOUT,
         read_timeout: TIMEOUT,
     };
@@ -121,7 +131,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// Path style at an endpoint that somebody named, virtual-host style at AWS's.
-fn url(engine: &Engine, operation: &Operation, head: &Head) -> Result<Url, Refusal> {
+fn url(policy: Policy<'_>, operation: &Operation, head: &Head) -> Result<Url, Refusal> {
     let (wants_bucket, wants_key) = (operation.bucket, operation.key);
     let bucket = head.bucket.as_deref().unwrap_or_default();
     let key = head.key.as_deref().unwrap_or_default();
@@ -131,7 +141,7 @@ fn url(engine: &Engine, operation: &Operation, head: &Head) -> Result<Url, Refus
         ));
     }
     let named = match &head.endpoint {
-        None => engine.policy.endpoint("s3").cloned(),
+        None => policy.endpoint("s3").cloned(),
         Some(text) => Some(Url::parse(text).map_err(|what| Refusal::invalid(&what))?),
     };
     let mut url = match named {

@@ -1,11 +1,12 @@
 //! What S3 and HTTP operations have in common: headers, signatures, replies.
 
 use super::checksum::Algorithm;
-use super::{BodyReader, Engine, Refusal, Reply};
+use super::{BodyReader, Content, Engine, Refusal, Reply};
 use crate::credentials::Credentials;
 use crate::http::Response;
 use crate::http::head::{is_ours, is_sound, values};
 use crate::http::url::{Authority, Url};
+use crate::policy::{Call, Denied, Refused};
 use crate::sigv4::{Scope, Signable, amz_date};
 use nexus_abi::operation::{PLACEHOLDER_KEY_ID, status};
 use serde::Serialize;
@@ -109,6 +110,23 @@ pub fn reply(
     retries: u32,
     checksum: Option<(Algorithm, String)>,
 ) -> Reply {
+    let reader = BodyReader::new(response.body, authority.to_string(), checksum);
+    Reply {
+        head: reply_head(response.status, &response.headers, retries),
+        body: Content::Http(Box::new(reader)),
+    }
+}
+
+/// The reply for a call to AWS that the function's policy does not allow.
+pub fn refused(call: &Call<'_>, denied: &Denied) -> Reply {
+    let answer = Refused::new(call, denied);
+    Reply {
+        head: reply_head(answer.status, &answer.headers, 0),
+        body: Content::Memory(answer.body.into()),
+    }
+}
+
+fn reply_head(status: u16, headers: &[(String, String)], retries: u32) -> Vec<u8> {
     #[derive(Serialize)]
     struct ReplyHead<'a> {
         status: u16,
@@ -116,17 +134,10 @@ pub fn reply(
         retries: u32,
     }
     let head = ReplyHead {
-        status: response.status,
-        headers: &response.headers,
+        status,
+        headers,
         retries,
     };
-    Reply {
-        // Strings and numbers: it cannot fail.
-        head: serde_json::to_vec(&head).unwrap_or_default(),
-        body: Some(BodyReader::new(
-            response.body,
-            authority.to_string(),
-            checksum,
-        )),
-    }
+    // Strings and numbers: it cannot fail.
+    serde_json::to_vec(&head).unwrap_or_default()
 }

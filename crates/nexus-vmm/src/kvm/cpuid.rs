@@ -4,7 +4,9 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
 
-/// XCR0: x87, SSE, AVX, and AVX-512 where the machine has it. No AMX, no PKU.
+/// XCR0: x87 and SSE, which every x86-64 CPU with XSAVE has.
+const XCR0_LEGACY: u64 = 0x03;
+/// The same, AVX, and AVX-512 where the machine has it. No AMX, no PKU.
 const XCR0_AVX: u64 = 0x07;
 const XCR0_AVX512: u64 = 0xe7;
 
@@ -71,8 +73,9 @@ impl Template {
         };
         for entry in leaves.as_mut_slice() {
             match (entry.function, entry.index) {
-                // OSXSAVE follows XSAVE, since CR4 will have it.
-                (1, _) => entry.ecx |= (entry.ecx >> 26 & 1) << 27,
+                // XSAVE, and OSXSAVE since CR4 will have it, wherever there is state to save: KVM under PVM may leave XSAVE out
+                // here though leaf 0xD, XCR0 and the instructions work, and a thread's state would then fit no vCPU.
+                (1, _) if xcr0 & XCR0_LEGACY == XCR0_LEGACY => entry.ecx |= 1 << 26 | 1 << 27,
                 (0xd, 0) => {
                     entry.eax = xcr0 as u32;
                     entry.edx = 0;

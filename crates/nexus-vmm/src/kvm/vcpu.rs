@@ -287,6 +287,7 @@ impl Vcpu {
             .flat_map(|word| word.to_le_bytes())
             .collect();
         bytes.truncate(self.xsave_size);
+        crate::xsave::keep(&mut bytes, self.xcr0);
         Ok(bytes)
     }
 

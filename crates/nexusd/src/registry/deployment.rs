@@ -2,6 +2,7 @@
 
 use crate::config::Isolation;
 use crate::ingress::errors::ApiError;
+use nexus_backend::{PolicyDocument, PolicyRules};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -37,6 +38,9 @@ pub struct Deployment {
     pub digest: String,
     #[serde(default)]
     pub prewarm: usize,
+    /// What its I/O may reach. Absent: all that the node allows, and public addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyDocument>,
 }
 
 /// Where AWS calls leave the guest.
@@ -109,6 +113,7 @@ impl Deployment {
         self.check_handler()?;
         self.check_digest()?;
         self.check_environment()?;
+        self.policy("").map_err(|what| invalid("policy", &what))?;
         for (field, path) in [("code", &self.code), ("runtime", &self.runtime)]
             .into_iter()
             .chain(self.layers.iter().map(|p| ("layers", p)))
@@ -137,6 +142,15 @@ impl Deployment {
             ));
         }
         Ok(())
+    }
+
+    /// The policy, ready for use.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn policy(&self, function: &str) -> Result<PolicyRules, String> {
+        let document = self.policy.clone().unwrap_or_default();
+        PolicyRules::new(function, &document)
     }
 
     fn check_ranges(&self) -> Result<(), ApiError> {
@@ -312,6 +326,9 @@ pub mod tests {
         refused(&|d| d.code = "/nonexistent".into(), "code");
         refused(&|d| d.python = "/tmp".into(), "python");
         refused(&|d| d.roots = vec!["/tmp/../etc".into()], "roots");
+        let policy = serde_json::json!({"egress": ["example.com"]});
+        let policy: PolicyDocument = serde_json::from_value(policy).unwrap();
+        refused(&|d| d.policy = Some(policy.clone()), "policy: egress");
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

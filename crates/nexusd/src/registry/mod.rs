@@ -8,6 +8,7 @@ use crate::config::Isolation;
 use crate::logs::FunctionLog;
 use crate::timings::Timings;
 use deployment::Deployment;
+use nexus_backend::PolicyRules;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,6 +22,7 @@ pub struct Version {
     pub name: Arc<str>,
     pub arn: String,
     pub deployment: Deployment,
+    pub policy: Arc<PolicyRules>,
     /// What applies once `auto` is decided.
     pub isolation: Isolation,
     pub modified_ms: u64,
@@ -45,11 +47,21 @@ impl Version {
         timings: Arc<Timings>,
         snapshot: Option<PathBuf>,
     ) -> Self {
+        // It was checked at the deployment; a record that was changed since allows nothing.
+        let policy = deployment.policy(name).unwrap_or_else(|what| {
+            tracing::error!(
+                function = name,
+                what,
+                "the policy cannot be used: nothing is allowed"
+            );
+            PolicyRules::nothing(name)
+        });
         Self {
             key,
             name: name.into(),
             arn,
             deployment,
+            policy: Arc::new(policy),
             isolation,
             modified_ms,
             log,

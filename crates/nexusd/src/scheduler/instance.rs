@@ -72,6 +72,7 @@ impl Instance {
         let identity = FunctionIdentity {
             name: version.name.to_string(),
             region: node.config.region.clone(),
+            policy: Arc::clone(&version.policy),
         };
         let began_ns = monotonic_ns();
         let (channel, device) =
