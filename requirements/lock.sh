@@ -9,3 +9,6 @@ compile() {
 compile pyproject.toml requirements/dev.in -o requirements/dev.lock
 compile examples/requirements.in -o examples/requirements.txt
 compile --no-deps examples/photos.in -o examples/photos.lock
+for name in function data servers; do
+    compile tests/transparency/requirements/$name.in -o tests/transparency/requirements/$name.txt
+done

@@ -37,6 +37,7 @@ class Settings:
     :param max_instances: instances of all functions together.
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
     :param deadline: seconds that each process may take until it serves.
+    :param endpoints: service and URL of AWS services that this node has endpoints of its own for, besides S3.
     """
 
     port: int = DEFAULT_PORT
@@ -46,6 +47,7 @@ class Settings:
     max_instances: int = 100
     shells: int = 2
     deadline: float = 20.0
+    endpoints: tuple[tuple[str, str], ...] = ()
 
 
 def up(state: Path, settings: Settings) -> NodeRecord:
@@ -158,6 +160,7 @@ def _start(state: Path, settings: Settings, started: dict[str, Process]) -> Node
 def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
     # JSON's strings are TOML's basic strings.
     text = json.dumps
+    others = "".join(f"{service} = {text(url)}\n" for service, url in settings.endpoints if service != "s3")
     return (
         f'listen = "127.0.0.1:{settings.port}"\n'
         f"state = {text(str(home))}\n"
@@ -167,7 +170,7 @@ def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
         f"region = {text(settings.region)}\n"
         f"max_instances = {settings.max_instances}\n"
         f"shells = {settings.shells}\n"
-        f"\n[endpoints]\ns3 = {text(store_url)}\n"
+        f"\n[endpoints]\ns3 = {text(store_url)}\n{others}"
         f"\n[credentials]\nfile = {text(str(secret))}\n"
     )
 

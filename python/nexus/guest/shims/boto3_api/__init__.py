@@ -1,7 +1,7 @@
 """boto3 with its fabric on the host: levels *api* and *http*. Imports botocore; installed before the handler's import."""
 
 from ...device import open_channel
-from . import http, presign, signing
+from . import aio, http, presign, signing
 from .prototypes import Prototypes, duplicate
 
 
@@ -11,6 +11,7 @@ def install(level: str) -> None:
     signing.install()
     presign.install(channel)
     http.install(channel)
+    aio.install(channel)
     prototypes = Prototypes()
     client = prototypes.client(prototypes.session, "s3")
     prototypes.install()

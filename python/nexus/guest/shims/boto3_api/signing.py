@@ -53,6 +53,16 @@ def scope(authorization: str) -> dict[str, str] | None:
     return found
 
 
+def choose(credentials: Any, service: str, region: str, version: Any) -> tuple[Any, PlaceholderAuth | None]:
+    """The signature version to use, and the signer where these are the placeholder credentials and the host signs."""
+    if not is_placeholder(credentials):
+        return version, None
+    version = _NEWER.get(version, version)
+    if version in {"v4", "s3v4"}:
+        return version, PlaceholderAuth(service, region, is_s3=version == "s3v4")
+    return version, None
+
+
 def install() -> None:
     """Patch botocore's RequestSigner, the one place where requests are signed."""
     original = RequestSigner.get_auth_instance
@@ -64,14 +74,10 @@ def install() -> None:
         signature_version: Any = None,
         **kwargs: Any,
     ) -> Any:
-        version = signature_version or self.signature_version
         given = kwargs.get("request_credentials") or self._credentials
-        if not is_placeholder(given):
-            return original(self, signing_name, region_name, signature_version, **kwargs)
-        version = _NEWER.get(version, version)
-        if version in {"v4", "s3v4"}:
-            return PlaceholderAuth(signing_name, region_name, is_s3=version == "s3v4")
-        return original(self, signing_name, region_name, version, **kwargs)
+        version = signature_version or self.signature_version
+        version, auth = choose(given, signing_name, region_name, version)
+        return auth or original(self, signing_name, region_name, version, **kwargs)
 
     RequestSigner.get_auth_instance = get_auth_instance
     RequestSigner.get_auth = get_auth_instance
