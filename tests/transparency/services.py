@@ -15,7 +15,7 @@ class Steps:
         "MessageId", "ReceiptHandle", "RequestId", "CreationDateTime", "ARN", "VersionId", "SequenceNumber", "CreatedDate", "LastChangedDate",
         "ShardIterator", "NextShardIterator", "ApproximateArrivalTimestamp", "LastModifiedDate", "Date", "KeyId", "CiphertextBlob", "Arn",
         "AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration", "QueueUrl", "TopicArn", "SubscriptionArn", "TableArn", "TableId",
-        "HTTPHeaders", "MillisBehindLatest", "CreationDate", "RevisionId", "LastModified", "LastAccessedDate",
+        "MillisBehindLatest", "CreationDate", "RevisionId", "LastModified", "LastAccessedDate",
     }  # fmt: skip
 
     def __init__(self):
@@ -25,14 +25,16 @@ class Steps:
         try:
             value = call(*args, **kwargs)
         except Exception as error:
-            self.log.append([name, describe(error, "\0")])
+            response = getattr(error, "response", None)
+            self.log.append([name, type(error).__qualname__, str(error), describe(self.stable(response), "\0")])
             return None
         self.log.append([name, describe(self.stable(value), "\0")])
         return value
 
     def stable(self, value):
         if isinstance(value, dict):
-            return {k: type(v).__name__ if k in self.VOLATILE else self.stable(v) for k, v in value.items()}
+            kept = {k: v for k, v in value.items() if k != "HTTPHeaders"}
+            return {k: type(v).__name__ if k in self.VOLATILE else self.stable(v) for k, v in kept.items()}
         return [self.stable(one) for one in value] if isinstance(value, list) else value
 
 

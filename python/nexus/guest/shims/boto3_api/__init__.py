@@ -1,7 +1,7 @@
 """boto3 with its fabric on the host: levels *api* and *http*. Imports botocore; installed before the handler's import."""
 
 from ...device import open_channel
-from . import aio, http, presign, signing
+from . import aio, arrow, http, presign, signing
 from .prototypes import Prototypes, duplicate
 
 
@@ -12,6 +12,7 @@ def install(level: str) -> None:
     presign.install(channel)
     http.install(channel)
     aio.install(channel)
+    arrow.install()
     prototypes = Prototypes()
     client = prototypes.client(prototypes.session, "s3")
     prototypes.install()
