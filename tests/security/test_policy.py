@@ -131,7 +131,12 @@ def test_policy_files(tmp_path):
     (tmp_path / "p.toml").write_text('services = ["s3:*"]\n[[buckets]]\nname = "b"\n')
     (tmp_path / "p.json").write_text(json.dumps({"services": ["s3:*"], "buckets": [{"name": "b"}]}))
     assert read_policy(tmp_path / "p.toml") == read_policy(tmp_path / "p.json")
-    for text, word in [("[]", "no object"), ("{", "not JSON"), ('{"servces": []}', "servces"), ('{"egress": "x"}', "not a list")]:
+    for text, word in [
+        ("[]", "no object"),
+        ("{", "not JSON"),
+        ('{"servces": []}', "servces"),
+        ('{"egress": "x"}', "not a list"),
+    ]:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(NexusError, match=word):
             read_policy(tmp_path / "bad.json")

@@ -16,6 +16,7 @@ class Steps:
         "ShardIterator", "NextShardIterator", "ApproximateArrivalTimestamp", "LastModifiedDate", "Date", "KeyId", "CiphertextBlob", "Arn",
         "AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration", "QueueUrl", "TopicArn", "SubscriptionArn", "TableArn", "TableId",
         "MillisBehindLatest", "CreationDate", "RevisionId", "LastModified", "LastAccessedDate",
+        "AssumedRoleId", "UserId",
     }  # fmt: skip
 
     def __init__(self):
@@ -40,7 +41,10 @@ class Steps:
 
 def dynamodb(step, mark):
     client, table = boto3.client("dynamodb"), f"table-{mark}"
-    key = {"KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}], "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}]}
+    key = {
+        "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
+        "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
+    }
     client.create_table(TableName=table, BillingMode="PAY_PER_REQUEST", **key)
     step("put", client.put_item, TableName=table, Item={"id": {"S": "1"}, "n": {"N": "1.50"}, "b": {"B": b"\0\xff"}})
     step("get", client.get_item, TableName=table, Key={"id": {"S": "1"}})
@@ -54,17 +58,38 @@ def dynamodb(step, mark):
     step("count", lambda: rows.scan(Select="COUNT")["Count"])
     pages = client.get_paginator("scan").paginate(TableName=table, PaginationConfig={"PageSize": 7})
     step("pages", lambda: [page["Count"] for page in pages])
-    step("update", rows.update_item, Key={"id": "row-01"}, UpdateExpression="ADD n :one", ExpressionAttributeValues={":one": 1}, ReturnValues="ALL_NEW")
-    items = [{"Put": {"TableName": table, "Item": {"id": {"S": "t"}}}}, {"Delete": {"TableName": table, "Key": {"id": {"S": "row-02"}}}}]
+    step(
+        "update",
+        rows.update_item,
+        Key={"id": "row-01"},
+        UpdateExpression="ADD n :one",
+        ExpressionAttributeValues={":one": 1},
+        ReturnValues="ALL_NEW",
+    )
+    items = [
+        {"Put": {"TableName": table, "Item": {"id": {"S": "t"}}}},
+        {"Delete": {"TableName": table, "Key": {"id": {"S": "row-02"}}}},
+    ]
     step("transaction", client.transact_write_items, TransactItems=items)
     step("waiter", client.get_waiter("table_exists").wait, TableName=table)
-    step("large", lambda: client.put_item(TableName=table, Item={"id": {"S": "large"}, "b": {"B": bytes(300_000)}})["ResponseMetadata"]["HTTPStatusCode"])
+    step(
+        "large",
+        lambda: client.put_item(TableName=table, Item={"id": {"S": "large"}, "b": {"B": bytes(300_000)}})["ResponseMetadata"][
+            "HTTPStatusCode"
+        ],
+    )
 
 
 def messages(step, mark):
     sqs, sns = boto3.client("sqs"), boto3.client("sns")
     url = sqs.create_queue(QueueName=f"queue-{mark}")["QueueUrl"]
-    step("send", sqs.send_message, QueueUrl=url, MessageBody="h\u00e4llo", MessageAttributes={"a": {"DataType": "String", "StringValue": "1"}})
+    step(
+        "send",
+        sqs.send_message,
+        QueueUrl=url,
+        MessageBody="h\u00e4llo",
+        MessageAttributes={"a": {"DataType": "String", "StringValue": "1"}},
+    )
     got = step("receive", sqs.receive_message, QueueUrl=url, MessageAttributeNames=["All"])
     step("delete", sqs.delete_message, QueueUrl=url, ReceiptHandle=got["Messages"][0]["ReceiptHandle"])
     step("empty", sqs.receive_message, QueueUrl=url)
@@ -72,13 +97,22 @@ def messages(step, mark):
     topic = sns.create_topic(Name=f"topic-{mark}")["TopicArn"]
     step("publish", sns.publish, TopicArn=topic, Message="m", Subject="s")
     step("no topic", sns.publish, TopicArn=topic + "x", Message="m")
-    step("resource", lambda: boto3.resource("sqs").Queue(url).send_messages(Entries=[{"Id": "1", "MessageBody": "x"}])["Successful"])
+    step(
+        "resource",
+        lambda: boto3.resource("sqs").Queue(url).send_messages(Entries=[{"Id": "1", "MessageBody": "x"}])["Successful"],
+    )
 
 
 def secrets(step, mark):
     ssm, manager, kms, sts = (boto3.client(name) for name in ("ssm", "secretsmanager", "kms", "sts"))
     step("put parameter", ssm.put_parameter, Name=f"/{mark}/a", Value="v", Type="SecureString")
-    step("parameters", lambda: [(p["Name"].rpartition("/")[2], p["Value"]) for p in ssm.get_parameters_by_path(Path=f"/{mark}", WithDecryption=True)["Parameters"]])
+    step(
+        "parameters",
+        lambda: [
+            (p["Name"].rpartition("/")[2], p["Value"])
+            for p in ssm.get_parameters_by_path(Path=f"/{mark}", WithDecryption=True)["Parameters"]
+        ],
+    )
     step("no parameter", ssm.get_parameter, Name="/none")
     manager.create_secret(Name=f"secret-{mark}", SecretString="hush")
     step("secret", lambda: manager.get_secret_value(SecretId=f"secret-{mark}")["SecretString"])
@@ -88,7 +122,11 @@ def secrets(step, mark):
     step("decrypt", lambda: kms.decrypt(CiphertextBlob=box)["Plaintext"])
     step("identity", sts.get_caller_identity)
     role = step("assume", sts.assume_role, RoleArn="arn:aws:iam::123456789012:role/r", RoleSessionName="session")["Credentials"]
-    own = {"aws_access_key_id": role["AccessKeyId"], "aws_secret_access_key": role["SecretAccessKey"], "aws_session_token": role["SessionToken"]}
+    own = {
+        "aws_access_key_id": role["AccessKeyId"],
+        "aws_secret_access_key": role["SecretAccessKey"],
+        "aws_session_token": role["SessionToken"],
+    }
     step("as the role", boto3.client("sts", **own).get_caller_identity)
 
 
@@ -102,7 +140,14 @@ def streams(step, mark):
     step("event", events.put_events, Entries=[{"Source": "s", "DetailType": "t", "Detail": "{}"}])
     logs.create_log_group(logGroupName=f"/{mark}")
     logs.create_log_stream(logGroupName=f"/{mark}", logStreamName="s")
-    step("log", lambda: sorted(logs.put_log_events(logGroupName=f"/{mark}", logStreamName="s", logEvents=[{"timestamp": 1_700_000_000_000, "message": "m"}])))
+    step(
+        "log",
+        lambda: sorted(
+            logs.put_log_events(
+                logGroupName=f"/{mark}", logStreamName="s", logEvents=[{"timestamp": 1_700_000_000_000, "message": "m"}]
+            )
+        ),
+    )
     boto3.client("cloudwatch").put_metric_data(Namespace="n", MetricData=[{"MetricName": "m", "Value": 1.0}] * 20)
 
 

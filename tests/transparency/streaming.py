@@ -48,9 +48,11 @@ class Check(io.RawIOBase):
 
 
 def large(event):
-    config = TransferConfig(multipart_chunksize=event.get("chunk", 8) * MIB, max_concurrency=event.get("threads", 2), io_chunksize=256 << 10)
+    config = TransferConfig(
+        multipart_chunksize=event.get("chunk", 5) * MIB, max_concurrency=event.get("threads", 1), io_chunksize=256 << 10
+    )
     # A body that cannot seek is read into memory part by part: by default ten of them at a time.
-    config.max_in_memory_upload_chunks = 2
+    config.max_in_memory_upload_chunks = 1
     config.max_request_queue_size = config.max_io_queue_size = 4
     size = event["size"]
     began = time.monotonic()

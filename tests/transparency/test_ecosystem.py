@@ -28,7 +28,9 @@ def installed(name):
     from nexus.packaging.depot import Depot
     from nexus.packaging.requirements import add_requirements
 
-    return add_requirements(Depot(Path(os.environ["NEXUS_PACKAGES"])), REQUIREMENTS / f"{name}.txt", interpreter.find(None).executable)
+    return add_requirements(
+        Depot(Path(os.environ["NEXUS_PACKAGES"])), REQUIREMENTS / f"{name}.txt", interpreter.find(None).executable
+    )
 
 
 def native(module, event, path, environment):
@@ -59,8 +61,7 @@ def aws(tmp_path_factory):
     isolation = "process" if kvm.reason_missing() else "kvm"
     endpoints = tuple((service, server.url) for service in SERVICES)
     node = TestNode.start(tmp_path_factory.mktemp("node"), isolation, endpoints=endpoints)
-    names = {f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}": server.url for service in SERVICES}
-    yield node, {**names, **keys(node)}
+    yield node, {"AWS_ENDPOINT_URL": server.url, **keys(node)}
     node.close()
     server.close()
 
