@@ -49,14 +49,14 @@ class Check(io.RawIOBase):
 
 def large(event):
     config = TransferConfig(
-        multipart_chunksize=event.get("chunk", 5) * MIB, max_concurrency=event.get("threads", 1), io_chunksize=256 << 10
+        multipart_chunksize=event.get("chunk", 8) * MIB, max_concurrency=event.get("threads", 2), io_chunksize=256 << 10
     )
     # A body that cannot seek is read into memory part by part: by default ten of them at a time.
-    config.max_in_memory_upload_chunks = 1
+    config.max_in_memory_upload_chunks = 2
     config.max_request_queue_size = config.max_io_queue_size = 4
     size = event["size"]
     began = time.monotonic()
-    s3.upload_fileobj(Pattern(size), event["bucket"], "large", Config=config)
+    s3.upload_fileobj(io.BufferedReader(Pattern(size), MIB), event["bucket"], "large", Config=config)
     middle = time.monotonic()
     seen = Check()
     # One reader: threads would have the parts out of order, which wants a file that can seek.
