@@ -4,11 +4,13 @@ An event names a scenario and a bucket; the result is the described outcome of e
 """
 
 import io
+import json
 import os
 import tempfile
 import threading
 
 import boto3
+import s3_scenarios
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.stub import Stubber
@@ -24,6 +26,7 @@ class Steps:
     def __init__(self, bucket):
         self.bucket = bucket
         self.log = []
+        self.named = []
 
     def __call__(self, name, call, *args, **kwargs):
         try:
@@ -36,6 +39,17 @@ class Steps:
 
     def note(self, name, value):
         self.log.append([name, describe(value, self.bucket)])
+
+    def names(self, ids):
+        """Ids that the server chose: shown from now on by their number."""
+        self.named += ids
+
+    def told(self):
+        """The log, with numbers for those ids."""
+        text = json.dumps(self.log)
+        for number, name in enumerate(self.named):
+            text = text.replace(name, f"<id {number}>")
+        return json.loads(text)
 
 
 def put(step, b):
@@ -362,7 +376,7 @@ def explicit(step, b, event):
     step("post", lambda: sorted(fields["fields"]))
 
 
-SCENARIOS = [put, get, streams, listing, others, resources, transfers, hooks, configured, threads]
+SCENARIOS = [put, get, streams, listing, others, resources, transfers, hooks, configured, threads, *s3_scenarios.SCENARIOS]
 WITH_EVENT = [services, explicit, unreachable]
 
 
@@ -377,4 +391,4 @@ def handler(event, context):
     for scenario in WITH_EVENT:
         if scenario.__name__ == name:
             scenario(step, bucket, event)
-    return step.log
+    return step.told()

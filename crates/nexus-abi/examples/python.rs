@@ -87,6 +87,7 @@ fn operations() {
     line("CLOSE", operation::CLOSE);
     line("S3", operation::S3);
     line("HTTP", operation::HTTP);
+    line("PRESIGN", operation::PRESIGN);
     line("WEB_CONNECT", operation::WEB_CONNECT);
     line("WEB_TLS", operation::WEB_TLS);
     line("RPC", operation::RPC);

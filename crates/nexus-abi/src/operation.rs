@@ -16,6 +16,8 @@ pub const CLOSE: u16 = 5;
 pub const S3: u16 = 16;
 /// An HTTP request made by a real SDK, unsigned. The host signs it where it asks for that, and sends it.
 pub const HTTP: u16 = 17;
+/// A signature to take away: a presigned URL, the fields of a form for S3's POST, a database's connection token.
+pub const PRESIGN: u16 = 18;
 /// Open a conversation with a web server: a socket whose connection the host has. What the guest sends follows in
 /// [`BODY`] parts to this submission's id, what comes is read with [`READ`].
 pub const WEB_CONNECT: u16 = 19;

@@ -70,8 +70,9 @@ fn numbers_of_version_1() {
         operation::CLOSE,
         operation::S3,
         operation::HTTP,
+        operation::PRESIGN,
     ];
-    assert_eq!(operations, [1, 2, 3, 4, 5, 16, 17]);
+    assert_eq!(operations, [1, 2, 3, 4, 5, 16, 17, 18]);
     let flags = [
         operation::NEXT_RESULT,
         operation::NEXT_ERROR,

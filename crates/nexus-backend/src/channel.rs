@@ -204,7 +204,7 @@ impl Channel {
                 }
                 self.completer.complete(s, &Answer::default());
             }
-            abi::S3 | abi::HTTP => self.operate(s, &head, body),
+            abi::S3 | abi::HTTP | abi::PRESIGN => self.operate(s, &head, body),
             abi::WEB_CONNECT => self.converse(s, &head),
             abi::WEB_TLS => self.secure(s, &head, body),
             abi::RPC => self.call(s, &head, body),

@@ -1,9 +1,13 @@
 //! The operations that reach a server: from a submission's head to a reply and its body.
 
+mod checksum;
 mod http_op;
+mod presign;
 mod reader;
 pub mod rpc;
 mod s3;
+mod s3_model;
+mod s3_table;
 mod send;
 pub mod web;
 
@@ -134,6 +138,7 @@ pub async fn execute(
     let work = async {
         match operation {
             abi::S3 => s3::execute(engine, identity, parse(head)?, body).await,
+            abi::PRESIGN => presign::execute(engine, identity, parse(head)?),
             _ => http_op::execute(engine, identity, parse(head)?, body).await,
         }
     };

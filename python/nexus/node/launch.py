@@ -38,6 +38,7 @@ class Settings:
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
     :param cgroups: put all instances into a control group, where the node may make one.
     :param deadline: seconds that each process may take until it serves.
+    :param endpoints: service and URL of AWS services that this node has endpoints of its own for, besides S3.
     """
 
     port: int = DEFAULT_PORT
@@ -48,6 +49,7 @@ class Settings:
     shells: int = 2
     deadline: float = 20.0
     cgroups: bool = False
+    endpoints: tuple[tuple[str, str], ...] = ()
 
 
 def up(state: Path, settings: Settings) -> NodeRecord:
@@ -160,6 +162,7 @@ def _start(state: Path, settings: Settings, started: dict[str, Process]) -> Node
 def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
     # JSON's strings are TOML's basic strings.
     text = json.dumps
+    others = "".join(f"{service} = {text(url)}\n" for service, url in settings.endpoints if service != "s3")
     return (
         f'listen = "127.0.0.1:{settings.port}"\n'
         f"state = {text(str(home))}\n"
@@ -170,7 +173,7 @@ def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
         f"max_instances = {settings.max_instances}\n"
         f"shells = {settings.shells}\n"
         f"cgroups = {text(settings.cgroups)}\n"
-        f"\n[endpoints]\ns3 = {text(store_url)}\n"
+        f"\n[endpoints]\ns3 = {text(store_url)}\n{others}"
         f"\n[credentials]\nfile = {text(str(secret))}\n"
     )
 

@@ -39,6 +39,8 @@ pub struct Head {
 struct Sign {
     service: String,
     region: String,
+    /// SHA-256 of a body that comes in parts, in hexadecimal digits, or UNSIGNED-PAYLOAD.
+    payload_hash: Option<String>,
 }
 
 fn sixty() -> f64 {
@@ -73,8 +75,9 @@ pub async fn execute(
     if let Err(denied) = policy.call(&call) {
         return Ok(refused(&call, &denied));
     }
-    if let Some(Sign { service, region }) = &sign {
-        let hash = hash(service, &url, &body, &headers)?;
+    if let Some(sign) = &sign {
+        let (service, region) = (&sign.service, &sign.region);
+        let hash = hash(sign, &url, &body, &headers)?;
         if service.starts_with("s3") {
             set(&mut headers, "X-Amz-Content-SHA256", &hash);
         }
@@ -140,44 +143,49 @@ fn scope(head: &mut Head) -> Result<Option<Sign>, Refusal> {
                 ["aws4_request", service, region, ..] => Some(Sign {
                     service: (*service).to_owned(),
                     region: (*region).to_owned(),
+                    payload_hash: None,
                 }),
                 _ => return Err(Refusal::invalid("Authorization names no scope")),
             }
         }
     };
-    let sound = |text: &str| {
-        !text.is_empty()
-            && text.len() <= 64
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-    };
     match &sign {
-        Some(sign) if !sound(&sign.service) || !sound(&sign.region) => {
+        Some(sign) if !is_scope_part(&sign.service) || !is_scope_part(&sign.region) => {
             Err(Refusal::invalid("the scope to sign for has odd characters"))
         }
         _ => Ok(sign),
     }
 }
 
+/// Whether a text may be a service or a region.
+pub fn is_scope_part(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 64
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
 /// The payload's hash, as it is signed.
-fn hash(
-    service: &str,
-    url: &Url,
-    body: &RequestBody,
-    headers: &Headers,
-) -> Result<String, Refusal> {
+fn hash(sign: &Sign, url: &Url, body: &RequestBody, headers: &Headers) -> Result<String, Refusal> {
     if let Some(given) = values(headers, "x-amz-content-sha256").next() {
         return Ok(given.to_owned());
     }
-    let s3 = service.starts_with("s3");
+    if let (RequestBody::Parts(_), Some(told)) = (body, &sign.payload_hash) {
+        let is_hash = told.len() == 64 && told.bytes().all(|b| b.is_ascii_hexdigit());
+        if is_hash || told == UNSIGNED {
+            return Ok(told.clone());
+        }
+        return Err(Refusal::invalid("the payload's hash is none"));
+    }
+    let s3 = sign.service.starts_with("s3");
     match body {
         RequestBody::Whole(bytes) if bytes.is_empty() => Ok(EMPTY_SHA256.to_owned()),
         RequestBody::Whole(_) if s3 && url.authority.https => Ok(UNSIGNED.to_owned()),
         RequestBody::Whole(bytes) => Ok(payload_hash(bytes)),
         RequestBody::Parts(_) if s3 => Ok(UNSIGNED.to_owned()),
         RequestBody::Parts(_) => Err(Refusal::invalid(
-            "a body that comes in parts can be signed for S3 only, or with the header X-Amz-Content-SHA256",
+            "a body that comes in parts can be signed for S3 only, or with its hash",
         )),
     }
 }

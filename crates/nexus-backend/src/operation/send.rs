@@ -1,5 +1,6 @@
 //! What S3 and HTTP operations have in common: headers, signatures, replies.
 
+use super::checksum::Algorithm;
 use super::{BodyReader, Content, Engine, Refusal, Reply};
 use crate::FunctionIdentity;
 use crate::credentials::Credentials;
@@ -114,9 +115,9 @@ pub fn reply(
     response: Response,
     authority: &Authority,
     retries: u32,
-    crc32: Option<String>,
+    checksum: Option<(Algorithm, String)>,
 ) -> Reply {
-    let reader = BodyReader::new(response.body, authority.to_string(), crc32);
+    let reader = BodyReader::new(response.body, authority.to_string(), checksum);
     Reply {
         head: reply_head(response.status, &response.headers, retries),
         body: Content::Http(Box::new(reader)),

@@ -95,6 +95,13 @@ class Channel:
         """Bytes of the heap that nothing holds."""
         return self._heap.free_bytes
 
+    def share(self, wanted: int, least: int) -> int:
+        """Room to ask for at most, for a body that may stay unread: a quarter of what is free, between `least` and `wanted`.
+
+        So each further unread body gets less, and any number of them holds little.
+        """
+        return max(least, min(wanted, self._heap.free_bytes // 4, self.room_limit))
+
     def release(self, offset: int, length: int) -> None:
         """Give heap back; wakes threads that wait for some."""
         with self._lock:
