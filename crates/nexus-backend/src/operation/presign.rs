@@ -85,7 +85,7 @@ pub fn execute(engine: &Engine, identity: &FunctionIdentity, head: Head) -> Resu
     let answer = match head.conditions {
         Some(conditions) => {
             let until = iso_date(now + expires_s);
-            post(engine, scope, &url, conditions, &until)?
+            post(engine, identity, scope, &url, conditions, &until)?
         }
         None => {
             let mut headers = clean(head.headers)?;
@@ -101,7 +101,7 @@ pub fn execute(engine: &Engine, identity: &FunctionIdentity, head: Head) -> Resu
                 headers: &headers,
                 payload_hash,
             };
-            let credentials = engine.credentials(&url.authority.to_string())?;
+            let credentials = engine.credentials(identity, &url.authority.to_string())?;
             let query = engine.signer.presign(&credentials, scope, &what, expires_s);
             let base = head.url.split(['?', '#']).next().unwrap_or_default();
             json!({"url": format!("{base}?{query}")})
@@ -153,6 +153,7 @@ fn place(url: &Url, conditions: &[Value]) -> Url {
 /// The fields that a form for S3's POST gets: policy and signature.
 fn post(
     engine: &Engine,
+    identity: &FunctionIdentity,
     scope: Scope<'_>,
     url: &Url,
     mut conditions: Vec<Value>,
@@ -163,7 +164,7 @@ fn post(
             "S3 alone takes forms, with 256 conditions",
         ));
     }
-    let credentials = engine.credentials(&url.authority.to_string())?;
+    let credentials = engine.credentials(identity, &url.authority.to_string())?;
     let mut fields = vec![
         ("x-amz-algorithm", ALGORITHM.to_owned()),
         ("x-amz-credential", scope.credential(&credentials)),

@@ -29,7 +29,7 @@ const OF_PROCESS: [&str; 9] = [
 ];
 
 /// The others.
-const FIXED: [&str; 30] = [
+const FIXED: [&str; 31] = [
     "/proc/self/exe",
     "/proc/self/cwd",
     "/proc/self/cgroup",
