@@ -149,20 +149,35 @@ mod tests {
     use super::*;
 
     /// A tree of plain files where the kernel's would be.
-    fn tree(own: &str, directories: &[&str]) -> (tempfile::TempDir, PathBuf) {
-        let mounts = tempfile::tempdir().unwrap();
-        for directory in directories {
-            fs::create_dir_all(mounts.path().join(directory)).unwrap();
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str, own: &str, directories: &[&str]) -> (Self, PathBuf) {
+            let path = std::env::temp_dir().join(format!("nexus-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            for directory in directories {
+                fs::create_dir_all(path.join(directory)).unwrap();
+            }
+            let proc = path.join("own");
+            fs::write(&proc, own).unwrap();
+            (Self(path), proc)
         }
-        let proc = mounts.path().join("own");
-        fs::write(&proc, own).unwrap();
-        (mounts, proc)
+
+        fn path(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
     }
 
     #[test]
     fn the_old_version_has_one_group_for_each_controller() {
         let own = "4:memory:/a/b\n2:cpuacct,cpu:/\n0::/\n";
-        let (mounts, proc) = tree(own, &["memory/a/b", "cpu"]);
+        let (mounts, proc) = Tree::new("v1", own, &["memory/a/b", "cpu"]);
         let group = Group::make(&proc, mounts.path()).unwrap();
         let name = format!("nexus-instances-{}", std::process::id());
         let limit = fs::read_to_string(
@@ -182,7 +197,8 @@ mod tests {
 
     #[test]
     fn the_new_version_moves_the_daemon_beside_its_instances() {
-        let (mounts, proc) = tree(
+        let (mounts, proc) = Tree::new(
+            "v2",
             "0::/system.slice/nexus.service\n",
             &["system.slice/nexus.service"],
         );
@@ -209,7 +225,7 @@ mod tests {
 
     #[test]
     fn without_controllers_the_reason_is_told() {
-        let (mounts, proc) = tree("0::/\n", &[]);
+        let (mounts, proc) = Tree::new("none", "0::/\n", &[]);
         let error = Group::make(&proc, mounts.path()).unwrap_err().to_string();
         assert!(error.contains("memory"), "{error}");
     }
