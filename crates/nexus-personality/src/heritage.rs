@@ -59,6 +59,7 @@ pub struct Heritage {
     pub(crate) groups: Arc<Groups>,
     pub(crate) parent: Weak<Process>,
     pub(crate) statm: Arc<OwnedFd>,
+    pub(crate) pagemap: Option<Arc<OwnedFd>>,
 }
 
 impl Heritage {
@@ -110,6 +111,7 @@ impl Heritage {
             groups: Arc::clone(&from.groups),
             parent,
             statm: Arc::clone(&from.statm),
+            pagemap: from.pagemap.clone(),
             config: Config {
                 program,
                 device: None,

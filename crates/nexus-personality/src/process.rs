@@ -17,6 +17,7 @@ use crate::signal::{self, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -96,6 +97,8 @@ pub struct Process {
     device: Mutex<DeviceMap>,
     unknown: Mutex<BTreeMap<u64, u64>>,
     pub(crate) statm: Arc<OwnedFd>,
+    /// Which pages are its own; absent where the host does not tell.
+    pub(crate) pagemap: Option<Arc<OwnedFd>>,
     memory_refused: AtomicBool,
 }
 
@@ -111,24 +114,19 @@ fn fresh_pid() -> i32 {
     i32::from_le_bytes(bytes).rem_euclid(30_000) + 2
 }
 
-/// The hypervisor's own use of memory, opened before the jail.
-fn open_statm() -> Result<OwnedFd, Error> {
+/// What the host tells of the hypervisor's own memory, opened before the jail.
+fn open_own(name: &CStr) -> Result<OwnedFd, Error> {
     // SAFETY: a static name; the result is checked.
-    let statm = unsafe {
-        libc::open(
-            c"/proc/self/statm".as_ptr(),
-            libc::O_RDONLY | libc::O_CLOEXEC,
-        )
-    };
-    if statm < 0 {
+    let fd = unsafe { libc::open(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if fd < 0 {
         let source = io::Error::last_os_error();
         return Err(Error::Host {
-            doing: "opening /proc/self/statm",
+            doing: "opening what /proc/self tells of memory",
             source,
         });
     }
     // SAFETY: a fresh descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(statm) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn fresh_key() -> u64 {
@@ -203,7 +201,8 @@ impl Process {
             alive: Arc::default(),
             groups: Arc::default(),
             parent: Weak::new(),
-            statm: Arc::new(open_statm()?),
+            statm: Arc::new(open_own(c"/proc/self/statm")?),
+            pagemap: open_own(c"/proc/self/pagemap").ok().map(Arc::new),
             config,
         };
         Self::inherit(window, machine, heritage)
@@ -249,6 +248,7 @@ impl Process {
             device: Mutex::default(),
             unknown: Mutex::default(),
             statm: heritage.statm,
+            pagemap: heritage.pagemap,
             memory_refused: AtomicBool::new(false),
             config: heritage.config,
         });

@@ -65,8 +65,6 @@ const SERVED: &[i64] = &[
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
-    // Which pages a fork has to copy: of this process's own memory.
-    libc::SYS_mincore,
     libc::SYS_brk,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
