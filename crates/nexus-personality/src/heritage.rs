@@ -10,6 +10,7 @@ use crate::machine::Tid;
 use crate::process::Process;
 use crate::signal::Signals;
 use std::cell::Cell;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -59,6 +60,7 @@ pub struct Heritage {
     pub(crate) groups: Arc<Groups>,
     pub(crate) parent: Weak<Process>,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) pagemap: Option<Arc<OwnedFd>>,
 }
 
 impl Heritage {
@@ -110,6 +112,7 @@ impl Heritage {
             groups: Arc::clone(&from.groups),
             parent,
             ledger: Arc::clone(&from.ledger),
+            pagemap: from.pagemap.clone(),
             config: Config {
                 program,
                 device: None,

@@ -1,6 +1,6 @@
 //! The guest's address space: what is mapped where, kept in step with the host's mappings of the window.
 
-mod copy;
+pub mod copy;
 
 use crate::errno::{EEXIST, EINVAL, ENOMEM, Errno};
 use crate::files::HostFile;

@@ -18,7 +18,9 @@ use crate::signal::{self, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
@@ -108,6 +110,8 @@ pub struct Process {
     device: Mutex<DeviceMap>,
     unknown: Mutex<BTreeMap<u64, u64>>,
     pub(crate) ledger: Arc<Ledger>,
+    /// Which pages are its own; absent where the host does not tell.
+    pub(crate) pagemap: Option<Arc<OwnedFd>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -120,6 +124,21 @@ fn fresh_pid() -> i32 {
     // SAFETY: a live buffer of the length given; short reads do not happen for 4 bytes.
     unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     i32::from_le_bytes(bytes).rem_euclid(30_000) + 2
+}
+
+/// What the host tells of the hypervisor's own memory, opened before the jail.
+fn open_own(name: &CStr) -> Result<OwnedFd, Error> {
+    // SAFETY: a static name; the result is checked.
+    let fd = unsafe { libc::open(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if fd < 0 {
+        let source = io::Error::last_os_error();
+        return Err(Error::Host {
+            doing: "opening what /proc/self tells of memory",
+            source,
+        });
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn fresh_key() -> u64 {
@@ -198,6 +217,7 @@ impl Process {
                 doing: "opening /proc/self/statm",
                 source,
             })?,
+            pagemap: open_own(c"/proc/self/pagemap").ok().map(Arc::new),
             config,
         };
         Self::inherit(window, machine, heritage)
@@ -247,6 +267,7 @@ impl Process {
             device: Mutex::default(),
             unknown: Mutex::default(),
             ledger: heritage.ledger,
+            pagemap: heritage.pagemap,
             config: heritage.config,
         });
         process.groups.attach(process.pid(), &process);

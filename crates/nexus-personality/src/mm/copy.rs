@@ -9,26 +9,28 @@ use crate::errno::{EFAULT, ENOMEM, Errno, check};
 use crate::host;
 use crate::window::{CHUNK, PAGE};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 type Page = [u8; PAGE as usize];
+
+/// On what terms a copy is made.
+pub struct Terms<'a> {
+    /// `/proc/self/pagemap`, opened before the jail; without it every page is looked at.
+    pub pagemap: Option<RawFd>,
+    /// Untouched pages of the parent may have content, a snapshot's.
+    pub restored: bool,
+    /// Asked before each piece of memory that the copy takes, in bytes.
+    pub room: &'a dyn Fn(u64) -> Result<(), Errno>,
+}
 
 impl AddressSpace {
     /// Fill this one, which is empty, with a copy of `parent`: private memory is copied, shared memory is shared. The
     /// device stays the parent's: in place of its memory the copy has zeros.
     ///
-    /// `restored`: untouched pages of the parent may have content, a snapshot's. `room` is asked before each piece of
-    /// memory that the copy takes, in bytes.
-    ///
     /// # Errors
-    /// What `room` says; the host's.
-    pub fn copy_from(
-        &mut self,
-        parent: &Self,
-        restored: bool,
-        room: &dyn Fn(u64) -> Result<(), Errno>,
-    ) -> Result<(), Errno> {
+    /// What `Terms::room` says; the host's.
+    pub fn copy_from(&mut self, parent: &Self, terms: &Terms) -> Result<(), Errno> {
         for (start, vma) in &parent.vmas {
             let (start, length) = (*start, vma.end - start);
             let mut copy = vma.clone();
@@ -44,7 +46,7 @@ impl AddressSpace {
                 Backing::Shared(_) => self.show(parent, start, vma)?,
                 Backing::Anonymous => {
                     self.host_map(start, length, READ_WRITE, false, None)?;
-                    self.copy_pages(parent, start, vma, restored, room)?;
+                    self.copy_pages(parent, start, vma, terms)?;
                     self.seal(start, vma)?;
                 }
                 Backing::File(..) | Backing::Memory(..) if vma.shared => {
@@ -54,7 +56,7 @@ impl AddressSpace {
                     let prot = if vma.written { READ_WRITE } else { vma.prot };
                     self.host_map(start, length, prot, false, source(vma))?;
                     if vma.written {
-                        self.copy_pages(parent, start, vma, true, room)?;
+                        self.copy_pages(parent, start, vma, terms)?;
                         self.seal(start, vma)?;
                     }
                 }
@@ -104,28 +106,23 @@ impl AddressSpace {
 
     /// Copy what of a private mapping differs from what a fresh mapping of it shows. As on Linux, what another
     /// thread of the parent writes meanwhile may be in the copy or not.
-    fn copy_pages(
-        &self,
-        parent: &Self,
-        start: u64,
-        vma: &Vma,
-        untouched_too: bool,
-        room: &dyn Fn(u64) -> Result<(), Errno>,
-    ) -> Result<(), Errno> {
+    fn copy_pages(&self, parent: &Self, start: u64, vma: &Vma, terms: &Terms) -> Result<(), Errno> {
         let hidden = host_prot(vma.prot) == libc::PROT_NONE;
         for from in (start..vma.end).step_by(CHUNK as usize) {
             let length = CHUNK.min(vma.end - from);
-            // What nobody may read is mostly a reservation, and large: only what is there counts.
-            let there = if untouched_too && !hidden {
-                None
-            } else {
-                let there = parent.resident(from, length)?;
-                if there.iter().all(|page| page & 1 == 0) {
-                    continue;
+            // What nobody may read is mostly a reservation, and large: of a restored parent's, too, only what it has
+            // touched counts.
+            let there = match terms.pagemap {
+                Some(pagemap) if hidden || !terms.restored => {
+                    let there = parent.own_pages(pagemap, from, length)?;
+                    if !there.contains(&true) {
+                        continue;
+                    }
+                    Some(there)
                 }
-                Some(there)
+                _ => None,
             };
-            room(length)?;
+            (terms.room)(length)?;
             if hidden {
                 parent.set_host_prot(from, length, libc::PROT_READ)?;
             }
@@ -143,11 +140,11 @@ impl AddressSpace {
         parent: &Self,
         from: u64,
         length: u64,
-        there: Option<&[u8]>,
+        there: Option<&[bool]>,
     ) -> Result<(), Errno> {
         let (mut page, mut fresh): (Page, Page) = ([0; PAGE as usize], [0; PAGE as usize]);
         for (index, address) in (from..from + length).step_by(PAGE as usize).enumerate() {
-            if there.is_some_and(|t| t.get(index).is_none_or(|p| p & 1 == 0)) {
+            if there.is_some_and(|t| t.get(index) != Some(&true)) {
                 continue;
             }
             let old = parent.window.host(address, PAGE).ok_or(EFAULT)?;
@@ -168,14 +165,21 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Which pages of a range the host has at hand: one byte each, bit 0. Of anonymous memory the others are zero.
-    fn resident(&self, from: u64, length: u64) -> Result<Vec<u8>, Errno> {
+    /// Which pages of a range are this process's own, in memory or swapped out.
+    fn own_pages(&self, pagemap: RawFd, from: u64, length: u64) -> Result<Vec<bool>, Errno> {
+        const PRESENT_OR_SWAPPED: u64 = 3 << 62;
+        const OF_FILE: u64 = 1 << 61;
         let at = self.window.host(from, length).ok_or(EFAULT)?;
-        let mut pages = vec![0u8; (length / PAGE) as usize];
-        // SAFETY: a range of the window, and a byte for each of its pages.
-        let done =
-            unsafe { libc::mincore(at as *mut libc::c_void, length as usize, pages.as_mut_ptr()) };
-        check(i64::from(done)).map(|_| pages)
+        let mut entries = vec![0u64; (length / PAGE) as usize];
+        let size = entries.len() * 8;
+        let offset = i64::try_from(at / PAGE * 8).map_err(|_| EFAULT)?;
+        // SAFETY: a live buffer of the size given.
+        let got = unsafe { libc::pread(pagemap, entries.as_mut_ptr().cast(), size, offset) };
+        if check(got as i64)? != size as u64 {
+            return Err(EFAULT);
+        }
+        let own = |entry: &u64| entry & PRESENT_OR_SWAPPED != 0 && entry & OF_FILE == 0;
+        Ok(entries.iter().map(own).collect())
     }
 }
 

@@ -4,8 +4,10 @@ use super::processes::with_place;
 use crate::errno::{ENOSYS, SysResult};
 use crate::heritage::Heritage;
 use crate::machine::{Cpu, ThreadState};
+use crate::mm::copy::Terms;
 use crate::process::{Error, Process};
 use crate::thread::Thread;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 const CHILD_SIGNAL: u64 = libc::SIGCHLD as u64;
@@ -81,10 +83,12 @@ impl Process {
     /// Fill the address space, which is empty, with a copy of `parent`'s.
     fn copy_memory(&self, parent: &Self) -> Result<(), Error> {
         // Of a restored guest the untouched pages lie in the snapshot.
-        let restored = parent.generation() > 0;
-        let copied = self
-            .mm()
-            .copy_from(&parent.mm(), restored, &|more| self.check_memory(more));
+        let terms = Terms {
+            pagemap: parent.pagemap.as_ref().map(|fd| fd.as_raw_fd()),
+            restored: parent.generation() > 0,
+            room: &|more| self.check_memory(more),
+        };
+        let copied = self.mm().copy_from(&parent.mm(), &terms);
         copied.map_err(|errno| Error::Guest {
             doing: "copying a process",
             errno,

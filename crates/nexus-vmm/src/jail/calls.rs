@@ -207,7 +207,6 @@ pub static ALLOWED: &[Group] = &[
             call!(SYS_munmap),
             call!(SYS_mremap),
             call!(SYS_madvise),
-            call!(SYS_mincore),
             call!(SYS_brk),
         ],
     },
