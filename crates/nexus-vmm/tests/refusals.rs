@@ -1,5 +1,5 @@
 //! Snapshots that must not be used: refused with the reason, and none ever breaks the hypervisor.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod common;
 
