@@ -95,7 +95,7 @@ def test_functions_share_their_base_in_memory_and_on_disk(node, handlers):
     for name in names:
         (instance,) = instances(node, name)
         rss, pss = shown(instance["pid"], inode)
-        assert rss > 1 << 20
+        assert rss > 1 << 18
         assert pss < rss / 3, "its base is not shared"
 
 
