@@ -90,11 +90,12 @@ def test_functions_share_their_base_in_memory_and_on_disk(node, handlers):
     base = (found[0] / "base").stat()
     assert base.st_nlink > len(names)
     own = [(path / "pages").stat().st_blocks * 512 for path in found]
-    assert max(own) < base.st_blocks * 512 / 4, (own, base.st_blocks * 512)
+    assert max(own) < base.st_blocks * 512 / 2, (own, base.st_blocks * 512)
+    print(f"own pages {max(own) >> 20} MiB beside a base of {base.st_blocks >> 11} MiB")
     for name in names:
         (instance,) = instances(node, name)
         rss, pss = shown(instance["pid"], inode)
-        assert rss > 1 << 20
+        assert rss > 1 << 18
         assert pss < rss / 3, "its base is not shared"
 
 

@@ -124,6 +124,7 @@ fn devices() {
     hex("WAIT", device::WAIT);
     hex("SNAPSHOT", device::SNAPSHOT);
     hex("SNAPSHOT_AND_HOLD", device::SNAPSHOT_AND_HOLD);
+    line("HOLD_LIMIT_MS", device::HOLD_LIMIT_MS);
     hex("SIZE", device::SIZE);
     hex("GENERATION", device::GENERATION);
     hex("RENEWED", device::RENEWED);

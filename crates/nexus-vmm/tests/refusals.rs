@@ -66,7 +66,7 @@ fn written(metadata: &[u8], pages: &[u8]) -> tempfile::TempDir {
 }
 
 fn refusal(metadata: &[u8], pages: &[u8]) -> String {
-    read::verify(written(metadata, pages).path()).expect_err("it is accepted")
+    read::verify(written(metadata, pages).path()).unwrap_err()
 }
 
 /// The file with other bytes, its checksums right: as a hostile hypervisor writes it.
