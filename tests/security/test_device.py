@@ -5,15 +5,17 @@ from __future__ import annotations
 import concurrent.futures
 
 import pytest
+from framework import kvm
+from framework.node import TestNode
+
+pytestmark = pytest.mark.kvm
 
 HANDLER = r'''
-import ctypes, fcntl, gc, mmap, os, threading
-from nexus.guest.device.transport import DeviceTransport
-
-libc = ctypes.CDLL(None, use_errno=True)
+import fcntl, mmap, os, threading
+from nexus.guest.device import open_channel
 
 def transport():
-    return next(found for found in gc.get_objects() if type(found) is DeviceTransport)
+    return open_channel()._transport
 
 def resize(device):
     """What of all attempts had an effect."""
@@ -71,16 +73,19 @@ def handler(event, context):
 
 
 @pytest.fixture(scope="module")
-def deployed(node, tmp_path_factory):
-    """The node, with a function that attacks and one that does not."""
-    if node.isolation != "kvm":
-        pytest.skip("the device is a microVM's")
+def deployed(tmp_path_factory):
+    """A node of microVMs, with a function that attacks and one that does not."""
+    kvm.require()
+    node = TestNode.start(tmp_path_factory.mktemp("node"), "kvm")
     folder = tmp_path_factory.mktemp("function")
     (folder / "attacks.py").write_text(HANDLER)
     for name in ("attacks", "bystander"):
         node.deploy(name, folder / "attacks.py", memory_mib=128, timeout_s=60, max_instances=2)
-    assert node.invoke("bystander", {"what": "nothing"})[0] == "served"
-    return node
+    try:
+        assert node.invoke("bystander", {"what": "nothing"})[0] == "served"
+        yield node
+    finally:
+        node.close()
 
 
 def test_an_arena_cannot_be_resized_or_mapped_again(deployed):

@@ -15,8 +15,10 @@ const SHARE: (u64, u64) = (7, 8);
 /// The default is 1024 shares (v1), a weight of 100 (v2).
 const CPU_SHARES: &str = "512";
 const CPU_WEIGHT: &str = "50";
+/// Of a group, before the daemon's process id.
+const NAME: &str = "nexus-instances-";
 
-/// The group. It is removed when dropped, which fails silently as long as an instance lives.
+/// The group. It is removed when dropped or by the next daemon, which fails silently as long as somebody is in it.
 #[derive(Debug)]
 pub struct Group {
     directories: Vec<PathBuf>,
@@ -34,7 +36,7 @@ impl Group {
     pub fn make(proc: &Path, mounts: &Path) -> io::Result<Self> {
         let own = fs::read_to_string(proc)?;
         let limit = total_memory()? / SHARE.1 * SHARE.0;
-        let name = format!("nexus-instances-{}", std::process::id());
+        let name = format!("{NAME}{}", std::process::id());
         let mut group = Self {
             directories: Vec::new(),
             tasks: Vec::new(),
@@ -86,6 +88,13 @@ impl Group {
     }
 
     fn directory(&mut self, path: &Path) -> io::Result<()> {
+        // Groups of daemons that are gone: a daemon that ends is in its own. One that is in use stays.
+        for left in path.parent().into_iter().flat_map(fs::read_dir).flatten() {
+            let left = left?;
+            if left.file_name().to_string_lossy().starts_with(NAME) {
+                let _ = fs::remove_dir(left.path());
+            }
+        }
         fs::create_dir(path)
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
         self.directories.push(path.to_path_buf());
