@@ -27,6 +27,7 @@ class Selection:
             if self._following:
                 if ticket.completion is None:
                     self._channel.followers[ticket] = None
+                    self._channel.pass_lead()  # without a ticket it did not lead, and perhaps nobody does
                 else:
                     self._open()
 

@@ -14,6 +14,8 @@ from . import operations, wire
 
 _ROOM = 1 << 16
 _PIECE = 1 << 17
+# Messages that may be on their way while the application goes on.
+_UNSEEN = 8
 # A unary answer of up to this much comes in one piece.
 _WHOLE_ROOM = 1 << 17
 
@@ -50,6 +52,7 @@ class Call:
         datum: Any,
         watch: Callable[["Call", Ticket], None],
         emit: Callable[[Any, Any], None],
+        event: Callable[[Any, Any], Any],
     ) -> None:
         self._channel = channel
         self._request = request
@@ -57,6 +60,8 @@ class Call:
         self._datum = datum
         self._watch = watch
         self._emit = emit
+        self._event = event
+        self._sent: deque[Ticket] = deque()
         self._lock = threading.RLock()
         self._batches: list[tuple[Any, Any]] = []
         self._unframer = wire.Unframer(request.limit)
@@ -138,12 +143,19 @@ class Call:
         """One more batch. False where the call has ended, and nothing will come of it."""
         if self._outcome is not None and not self._messages and all(o.kind.startswith("send_") for o in batch):
             return False
+        if tag is not None and len(batch) == 1 and self._at_once(batch[0]):
+            tag(self._event(tag, batch))
+            with self._lock:
+                self._advance()
+            return True
         with self._lock:
             self._batches.append((batch, tag))
         for operation in batch:
             # Not under the lock: what makes room for a large message may need it.
-            if operation.kind == "send_message":
+            if operation.kind == "send_message" and operation.ticket is None:
                 operation.ticket = self._send(wire.frame(operation.content, self._request.encoding), last=False)
+                self._watch(self, operation.ticket)
+            elif operation.kind == "send_message":
                 self._watch(self, operation.ticket)
         with self._lock:
             for operation in batch:
@@ -155,6 +167,30 @@ class Call:
                     operation.done = True
             self._advance()
             return True
+
+    def _at_once(self, operation: Any) -> bool:
+        """Do without the detour of an event by another thread what can be done now. Not at the end of a call, whose last
+        event has to come by that thread, which counts calls.
+        """
+        if operation.kind == "receive_message":
+            with self._lock:
+                waiting = any(o.kind == "receive_message" for batch, _ in self._batches for o in batch if not o.done)
+                if waiting or not self._messages:
+                    return False
+                operation.content = self._messages.popleft()
+                operation.done = True
+                return True
+        if operation.kind != "send_message":
+            return False
+        operation.ticket = self._send(wire.frame(operation.content, self._request.encoding), last=False)
+        self._sent.append(operation.ticket)
+        while self._sent and self._sent[0].completion is not None:
+            Reply(self._channel, self._sent.popleft()).release()
+        if len(self._sent) <= _UNSEEN and self._outcome is None:
+            operation.done = True
+            return True
+        self._sent.pop()  # the server is slow: the next message waits until this one has gone
+        return False
 
     def cancel(self, code: int, details: str) -> None:
         """End it here and at the server."""

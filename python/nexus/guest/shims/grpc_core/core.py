@@ -189,7 +189,7 @@ class CoreChannel:
         }
         limit = int(self._options.get("grpc.max_receive_message_length", _DEFAULT_LIMIT))
         request = Request(fields, pairs, encoding, self._authorities, limit)
-        call = Call(self._channel, request, deadline, self._datum, watch, emit)
+        call = Call(self._channel, request, deadline, self._datum, watch, emit, self.event)
         if failed is not None:
             call.fail(*failed)
         return call

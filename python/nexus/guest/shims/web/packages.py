@@ -6,7 +6,6 @@ from typing import Any
 
 from .sockets import Connector, WebSocket
 
-
 # Any object that is no number means the default, as urllib3 has it.
 _DEFAULT = object()
 
