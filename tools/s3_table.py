@@ -47,8 +47,8 @@ def entry(model: OperationModel) -> str:
     needed = ", ".join(f'"{one.lower() if one.startswith("x-") else one}"' for one in required)
     checked = bool(checksum.get("requestAlgorithmMember"))
     bucket, key = (str(part in path).lower() for part in ("{Bucket}", "{Key+}"))
-    return f"""Operation {{ name: "{model.name}", method: "{model.http["method"]}", bucket: {bucket}, key: {key}, fixed: &[{pairs}],
-        query: &[{texts["querystring"]}], headers: &[{texts["header"]}],
+    return f"""Operation {{ name: "{model.name}", method: "{model.http["method"]}", bucket: {bucket}, key: {key},
+        fixed: &[{pairs}], query: &[{texts["querystring"]}], headers: &[{texts["header"]}],
         required: &[{needed}], metadata: {str(metadata).lower()}, body: Body::{body}, checksum: {str(checked).lower()} }},"""
 
 
