@@ -8,6 +8,7 @@ import sys
 from urllib.parse import parse_qsl
 
 import botocore.session
+from botocore.model import OperationModel
 from nexus.guest.shims.boto3_api.api.operations import OPERATIONS
 
 HEAD = """\
@@ -21,7 +22,7 @@ pub const OPERATIONS: &[Operation] = &[
 """
 
 
-def entry(model):
+def entry(model: OperationModel) -> str:
     """One operation's lines."""
     members = model.input_shape.members if model.input_shape is not None else {}
     path, _, fixed = model.http["requestUri"].partition("?")
@@ -45,12 +46,13 @@ def entry(model):
     }
     needed = ", ".join(f'"{one.lower() if one.startswith("x-") else one}"' for one in required)
     checked = bool(checksum.get("requestAlgorithmMember"))
-    return f"""Operation {{ name: "{model.name}", method: "{model.http["method"]}", bucket: {str("{Bucket}" in path).lower()},
-        key: {str("{Key+}" in path).lower()}, fixed: &[{pairs}], query: &[{texts["querystring"]}], headers: &[{texts["header"]}],
+    bucket, key = (str(part in path).lower() for part in ("{Bucket}", "{Key+}"))
+    return f"""Operation {{ name: "{model.name}", method: "{model.http["method"]}", bucket: {bucket}, key: {key},
+        fixed: &[{pairs}], query: &[{texts["querystring"]}], headers: &[{texts["header"]}],
         required: &[{needed}], metadata: {str(metadata).lower()}, body: Body::{body}, checksum: {str(checked).lower()} }},"""
 
 
-def table():
+def table() -> str:
     """The whole file, formatted."""
     model = botocore.session.get_session().get_service_model("s3")
     text = HEAD + "\n".join(entry(model.operation_model(name)) for name in sorted(OPERATIONS)) + "\n];\n"

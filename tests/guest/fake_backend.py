@@ -5,7 +5,7 @@ with botocore's own signer and sent with urllib3.
 """
 
 import base64
-import datetime
+import datetime as dt
 import functools
 import json
 import mmap
@@ -276,7 +276,7 @@ class FakeBackend:
         request = botocore.awsrequest.AWSRequest(method=head["method"], url=head["url"], headers=dict(head.get("headers", [])))
         scope = (self.credentials, head["service"], head["region"])
         if head.get("conditions") is not None:
-            until = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=head["expires_s"])
+            until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=head["expires_s"])
             policy = {"expiration": until.strftime("%Y-%m-%dT%H:%M:%SZ"), "conditions": head["conditions"]}
             request.context["s3-presign-post-policy"] = policy
             botocore.auth.S3SigV4PostAuth(*scope).add_auth(request)

@@ -90,11 +90,8 @@ def aio(step, b):
                 start, rest = await body.read(10), await body.read()
             many = [s3.put_object(Bucket=b, Key=f"n/{n}", Body=bytes([n]) * 1000) for n in range(40)]
             await asyncio.gather(*many)
-            names = []
-            async for page in s3.get_paginator("list_objects_v2").paginate(
-                Bucket=b, Prefix="n/", PaginationConfig={"PageSize": 15}
-            ):
-                names.append(len(page["Contents"]))
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=b, Prefix="n/", PaginationConfig={"PageSize": 15})
+            names = [len(page["Contents"]) async for page in pages]
             try:
                 await s3.get_object(Bucket=b, Key="none")
                 missing = None

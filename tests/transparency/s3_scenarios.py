@@ -10,7 +10,7 @@ from botocore.config import Config
 
 client = boto3.client("s3")
 MIB = 1 << 20
-UTC = dt.timezone.utc
+UTC = dt.UTC
 
 
 def tagging(step, b):

@@ -12,6 +12,7 @@ import threading
 import boto3
 import s3_scenarios
 from boto3.s3.transfer import TransferConfig
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.stub import Stubber
 from describe import describe
@@ -371,6 +372,29 @@ def explicit(step, b, event):
     step("get", lambda: own.get_object(Bucket=b, Key="k")["Body"].read())
     session = boto3.session.Session(aws_access_key_id=key, aws_secret_access_key=secret, region_name="us-east-1")
     step("session", lambda: session.resource("s3").Object(b, "k").get()["Body"].read())
+    anonymous = boto3.client("s3", config=Config(signature_version=UNSIGNED))
+    step("anonymous", anonymous.get_object, Bucket=b, Key="k")
+    wrong = boto3.client("s3", aws_access_key_id=key, aws_secret_access_key="wrong")
+    step("wrong secret", wrong.get_object, Bucket=b, Key="k")
+    step("no such profile", boto3.session.Session, profile_name="somebody")
+    with tempfile.TemporaryDirectory() as folder:
+        # Files of a function's own; what a profile runs or names is looked for inside.
+        path = os.path.join(folder, "config")
+        with open(path, "w") as file:
+            file.write(f"[profile own]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\nregion = us-east-1\n")
+            file.write("[profile runs]\ncredential_process = /nonexistent/program\nregion = us-east-1\n")
+        os.environ["AWS_CONFIG_FILE"] = path
+        try:
+            named = boto3.session.Session(profile_name="own").client("s3")
+            step("profile", lambda: named.get_object(Bucket=b, Key="k")["Body"].read())
+            runs = boto3.session.Session(profile_name="runs")
+            step("process", lambda: type(runs.get_credentials().access_key))
+        finally:
+            del os.environ["AWS_CONFIG_FILE"]
+    step(
+        "no CA file",
+        lambda: boto3.client("s3", verify="/nonexistent/ca.pem", endpoint_url="https://127.0.0.1:1").meta.region_name,
+    )
     step("presigned", lambda: own.generate_presigned_url("get_object", Params={"Bucket": b, "Key": "k"}).split("?")[0])
     fields = own.generate_presigned_post(b, "k")
     step("post", lambda: sorted(fields["fields"]))

@@ -18,7 +18,21 @@ from framework.servers import Moto
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements"
 ALL = os.environ.get("NEXUS_ECOSYSTEM") == "1"
-SERVICES = "dynamodb sqs sns ssm secretsmanager kms sts kinesis events logs cloudwatch iam lambda".split()
+SERVICES = [
+    "dynamodb",
+    "sqs",
+    "sns",
+    "ssm",
+    "secretsmanager",
+    "kms",
+    "sts",
+    "kinesis",
+    "events",
+    "logs",
+    "cloudwatch",
+    "iam",
+    "lambda",
+]
 full = pytest.mark.skipif(not ALL, reason="needs large downloads: make transparency")
 
 

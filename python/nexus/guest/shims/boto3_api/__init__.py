@@ -9,7 +9,6 @@ from ...device import open_channel
 from . import aio, arrow, http, presign, signing
 from .prototypes import Prototypes, duplicate
 
-
 _ENDPOINT = "AWS_ENDPOINT_URL_"
 
 

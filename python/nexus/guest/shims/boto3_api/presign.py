@@ -90,8 +90,8 @@ def _until(expiration: Any) -> int:
 
     if expiration is None:
         return 3600
-    end = dt.datetime.strptime(expiration, botocore.auth.ISO8601).replace(tzinfo=dt.timezone.utc)
-    left = end - dt.datetime.now(dt.timezone.utc)
+    end = dt.datetime.strptime(expiration, botocore.auth.ISO8601).replace(tzinfo=dt.UTC)
+    left = end - dt.datetime.now(dt.UTC)
     return _seconds(round(left.total_seconds()))
 
 
