@@ -72,6 +72,10 @@ def measure(isolation: str, rounds: int, pairs: int) -> report.Report:
             "one invocation a round, whose cost is counted",
             "user and system time, guest and host together; kernel threads are not counted on any side",
         ]
+        if not any("exits" in row.name for row in rows):
+            notes.append(
+                "exits are not shown: KVM's statistics under /sys/kernel/debug cannot be read here, or there is no KVM"
+            )
         return report.Report(
             "Fabric: CPU time per GET+PUT",
             "real boto3 in a plain process, or (where it says so) coupled; client made once and warm, connections kept",
