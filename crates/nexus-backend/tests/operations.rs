@@ -506,21 +506,13 @@ async fn dropping_the_channel_cancels_what_is_under_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_much_waits_behind_itself() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    static BUSY: AtomicUsize = AtomicUsize::new(0);
-    static MOST: AtomicUsize = AtomicUsize::new(0);
-    let server = Server::start(|_, seen: &Seen| {
-        if seen.target.ends_with("/calm") {
-            return ok(b"calm");
-        }
-        MOST.fetch_max(BUSY.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        // The answer takes its time; the count goes down when it is about to leave.
-        std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_millis(390));
-            BUSY.fetch_sub(1, Ordering::SeqCst);
-        });
-        let mut steps = vec![Step::Sleep(400)];
-        steps.extend(ok(b"greedy"));
+    const SLEEP_MS: u64 = 500;
+    let arrivals = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = std::sync::Arc::clone(&arrivals);
+    let server = Server::start(move |_, _: &Seen| {
+        log.lock().unwrap().push(Instant::now());
+        let mut steps = vec![Step::Sleep(SLEEP_MS)];
+        steps.extend(ok(b"late"));
         steps
     })
     .await;
@@ -546,6 +538,10 @@ async fn who_asks_for_much_waits_behind_itself() {
         }
     })
     .await;
-    let most = MOST.load(Ordering::SeqCst);
-    assert!((2..=32).contains(&most), "{most} at a time");
+    // Nothing was answered before this moment, so these were under way at once.
+    let arrivals = arrivals.lock().unwrap();
+    let answered = *arrivals.first().unwrap() + Duration::from_millis(SLEEP_MS);
+    let at_once = arrivals.iter().filter(|at| **at < answered).count();
+    assert!((2..=32).contains(&at_once), "{at_once} at a time");
+    assert_eq!(arrivals.len(), 64);
 }
