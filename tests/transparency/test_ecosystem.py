@@ -84,6 +84,7 @@ def aws(tmp_path_factory):
 def plain(tmp_path_factory):
     """A node, and the environment of a native program that uses its store."""
     isolation = "process" if kvm.reason_missing() else "kvm"
+    # Event loops need socket pairs, which a shell's filter does not let through.
     node = TestNode.start(tmp_path_factory.mktemp("node"), isolation, shells=0)
     yield node, {"AWS_ENDPOINT_URL_S3": node.store_endpoint, **keys(node)}
     node.close()
