@@ -6,8 +6,7 @@ use super::open::resolve_path;
 use crate::errno::{
     EADDRINUSE, EAFNOSUPPORT, EAGAIN, EALREADY, ECONNREFUSED, EINPROGRESS, EINVAL, EISCONN,
     ENETUNREACH, ENOBUFS, ENOENT, ENOTCONN, ENOTSOCK, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
-    EPROTOTYPE, Errno,
-    SysResult, check,
+    EPROTOTYPE, Errno, SysResult, check,
 };
 use crate::files::names::Node;
 use crate::files::outside::{self, Progress};

@@ -127,7 +127,6 @@ if sys.argv[1] == "probe":
     sys.exit(0)
 
 
-
 def good(snapshot):
     with open(snapshot + "/pages") as file:
         return file.read() == "good"
