@@ -9,6 +9,8 @@ mod completer;
 mod config;
 mod credentials;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod http;
 mod operation;
 mod policy;
@@ -16,13 +18,17 @@ mod prefetch;
 mod raw;
 mod ring;
 mod sigv4;
+mod sockets;
 mod stream;
 mod upload;
+mod web;
 mod writes;
 
 pub use channel::Channel;
 pub use config::Config;
+pub use credentials::{Source as CredentialsSource, Store as CredentialsStore};
 pub use error::Error;
+pub use policy::{Document as PolicyDocument, Rules as PolicyRules};
 pub use prefetch::{Copies, PrefetchOptions, PrefetchReport, Template};
 pub use raw::{Part, RawRoom, RawSlice, RequestBody};
 pub use writes::failure::WriteError;
@@ -38,6 +44,7 @@ use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// What all channels of a node share: connections, credentials, policy.
 #[derive(Debug)]
@@ -66,8 +73,8 @@ impl Backend {
         Channel::open(arena, memfd, Arc::clone(&self.engine), identity)
     }
 
-    /// Keep the journal of deferred writes in `directory`, and go on with what it holds. To be called before the first
-    /// instance, on a tokio runtime. Without it, the mode `journal` works as `commit` does.
+    /// Keep the journal of deferred writes in `directory`, whose objects are waited for from now on. To be called before the
+    /// first instance, on a tokio runtime. Without it, the mode `journal` works as `commit` does.
     ///
     /// # Errors
     /// The disk's, or a journal of another version.
@@ -78,6 +85,14 @@ impl Backend {
             .map_err(Error::Config)?;
         writes::replay::start(&self.engine).await;
         Ok(())
+    }
+
+    /// The functions are known now: send what the journal holds of an earlier process, each write for its function.
+    pub fn resume_writes(
+        &self,
+        find: impl Fn(&str) -> Option<FunctionIdentity> + Send + Sync + 'static,
+    ) {
+        self.engine.writes.set_identities(Box::new(find));
     }
 
     pub fn writes(&self) -> WritesStatus {
@@ -122,7 +137,31 @@ impl Backend {
 pub struct FunctionIdentity {
     pub name: String,
     pub region: String,
+    pub policy: Arc<PolicyRules>,
+    /// Its own, where it does not use the node's.
+    pub credentials: Option<Arc<CredentialsStore>>,
+    /// Of all its instances together: operations that may be worked on at a time.
+    pub turns: Arc<Semaphore>,
+    /// Its SDK works in the guest: it reaches the node's endpoints itself, and is handed its credentials.
+    pub coupled: bool,
 }
+
+impl FunctionIdentity {
+    /// One that uses the node's credentials.
+    pub fn new(name: &str, region: &str, policy: Arc<PolicyRules>) -> Self {
+        Self {
+            name: name.to_owned(),
+            region: region.to_owned(),
+            policy,
+            credentials: None,
+            turns: Arc::new(Semaphore::new(FUNCTION_OPERATIONS)),
+            coupled: false,
+        }
+    }
+}
+
+/// Operations of one function that are worked on at a time; more wait for their turn.
+pub const FUNCTION_OPERATIONS: usize = 256;
 
 /// The ends of a channel that belong to the guest side; given to the VMM by inheritance.
 #[derive(Debug)]
@@ -133,6 +172,8 @@ pub struct GuestDescriptors {
     pub doorbell: OwnedFd,
     /// eventfd, backend to guest.
     pub completion: OwnedFd,
+    /// SEQPACKET socket: connections to the outside.
+    pub network: OwnedFd,
 }
 
 /// Head of the reply to NEXT: the invocation (docs/abi.md).

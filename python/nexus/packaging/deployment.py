@@ -28,7 +28,7 @@ class Options:
     :param max_instances: instances at a time; more invocations than that wait.
     :param keep_alive_s: seconds that an idle instance is kept.
     :param isolation: ``auto``, ``kvm`` or ``process``.
-    :param offload: where AWS calls leave the guest: ``api`` or ``http``.
+    :param offload: where AWS calls leave the guest: ``api`` or ``http``; ``coupled``: nowhere, its credentials are given to it.
     :param prewarm: instances to keep ready.
     :param tmp_mib: size of ``/tmp``.
     :param environment: variables for the function.
@@ -38,6 +38,8 @@ class Options:
     :param prefetch_records: read ahead what S3 event records name.
     :param prefetch_learn: read ahead what the function has been seen to read.
     :param requirements: a requirements file, or None.
+    :param credentials: whose requests the function makes: a credentials file, or ``profile:NAME``; None: the node's.
+    :param policy: what the function's I/O may reach (docs/protocols.md); None allows AWS and public addresses.
     :param python: interpreter to run on; by default the one behind the running environment.
     """
 
@@ -56,6 +58,8 @@ class Options:
     prefetch_records: bool = True
     prefetch_learn: bool = False
     requirements: Path | None = None
+    policy: dict[str, Any] | None = None
+    credentials: str | None = None
     python: Path | None = None
 
 
@@ -126,7 +130,14 @@ def document(package: Package, options: Options) -> dict[str, Any]:
             "records": options.prefetch_records,
             "learn": options.prefetch_learn,
         },
+        **({"policy": options.policy} if options.policy is not None else {}),
+        **({"credentials": _credentials(options.credentials)} if options.credentials is not None else {}),
     }
+
+
+def _credentials(text: str) -> dict[str, str]:
+    kind, colon, name = text.partition(":")
+    return {"profile": name} if colon and kind == "profile" else {"file": str(Path(text).absolute())}
 
 
 def check_name(name: str) -> str:

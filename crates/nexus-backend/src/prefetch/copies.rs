@@ -3,7 +3,7 @@
 use super::predict::{Predictor, Source};
 use super::{MAX_BYTES, MAX_OBJECT, PrefetchOptions, Prefetcher};
 use crate::FunctionIdentity;
-use crate::operation::{self, BodyReader, Engine, Refusal, Reply};
+use crate::operation::{self, Content as Body, Engine, Refusal, Reply};
 use crate::raw::{RawRoom, RawSlice, RequestBody};
 use crate::writes::ledger::{ObjectName, now_ns};
 use crate::writes::promise::{ReplyHead, parse_date};
@@ -200,7 +200,7 @@ impl Copies {
             self.stale.fetch_add(1, Ordering::Relaxed);
             return Some(Ok(reply));
         }
-        if let Some(reader) = reply.body {
+        if let Body::Http(reader) = reply.body {
             reader.discard().await;
         }
         if !content.is_same(&answer) {
@@ -309,7 +309,10 @@ async fn read(
         .ok()?;
     let answered_ns = now_ns();
     let answer: ReplyHead = serde_json::from_slice(&reply.head).ok()?;
-    let mut reader = reply.body?;
+    let Body::Http(mut reader) = reply.body else {
+        // The node's own answer: it is denied.
+        return None;
+    };
     if answer.status != 200 {
         reader.discard().await;
         return None;
@@ -353,7 +356,7 @@ impl Content {
     fn into_reply(self) -> Reply {
         Reply {
             head: self.head,
-            body: Some(BodyReader::of_bytes(self.bytes)),
+            body: Body::Memory(self.bytes),
         }
     }
 }

@@ -21,8 +21,9 @@ pub struct Circumstances {
     /// What was read ahead for the invocation.
     pub copies: Option<Arc<Copies>>,
     pub inputs: Arc<Inputs>,
-    /// A body in parts is on its way out: its bytes would overtake a deferred write.
-    pub uploading: bool,
+    /// Something is open that bytes can leave by at any time (a body in parts, a conversation, a socket): they would overtake a
+    /// deferred write.
+    pub open_ended: bool,
 }
 
 impl Circumstances {
@@ -55,6 +56,10 @@ pub async fn execute(
     mut body: RequestBody,
     timeout_ms: u32,
 ) -> Result<Reply, Refusal> {
+    if operation == abi::PRESIGN {
+        // A URL leaves the guest by an effect, or with the outcome.
+        return operation::execute(engine, identity, operation, head, body, timeout_ms).await;
+    }
     let target = Target::of(operation, head);
     let function: Arc<str> = identity.name.as_str().into();
     let mut learn = None;
@@ -63,7 +68,7 @@ pub async fn execute(
         && operation == abi::S3
     {
         match put::way(engine, &function, head, bytes.len()) {
-            Way::Defer(object, model) if scope.is_open() && !around.uploading => {
+            Way::Defer(object, model) if scope.is_open() && !around.open_ended => {
                 let about = (object, &*model);
                 if let Some(reply) =
                     put::defer(engine, identity, &function, scope, about, head, bytes).await
@@ -86,7 +91,7 @@ pub async fn execute(
             around.barrier().await?;
         }
         target.settle(&engine.writes.ledger).await;
-        Ok(())
+        Ok::<(), Refusal>(())
     };
     tokio::time::timeout(limit, clear)
         .await

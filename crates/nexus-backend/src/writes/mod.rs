@@ -13,6 +13,7 @@ pub mod replay;
 pub mod scope;
 pub mod target;
 
+use crate::FunctionIdentity;
 use journal::Journal;
 use ledger::Ledger;
 use promise::Profiles;
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Largest object that is deferred, in bytes.
 pub const LARGEST: usize = 1 << 20;
@@ -62,12 +64,25 @@ impl Default for WriteOptions {
     }
 }
 
+/// Finds a function by its name.
+type Find = Box<dyn Fn(&str) -> Option<FunctionIdentity> + Send + Sync>;
+
+/// The functions that are deployed.
+pub struct Identities(Find);
+
+impl std::fmt::Debug for Identities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identities").finish_non_exhaustive()
+    }
+}
+
 /// What the deferred writes of a node share.
 #[derive(Debug, Default)]
 pub struct Writes {
     pub ledger: Ledger,
     pub profiles: Profiles,
     journal: OnceLock<Arc<Journal>>,
+    identities: watch::Sender<Option<Identities>>,
     counters: Counters,
 }
 
@@ -107,6 +122,18 @@ impl Writes {
         self.journal
             .set(Arc::new(journal))
             .map_err(|_| "the journal is open already".to_owned())
+    }
+
+    /// The functions are known: what an earlier process left can be sent.
+    pub fn set_identities(&self, find: Find) {
+        self.identities.send_replace(Some(Identities(find)));
+    }
+
+    /// Whom a function's writes are made for, once the functions are known. `None`: it is not deployed.
+    pub async fn identity(&self, function: &str) -> Option<Arc<FunctionIdentity>> {
+        let mut known = self.identities.subscribe();
+        let known = known.wait_for(Option::is_some).await.ok()?;
+        known.as_ref()?.0(function).map(Arc::new)
     }
 
     pub fn journal(&self) -> Option<&Arc<Journal>> {

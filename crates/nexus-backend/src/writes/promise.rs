@@ -1,7 +1,7 @@
 //! What a deferred PUT is answered: what this store answered the same function's last PUT to the same bucket, with the ETag
 //! and the checksum of these bytes. Where a store's answer has parts that cannot be known ahead, nothing is deferred.
 
-use crate::operation::crc32_text;
+use crate::operation::{Algorithm, Checksum};
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -51,12 +51,12 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     pub fn of(bytes: &[u8]) -> Self {
-        let mut crc32 = crc32fast::Hasher::new();
+        let mut crc32 = Checksum::new(Algorithm::Crc32);
         crc32.update(bytes);
         let md5 = Md5::digest(bytes);
         Self {
             etag: format!("\"{}\"", crate::sigv4::hex(&md5)),
-            crc32: crc32_text(crc32),
+            crc32: crc32.finish(),
         }
     }
 }

@@ -7,14 +7,14 @@ use super::promise::{self, Fingerprint, Profile, ReplyHead};
 use super::scope::Scope;
 use super::{LARGEST, WriteMode, Writes, replay};
 use crate::FunctionIdentity;
-use crate::operation::{self, Engine, Refusal, Reply};
+use crate::operation::{self, Content, Engine, Refusal, Reply};
 use crate::raw::{RawRoom, RawSlice, RequestBody};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
 /// Headers that change nothing in the answer, or that the answer's model already has.
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 9] = [
     "cache-control",
     "content-disposition",
     "content-encoding",
@@ -24,7 +24,6 @@ const HARMLESS: [&str; 10] = [
     "expires",
     "user-agent",
     "x-amz-storage-class",
-    "x-amz-sdk-checksum-algorithm",
 ];
 /// Bytes of an error's document that are read.
 const MAX_ERROR: usize = 64 << 10;
@@ -60,8 +59,12 @@ pub fn way(engine: &Engine, function: &Arc<str>, head: &[u8], length: usize) -> 
     let Ok(head) = serde_json::from_slice::<Head>(head) else {
         return Way::Plain;
     };
-    let harmless = |(name, _): &(String, String)| {
+    let harmless = |(name, value): &(String, String)| {
         let name = name.to_ascii_lowercase();
+        if name == "x-amz-sdk-checksum-algorithm" {
+            // What the node makes by itself.
+            return value == "CRC32";
+        }
         HARMLESS.contains(&name.as_str()) || name.starts_with("x-amz-meta-")
     };
     let plain = head.op == "PutObject"
@@ -165,6 +168,7 @@ pub async fn defer(
                     write: Arc::clone(&order.write),
                     follows: order.follows,
                     before: order.before,
+                    identity: Some(Arc::clone(identity)),
                     fresh: true,
                 },
             );
@@ -271,18 +275,22 @@ pub async fn exchange(
         headers: Vec::new(),
         retries: 0,
     });
+    let mut reader = match reply.body {
+        Content::Http(reader) => reader,
+        Content::Memory(bytes) => {
+            return Ok((answer, String::from_utf8_lossy(&bytes).into_owned()));
+        }
+    };
     let room = RawRoom::own(MAX_ERROR);
     let mut filled = 0;
-    if let Some(mut reader) = reply.body {
-        loop {
-            let rest = room.skip(filled);
-            if rest.is_empty() {
-                break;
-            }
-            match reader.read_into(&rest).await {
-                Ok(count) if count > 0 => filled += count,
-                _ => break,
-            }
+    loop {
+        let rest = room.skip(filled);
+        if rest.is_empty() {
+            break;
+        }
+        match reader.read_into(&rest).await {
+            Ok(count) if count > 0 => filled += count,
+            _ => break,
         }
     }
     let document = room.as_slice(filled).to_vec();
@@ -307,6 +315,6 @@ fn as_reply(head: &ReplyHead) -> Result<Reply, Refusal> {
     Ok(Reply {
         // Strings and numbers: it cannot fail.
         head: serde_json::to_vec(head).unwrap_or_default(),
-        body: None,
+        body: Content::Memory(bytes::Bytes::new()),
     })
 }

@@ -32,6 +32,8 @@ pub struct Order {
     pub follows: Vec<Arc<Write>>,
     /// Of the same object.
     pub before: Option<Arc<Write>>,
+    /// Whose it is; known by name only after a restart.
+    pub identity: Option<Arc<FunctionIdentity>>,
     /// It was never sent.
     pub fresh: bool,
 }
@@ -119,6 +121,7 @@ fn readmit(engine: &Arc<Engine>, entries: Vec<Entry>) {
             write,
             follows: follows.into_iter().collect(),
             before,
+            identity: None,
             fresh: false,
         };
         send(Arc::clone(engine), order);
@@ -143,6 +146,7 @@ pub async fn retry(engine: &Arc<Engine>, id: i64) -> Result<bool, String> {
         write,
         follows: Vec::new(),
         before,
+        identity: None,
         fresh: true,
     };
     send(Arc::clone(engine), order);
@@ -151,9 +155,20 @@ pub async fn retry(engine: &Arc<Engine>, id: i64) -> Result<bool, String> {
 
 async fn carry_out(engine: &Engine, journal: &Journal, order: &Order) -> Result<String, End> {
     let entry = &order.entry;
-    let identity = FunctionIdentity {
-        name: entry.function.clone(),
-        region: entry.region.clone(),
+    let identity = match &order.identity {
+        Some(identity) => Arc::clone(identity),
+        None => engine.writes.identity(&entry.function).await.ok_or_else(|| {
+            End::Failed(WriteError {
+                error_type: "DeferredWriteOrphaned".to_owned(),
+                message: format!(
+                    "the function {} is not deployed any more: there is nobody to write for. Deploy it, then retry",
+                    entry.function
+                ),
+                ambiguous: false,
+                transient: false,
+                status: 0,
+            })
+        })?,
     };
     for earlier in &order.follows {
         if !earlier.terminal().await.is_stored() {

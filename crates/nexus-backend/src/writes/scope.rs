@@ -3,9 +3,48 @@
 use super::failure::WriteError;
 use super::ledger::{Outcome, Write};
 use super::{WriteMode, WriteOptions};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+
+/// The invocation that an instance is in.
+#[derive(Debug, Default)]
+pub struct Current {
+    scope: Mutex<Option<Arc<Scope>>>,
+    /// It has had a socket of its own to the outside: what goes over that passes nobody.
+    connected: AtomicBool,
+}
+
+impl Current {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Scope>>> {
+        self.scope.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn begin(&self, options: WriteOptions, request_id: Arc<str>) {
+        let mut scope = self.lock();
+        *scope = Some(Scope::new(options, request_id, scope.take()));
+    }
+
+    pub fn scope(&self) -> Option<Arc<Scope>> {
+        self.lock().clone()
+    }
+
+    /// It is about to be given a socket: from now on nothing is deferred, and what was is waited for.
+    ///
+    /// # Errors
+    /// A write failed: there must be no socket.
+    pub async fn connect(&self) -> Result<(), Arc<WriteError>> {
+        self.connected.store(true, Ordering::Release);
+        match self.scope() {
+            Some(scope) => scope.barrier().await,
+            None => Ok(()),
+        }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+}
 
 /// The writes of one invocation.
 #[derive(Debug)]

@@ -57,6 +57,7 @@ impl World {
         .unwrap();
         if let Some(directory) = journal {
             backend.open_journal(directory).await.unwrap();
+            backend.resume_writes(|name| Some(identity(name)));
         }
         Self {
             backend,
@@ -65,10 +66,7 @@ impl World {
     }
 
     pub fn instance(&self, function: &str, mode: WriteMode, deadline_ms: u64) -> Instance {
-        let identity = FunctionIdentity {
-            name: function.to_owned(),
-            region: "us-east-1".to_owned(),
-        };
+        let identity = identity(function);
         let (mut channel, descriptors) = self.backend.open(identity.clone(), 8 << 20).unwrap();
         channel.set_writes(WriteOptions {
             mode,
@@ -177,4 +175,10 @@ impl Instance {
         self.play(move |guest| guest.s3(op, key, body).http_status())
             .await
     }
+}
+
+fn identity(function: &str) -> FunctionIdentity {
+    let policy =
+        nexus_backend::PolicyRules::new(function, &nexus_backend::PolicyDocument::default());
+    FunctionIdentity::new(function, "us-east-1", Arc::new(policy.unwrap()))
 }

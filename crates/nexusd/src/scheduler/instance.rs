@@ -6,14 +6,13 @@ use crate::clock::monotonic_ns;
 use crate::logs::{FunctionLog, Tail};
 use crate::node::Node;
 use crate::process::child::Child;
-use crate::process::launch::{self, Ends, Mode};
+use crate::process::launch::{self, Ends, Mode, Places};
 use crate::process::pipe::PipeReader;
 use crate::process::report::{Event, ReportReader};
 use crate::registry::Version;
 use nexus_backend::{Backend, Channel, RuntimeMessage, Scope};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -64,7 +63,7 @@ impl Instance {
         node: &Node,
         version: &Version,
         mode: Mode,
-        snapshot: Option<&Path>,
+        places: Places<'_>,
     ) -> Result<Self, StartFailure> {
         let fail = |what: &str, error: &dyn std::fmt::Display| {
             StartFailure::Node(format!(
@@ -80,11 +79,8 @@ impl Instance {
         channel.set_writes(version.writes());
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
-        let recording = snapshot
-            .filter(|_| mode == Mode::Restore)
-            .and_then(Recording::of);
-        let document =
-            launch::vmm_config(&node.config, version, mode, snapshot, recording.is_some());
+        let recording = places.working_set.and_then(Recording::of);
+        let document = launch::vmm_config(&node.config, version, mode, places, recording.is_some());
         let ends = Ends {
             device,
             log: log_end,
@@ -203,6 +199,9 @@ impl Instance {
                 let line = format!("[nexus] fault: {detail}, signal {signal}");
                 self.function_log.append_line(&line);
             }
+            Event::NotRenewed => self.function_log.append_line(
+                "[nexus] threads were let go in a clone before its random state was renewed: that took too long",
+            ),
             Event::WorkingSet { ranges, last } => {
                 if let Some(recording) = &mut self.recording
                     && recording.take(ranges, *last)
