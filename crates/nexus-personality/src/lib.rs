@@ -33,6 +33,7 @@ pub mod memory;
 pub mod mm;
 pub mod pending;
 pub mod process;
+pub mod rest;
 pub mod signal;
 pub mod snapshot;
 pub mod syscall;

@@ -12,6 +12,7 @@ use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
 use crate::mm::{AddressSpace, Backing, Request};
 use crate::pending::{Cause, Pending, Sent, bit};
+use crate::rest::Rest;
 use crate::signal::{self, Action, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
@@ -95,6 +96,7 @@ pub struct Process {
     unknown: Mutex<BTreeMap<u64, u64>>,
     pub(crate) statm: Arc<OwnedFd>,
     memory_refused: AtomicBool,
+    pub(crate) rest: Rest,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -254,6 +256,7 @@ impl Process {
             unknown: Mutex::default(),
             statm: heritage.statm,
             memory_refused: AtomicBool::new(false),
+            rest: Rest::default(),
             config: heritage.config,
         }))
     }
@@ -478,6 +481,12 @@ impl Process {
     #[must_use]
     pub fn tids(&self) -> Vec<Tid> {
         self.threads().keys().copied().collect()
+    }
+
+    /// Do `work` on the guest's memory while every thread waits for the host: those that are woken go on behind it.
+    /// `None`: one does not wait, or waits for something that would write there.
+    pub fn at_rest<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        self.rest.while_all(|| self.threads().len(), work)
     }
 
     /// System calls that are not served, with how often each was made.

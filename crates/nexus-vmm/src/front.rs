@@ -51,6 +51,7 @@ fn configuration(arguments: &[&str]) -> Result<Serve, String> {
         report: None,
         snapshot: None,
         record: false,
+        tidy_ms: None,
         jail: Jail {
             uid: None,
             landlock: true,

@@ -367,6 +367,20 @@ impl Guest {
         state.end.take()
     }
 
+    /// Wait until no thread has run for `quiet`. `false`: one runs, or the guest has ended.
+    #[must_use]
+    pub fn nap(&self, quiet: Duration) -> bool {
+        let state = lock(&self.state);
+        self.napping.store(true, Ordering::SeqCst);
+        let still = |s: &mut State| s.end.is_none() && self.running.load(Ordering::SeqCst) == 0;
+        let (_state, timeout) = self
+            .changed
+            .wait_timeout_while(state, quiet, still)
+            .unwrap_or_else(PoisonError::into_inner);
+        self.napping.store(false, Ordering::SeqCst);
+        timeout.timed_out()
+    }
+
     /// Make every thread leave for good. The guest has ended.
     pub fn discard(&self) {
         self.discarded.store(true, Ordering::SeqCst);

@@ -10,6 +10,7 @@ use crate::kvm::vm::Vm;
 use crate::kvm::{self, probe};
 use crate::report::{Event, Report, now};
 use crate::shell::Shell;
+use crate::snapshot::tidy::Tidier;
 use crate::snapshot::working_set::{self, Recorder};
 use crate::snapshot::write::Taker;
 use crate::snapshot::{plan, read};
@@ -146,7 +147,7 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     }
     ready(vm.flavour, report, started);
     vm.guest.start(first).map_err(failed)?;
-    let end = watch(config, &vm.guest, &process, report, None);
+    let end = watch(config, &vm.guest, &process, report, None, None);
     tell_unknown_calls(&process, report);
     match (end, taker) {
         (End::Snapshot(_), Some(taker)) => take(&vm, &process, taker, report),
@@ -215,7 +216,12 @@ pub fn restore(
         Failure::Refused(reason) => refused(reason),
         other => other,
     })?;
-    let read::Opened { mut metadata, .. } = opened;
+    let read::Opened {
+        mut metadata,
+        pages,
+        ..
+    } = opened;
+    let tidier = (config.tidy_ms.map(|_| Tidier::new(vec![pages])).transpose()).map_err(failed)?;
     handle.set(&vm.guest);
     vm.guest.attach(&process);
     vm.guest.set_growing(false);
@@ -232,7 +238,7 @@ pub fn restore(
         vm.guest.start(state).map_err(failed)?;
     }
     give_back_heap();
-    let end = watch(config, &vm.guest, &process, report, recorder);
+    let end = watch(config, &vm.guest, &process, report, recorder, tidier);
     tell_unknown_calls(&process, report);
     tell_end(config, end, report)
 }
@@ -311,18 +317,27 @@ fn ready(flavour: Flavour, report: &Report, started: Duration) {
     });
 }
 
-/// Wait for the end. Meanwhile hold the guest's memory against its limit, and record its working set when asked.
+/// Wait for the end. Meanwhile hold the guest's memory against its limit, record its working set when asked, and tidy up
+/// behind a guest at rest.
 fn watch(
     config: &Serve,
     guest: &Guest,
     process: &Process,
     report: &Report,
     mut recorder: Option<Recorder>,
+    tidier: Option<Tidier>,
 ) -> End {
     if let Some(recorder) = &recorder {
         recorder.listen();
     }
     loop {
+        if let (Some(tidier), None) = (&tidier, &recorder)
+            && guest.nap(Duration::from_millis(config.tidy_ms.unwrap_or(0)))
+        {
+            // Once for each rest. What fails is memory that stays in use, nothing else.
+            let _ = tidier.tidy(process, guest.window());
+            give_back_heap();
+        }
         let pause = recorder.as_ref().map_or(WATCH, |_| WATCH_RECORDING);
         if let Some(end) = guest.wait(pause, recorder.is_none()) {
             return end;

@@ -36,6 +36,7 @@ class Settings:
     :param region: what functions and clients are told.
     :param max_instances: instances of all functions together.
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
+    :param tidy_ms: rest after which an instance gives back memory that shows what its snapshot shows; 0: never.
     :param deadline: seconds that each process may take until it serves.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     region: str = "us-east-1"
     max_instances: int = 100
     shells: int = 2
+    tidy_ms: int = 5000
     deadline: float = 20.0
 
 
@@ -167,6 +169,7 @@ def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
         f"region = {text(settings.region)}\n"
         f"max_instances = {settings.max_instances}\n"
         f"shells = {settings.shells}\n"
+        f"tidy_ms = {settings.tidy_ms}\n"
         f"\n[endpoints]\ns3 = {text(store_url)}\n"
         f"\n[credentials]\nfile = {text(str(secret))}\n"
     )

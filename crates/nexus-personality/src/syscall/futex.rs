@@ -31,8 +31,11 @@ pub fn futex(
             let limit = super::time::read_timespec(t, timeout)?;
             let pointer = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
             let arguments = [at, command | clock | PRIVATE, value, pointer, 0, value3];
-            // SAFETY: `at` lies in the window, where the host kernel survives a fault; the time lives across the call.
-            unsafe { t.shared.kick.block(libc::SYS_futex, arguments) }
+            let wait = || {
+                // SAFETY: `at` lies in the window, where the host kernel survives a fault; the time lives across the call.
+                unsafe { t.shared.kick.block(libc::SYS_futex, arguments) }
+            };
+            t.process.rest.during(wait)
         }
         WAKE | WAKE_BITSET => {
             // SAFETY: as above; a wake does not block.

@@ -44,6 +44,8 @@ struct VmmConfig<'a> {
     report: i32,
     snapshot: Option<&'a Path>,
     record: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tidy_ms: Option<u64>,
     jail: Jail,
 }
 
@@ -121,6 +123,7 @@ pub fn vmm_config(
         report: numbers::REPORT,
         snapshot,
         record,
+        tidy_ms: (mode == Mode::Restore && config.tidy_ms > 0).then_some(config.tidy_ms),
         jail: Jail {
             uid: config
                 .instance_uid()

@@ -1,0 +1,309 @@
+//! Giving back what an instance at rest holds in double: pages of its own that show what the snapshot shows.
+//! (unsafe: madvise and one page of mapping.)
+//!
+//! CPython counts references in the objects themselves, so a call makes hundreds of pages private without changing
+//! them for good: measured, half of those that a small S3 handler leaves behind. Dropping the copies makes the mapping
+//! show the snapshot again, that is, the same bytes.
+//!
+//! What is mapped where is read from the kernel's own table: a guest may long have put something else in a place.
+
+use super::pages::Pagemap;
+use crate::layout::PAGE;
+use nexus_personality::memory::Memory;
+use nexus_personality::process::Process;
+use nexus_personality::window::{USER_END, Window};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+/// Most bytes of the table of mappings that are read: some 100,000 lines.
+const MAX_TABLE: usize = 8 << 20;
+/// Pages of the snapshot compared at a time.
+const BATCH: u64 = 16;
+
+/// Holds what the jail would no longer let it open.
+pub struct Tidier {
+    files: Vec<File>,
+    table: File,
+    pagemap: Pagemap,
+}
+
+/// A private mapping of one of the snapshot's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mapping {
+    host: u64,
+    end: u64,
+    offset: u64,
+}
+
+impl Tidier {
+    /// For a process restored from these files, before the jail closes.
+    ///
+    /// # Errors
+    /// No /proc.
+    pub fn new(files: Vec<File>) -> io::Result<Self> {
+        Ok(Self {
+            files,
+            table: File::open("/proc/self/maps")?,
+            pagemap: Pagemap::open()?,
+        })
+    }
+
+    /// Do it, if the whole guest rests. Bytes given back.
+    ///
+    /// # Errors
+    /// The host's; nothing of the guest's memory has changed then either.
+    pub fn tidy(&self, process: &Process, window: Window) -> io::Result<u64> {
+        let mut kinds = Vec::new();
+        for file in &self.files {
+            kinds.push((file, self.identity(file)?));
+        }
+        process
+            .at_rest(|| self.tidy_window(&kinds, window))
+            .unwrap_or(Ok(0))
+    }
+
+    fn tidy_window(&self, kinds: &[(&File, String)], window: Window) -> io::Result<u64> {
+        let table = self.read_table()?;
+        let mut pages = 0;
+        for (file, identity) in kinds {
+            for mapping in mappings(&table, identity, window) {
+                pages += self.tidy_mapping(file, &mapping, window)?;
+            }
+        }
+        Ok(pages * PAGE)
+    }
+
+    fn read_table(&self) -> io::Result<String> {
+        let mut text = vec![0; 64 << 10];
+        let mut length = 0;
+        loop {
+            match self.table.read_at(&mut text[length..], length as u64)? {
+                0 => break,
+                count => length += count,
+            }
+            if length == text.len() {
+                if length >= MAX_TABLE {
+                    return Err(io::ErrorKind::OutOfMemory.into());
+                }
+                text.resize(length * 2, 0);
+            }
+        }
+        text.truncate(length);
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Device and inode as the table of mappings has them, which for some file systems is not as fstat(2) has them: seen
+    /// on a page that is mapped for it.
+    fn identity(&self, file: &File) -> io::Result<String> {
+        // SAFETY: a fresh read-only page at an address of the kernel's choice, never looked into.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                PAGE as usize,
+                libc::PROT_READ,
+                libc::MAP_PRIVATE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let table = self.read_table();
+        // SAFETY: the page just mapped, which nothing refers to.
+        unsafe { libc::munmap(at, PAGE as usize) };
+        table?
+            .lines()
+            .filter_map(Line::parse)
+            .find(|line| (line.start..line.end).contains(&(at as u64)))
+            .map(|line| line.identity.to_owned())
+            .ok_or_else(|| io::Error::other("a mapping is not in the table of mappings"))
+    }
+
+    /// Pages given back.
+    fn tidy_mapping(&self, file: &File, mapping: &Mapping, window: Window) -> io::Result<u64> {
+        let count = (mapping.end - mapping.host) / PAGE;
+        let own = self.pagemap.own_pages(mapping.host, count)?;
+        let memory = Memory::new(window);
+        let mut given = 0;
+        let mut at = 0;
+        while at < count {
+            let length = run_length(&own, at);
+            if length == 0 {
+                at += 1;
+                continue;
+            }
+            let size = (length * PAGE) as usize;
+            let (mut kept, mut shown) = (vec![0; size], vec![0; size]);
+            file.read_exact_at(&mut kept, mapping.offset + at * PAGE)?;
+            let host = mapping.host + at * PAGE;
+            // What cannot be read stays as it is.
+            if memory.read_bytes(host - window.base(), &mut shown).is_ok() {
+                given += drop_equal(host, &kept, &shown);
+            }
+            at += length;
+        }
+        Ok(given)
+    }
+}
+
+/// Pages of one's own from `at` on, in a row.
+fn run_length(own: &[bool], at: u64) -> u64 {
+    own.iter()
+        .skip(at as usize)
+        .take(BATCH as usize)
+        .take_while(|own| **own)
+        .count() as u64
+}
+
+/// Drop those of the pages at `host` that are alike in both; how many.
+fn drop_equal(host: u64, kept: &[u8], shown: &[u8]) -> u64 {
+    let page = PAGE as usize;
+    let alike: Vec<bool> = kept
+        .chunks(page)
+        .zip(shown.chunks(page))
+        .map(|(a, b)| a == b)
+        .collect();
+    let mut dropped = 0;
+    let mut at = 0;
+    while at < alike.len() {
+        let length = alike[at..].iter().take_while(|alike| **alike).count();
+        if length > 0 {
+            let from = host + at as u64 * PAGE;
+            // SAFETY: pages of a private mapping in the window, of a file that shows the same bytes there; the guest rests.
+            let done = unsafe {
+                libc::madvise(
+                    from as *mut libc::c_void,
+                    length * page,
+                    libc::MADV_DONTNEED,
+                )
+            };
+            dropped += if done == 0 { length as u64 } else { 0 };
+        }
+        at += length.max(1);
+    }
+    dropped
+}
+
+/// One line of proc_pid_maps(5).
+struct Line<'a> {
+    start: u64,
+    end: u64,
+    private: bool,
+    offset: u64,
+    /// Device and inode.
+    identity: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let (flags, rest) = rest.split_once(' ')?;
+        let (offset, rest) = rest.split_once(' ')?;
+        let (device, path) = rest.split_once(' ')?;
+        let inode = path.split(' ').next()?;
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        Some(Self {
+            start: number(start)?,
+            end: number(end)?,
+            private: flags.ends_with('p'),
+            offset: number(offset)?,
+            identity: rest.get(..device.len() + 1 + inode.len())?,
+        })
+    }
+}
+
+/// The private mappings of a file in the window.
+fn mappings(table: &str, identity: &str, window: Window) -> Vec<Mapping> {
+    let inside = window.base()..window.base() + USER_END;
+    table
+        .lines()
+        .filter_map(Line::parse)
+        .filter(|line| line.private && line.identity == identity)
+        .filter(|line| inside.contains(&line.start) && line.end <= inside.end)
+        .map(|line| Mapping {
+            host: line.start,
+            end: line.end,
+            offset: line.offset,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::snapshot::plan::{Segment, Source, map};
+    use nexus_personality::window::USER_START;
+
+    const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+    fn store(host: u64, byte: u8) {
+        // SAFETY: a page of the test's own window.
+        unsafe { (host as *mut u8).write_volatile(byte) };
+    }
+
+    fn load(host: u64) -> u8 {
+        // SAFETY: as above.
+        unsafe { (host as *const u8).read_volatile() }
+    }
+
+    #[test]
+    fn only_unchanged_pages_of_the_snapshot_are_given_back() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[7; 8 * PAGE as usize], 0).unwrap();
+        let window = Window::reserve().unwrap();
+        let segment = Segment {
+            start: USER_START,
+            end: USER_START + 8 * PAGE,
+            prot: RW,
+            source: Source::File(file.as_raw_fd(), 0),
+        };
+        map(&[segment], window).unwrap();
+        let page = |n: u64| window.base() + USER_START + n * PAGE;
+        for n in 0..6 {
+            store(page(n), 7);
+        }
+        store(page(2), 9);
+        // The guest put zeros of its own where the snapshot was, and made them look like it.
+        let zeros = Segment {
+            start: USER_START + 4 * PAGE,
+            end: USER_START + 5 * PAGE,
+            prot: RW,
+            source: Source::Zeros,
+        };
+        map(&[zeros], window).unwrap();
+        for byte in 0..PAGE {
+            store(page(4) + byte, 7);
+        }
+        let tidier = Tidier::new(vec![file]).unwrap();
+        let identity = tidier.identity(&tidier.files[0]).unwrap();
+        let given = tidier
+            .tidy_window(&[(&tidier.files[0], identity)], window)
+            .unwrap();
+        assert_eq!(given, 4 * PAGE);
+        let own = tidier.pagemap.own_pages(page(0), 8).unwrap();
+        assert_eq!(own, [false, false, true, false, true, false, false, false]);
+        assert_eq!(
+            (0..8).map(|n| load(page(n))).collect::<Vec<_>>(),
+            [7, 7, 9, 7, 7, 7, 7, 7]
+        );
+    }
+
+    #[test]
+    fn lines_are_read_as_the_kernel_writes_them() {
+        let line = "7f0000000000-7f0000002000 rw-p 00003000 fe:00 1234 /a file (deleted)";
+        let parsed = Line::parse(line).unwrap();
+        assert_eq!(
+            (parsed.start, parsed.end, parsed.offset),
+            (0x7f00_0000_0000, 0x7f00_0000_2000, 0x3000)
+        );
+        assert!(parsed.private);
+        assert_eq!(parsed.identity, "fe:00 1234");
+        assert!(Line::parse("7f00-7f01 rw-s 0 00:01 9 /memfd:x").is_some_and(|l| !l.private));
+        assert!(Line::parse("nonsense").is_none());
+    }
+}
