@@ -53,7 +53,8 @@ mod tests {
         let (asleep, is_asleep) = channel();
         let (wake, woken) = channel::<()>();
         std::thread::scope(|scope| {
-            let sleeper = scope.spawn(|| {
+            let (rest, done) = (&rest, &done);
+            let sleeper = scope.spawn(move || {
                 rest.during(|| {
                     asleep.send(()).unwrap();
                     woken.recv().unwrap();

@@ -17,10 +17,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-/// Most bytes of the table of mappings that are read: some 100,000 lines.
-const MAX_TABLE: usize = 8 << 20;
 /// Pages of the snapshot compared at a time.
-const BATCH: u64 = 16;
+const BATCH: u64 = 4;
 
 /// Holds what the jail would no longer let it open.
 pub struct Tidier {
@@ -30,11 +28,21 @@ pub struct Tidier {
 }
 
 /// A private mapping of one of the snapshot's files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 struct Mapping {
     host: u64,
     end: u64,
     offset: u64,
+}
+
+impl Mapping {
+    fn of(line: &Line<'_>) -> Self {
+        Self {
+            host: line.start,
+            end: line.end,
+            offset: line.offset,
+        }
+    }
 }
 
 impl Tidier {
@@ -65,33 +73,51 @@ impl Tidier {
     }
 
     fn tidy_window(&self, kinds: &[(&File, String)], window: Window) -> io::Result<u64> {
-        let table = self.read_table()?;
-        let mut pages = 0;
-        for (file, identity) in kinds {
-            for mapping in mappings(&table, identity, window) {
-                pages += self.tidy_mapping(file, &mapping, window)?;
+        let mut found = Vec::new();
+        let inside = window.base()..window.base() + USER_END;
+        self.lines(|line| {
+            let file = kinds
+                .iter()
+                .position(|(_, identity)| identity == line.identity);
+            if let Some(file) = file.filter(|_| line.private)
+                && inside.contains(&line.start)
+                && line.end <= inside.end
+            {
+                found.push((file, Mapping::of(line)));
             }
+        })?;
+        let mut pages = 0;
+        for (file, mapping) in found {
+            pages += self.tidy_mapping(kinds[file].0, &mapping, window)?;
         }
         Ok(pages * PAGE)
     }
 
-    fn read_table(&self) -> io::Result<String> {
-        let mut text = vec![0; 64 << 10];
-        let mut length = 0;
+    /// Call `each` with every line of the table of mappings. Read in small pieces: this process exists thousands of times.
+    fn lines(&self, mut each: impl FnMut(&Line<'_>)) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        let (mut held, mut at) = (0, 0_u64);
+        // In a line that is longer than the buffer: its path is none of the snapshot's.
+        let mut skipping = false;
         loop {
-            match self.table.read_at(&mut text[length..], length as u64)? {
-                0 => break,
-                count => length += count,
+            let count = self.table.read_at(&mut buffer[held..], at)?;
+            if count == 0 {
+                return Ok(());
             }
-            if length == text.len() {
-                if length >= MAX_TABLE {
-                    return Err(io::ErrorKind::OutOfMemory.into());
-                }
-                text.resize(length * 2, 0);
+            at += count as u64;
+            held += count;
+            let last = buffer[..held].iter().rposition(|byte| *byte == b'\n');
+            let whole = last.map_or(0, |end| end + 1);
+            let text = String::from_utf8_lossy(&buffer[..whole]);
+            let lines = text.lines().skip(usize::from(skipping));
+            lines.filter_map(Line::parse).for_each(|line| each(&line));
+            skipping &= whole == 0;
+            buffer.copy_within(whole..held, 0);
+            held -= whole;
+            if held == buffer.len() {
+                (held, skipping) = (0, true);
             }
         }
-        text.truncate(length);
-        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Device and inode as the table of mappings has them, which for some file systems is not as fstat(2) has them: seen
@@ -111,15 +137,16 @@ impl Tidier {
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let table = self.read_table();
+        let mut found = None;
+        let read = self.lines(|line| {
+            if (line.start..line.end).contains(&(at as u64)) {
+                found = Some(line.identity.to_owned());
+            }
+        });
         // SAFETY: the page just mapped, which nothing refers to.
         unsafe { libc::munmap(at, PAGE as usize) };
-        table?
-            .lines()
-            .filter_map(Line::parse)
-            .find(|line| (line.start..line.end).contains(&(at as u64)))
-            .map(|line| line.identity.to_owned())
-            .ok_or_else(|| io::Error::other("a mapping is not in the table of mappings"))
+        read?;
+        found.ok_or_else(|| io::Error::other("a mapping is not in the table of mappings"))
     }
 
     /// Pages given back.
@@ -214,22 +241,6 @@ impl<'a> Line<'a> {
             identity: rest.get(..device.len() + 1 + inode.len())?,
         })
     }
-}
-
-/// The private mappings of a file in the window.
-fn mappings(table: &str, identity: &str, window: Window) -> Vec<Mapping> {
-    let inside = window.base()..window.base() + USER_END;
-    table
-        .lines()
-        .filter_map(Line::parse)
-        .filter(|line| line.private && line.identity == identity)
-        .filter(|line| inside.contains(&line.start) && line.end <= inside.end)
-        .map(|line| Mapping {
-            host: line.start,
-            end: line.end,
-            offset: line.offset,
-        })
-        .collect()
 }
 
 #[cfg(test)]
