@@ -335,7 +335,9 @@ fn watch(
             && guest.nap(Duration::from_millis(config.tidy_ms.unwrap_or(0)))
         {
             // Once for each rest. What fails is memory that stays in use, nothing else.
-            let _ = tidier.tidy(process, guest.window());
+            if let Ok(given) = tidier.tidy(process, guest.window()) {
+                guest.take_later(given);
+            }
             give_back_heap();
         }
         let pause = recorder.as_ref().map_or(WATCH, |_| WATCH_RECORDING);

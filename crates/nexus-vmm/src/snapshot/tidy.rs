@@ -14,6 +14,7 @@ use nexus_personality::process::Process;
 use nexus_personality::window::{USER_END, Window};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
@@ -58,21 +59,25 @@ impl Tidier {
         })
     }
 
-    /// Do it, if the whole guest rests. Bytes given back.
+    /// Do it, if the whole guest rests. The stretches of host addresses given back.
     ///
     /// # Errors
     /// The host's; nothing of the guest's memory has changed then either.
-    pub fn tidy(&self, process: &Process, window: Window) -> io::Result<u64> {
+    pub fn tidy(&self, process: &Process, window: Window) -> io::Result<Vec<Range<u64>>> {
         let mut kinds = Vec::new();
         for file in &self.files {
             kinds.push((file, self.identity(file)?));
         }
         process
             .at_rest(|| self.tidy_window(&kinds, window))
-            .unwrap_or(Ok(0))
+            .unwrap_or(Ok(Vec::new()))
     }
 
-    fn tidy_window(&self, kinds: &[(&File, String)], window: Window) -> io::Result<u64> {
+    fn tidy_window(
+        &self,
+        kinds: &[(&File, String)],
+        window: Window,
+    ) -> io::Result<Vec<Range<u64>>> {
         let mut found = Vec::new();
         let inside = window.base()..window.base() + USER_END;
         self.lines(|line| {
@@ -86,11 +91,11 @@ impl Tidier {
                 found.push((file, Mapping::of(line)));
             }
         })?;
-        let mut pages = 0;
+        let mut given = Vec::new();
         for (file, mapping) in found {
-            pages += self.tidy_mapping(kinds[file].0, &mapping, window)?;
+            self.tidy_mapping(kinds[file].0, &mapping, window, &mut given)?;
         }
-        Ok(pages * PAGE)
+        Ok(given)
     }
 
     /// Call `each` with every line of the table of mappings. Read in small pieces: this process exists thousands of times.
@@ -149,12 +154,16 @@ impl Tidier {
         found.ok_or_else(|| io::Error::other("a mapping is not in the table of mappings"))
     }
 
-    /// Pages given back.
-    fn tidy_mapping(&self, file: &File, mapping: &Mapping, window: Window) -> io::Result<u64> {
+    fn tidy_mapping(
+        &self,
+        file: &File,
+        mapping: &Mapping,
+        window: Window,
+        given: &mut Vec<Range<u64>>,
+    ) -> io::Result<()> {
         let count = (mapping.end - mapping.host) / PAGE;
         let own = self.pagemap.own_pages(mapping.host, count)?;
         let memory = Memory::new(window);
-        let mut given = 0;
         let mut at = 0;
         while at < count {
             let length = run_length(&own, at);
@@ -168,11 +177,11 @@ impl Tidier {
             let host = mapping.host + at * PAGE;
             // What cannot be read stays as it is.
             if memory.read_bytes(host - window.base(), &mut shown).is_ok() {
-                given += drop_equal(host, &kept, &shown);
+                drop_equal(host, &kept, &shown, given);
             }
             at += length;
         }
-        Ok(given)
+        Ok(())
     }
 }
 
@@ -185,33 +194,36 @@ fn run_length(own: &[bool], at: u64) -> u64 {
         .count() as u64
 }
 
-/// Drop those of the pages at `host` that are alike in both; how many.
-fn drop_equal(host: u64, kept: &[u8], shown: &[u8]) -> u64 {
+/// Drop those of the pages at `host` that are alike in both.
+fn drop_equal(host: u64, kept: &[u8], shown: &[u8], given: &mut Vec<Range<u64>>) {
     let page = PAGE as usize;
-    let alike: Vec<bool> = kept
-        .chunks(page)
-        .zip(shown.chunks(page))
-        .map(|(a, b)| a == b)
-        .collect();
-    let mut dropped = 0;
-    let mut at = 0;
-    while at < alike.len() {
-        let length = alike[at..].iter().take_while(|alike| **alike).count();
-        if length > 0 {
-            let from = host + at as u64 * PAGE;
-            // SAFETY: pages of a private mapping in the window, of a file that shows the same bytes there; the guest rests.
-            let done = unsafe {
-                libc::madvise(
-                    from as *mut libc::c_void,
-                    length * page,
-                    libc::MADV_DONTNEED,
-                )
-            };
-            dropped += if done == 0 { length as u64 } else { 0 };
+    for (from, (kept, shown)) in (host..)
+        .step_by(page)
+        .zip(kept.chunks(page).zip(shown.chunks(page)))
+    {
+        if kept != shown || !advise(&(from..from + PAGE), libc::MADV_DONTNEED) {
+            continue;
         }
-        at += length.max(1);
+        match given.last_mut() {
+            Some(last) if last.end == from => last.end += PAGE,
+            _ => given.push(from..from + PAGE),
+        }
     }
-    dropped
+}
+
+/// Make what was given back the instance's own again, in one go: its next event will write there as the last one did, at
+/// the price of a fault of the guest's and one of the host's for each page.
+pub fn take_again(given: &[Range<u64>]) {
+    for range in given {
+        advise(range, libc::MADV_POPULATE_WRITE);
+    }
+}
+
+fn advise(range: &Range<u64>, advice: libc::c_int) -> bool {
+    let length = (range.end - range.start) as usize;
+    // SAFETY: a part of the window, where no Rust reference points. What is dropped belongs to a private mapping of a file
+    // that shows the same bytes there, while the guest rests; what is populated keeps its content.
+    unsafe { libc::madvise(range.start as *mut libc::c_void, length, advice) == 0 }
 }
 
 /// One line of proc_pid_maps(5).
@@ -295,13 +307,20 @@ mod tests {
         let given = tidier
             .tidy_window(&[(&tidier.files[0], identity)], window)
             .unwrap();
-        assert_eq!(given, 4 * PAGE);
+        let pages: Vec<_> = given
+            .iter()
+            .map(|r| (r.start - page(0)) / PAGE..(r.end - page(0)) / PAGE)
+            .collect();
+        assert_eq!(pages, [0..2, 3..4, 5..6]);
         let own = tidier.pagemap.own_pages(page(0), 8).unwrap();
         assert_eq!(own, [false, false, true, false, true, false, false, false]);
         assert_eq!(
             (0..8).map(|n| load(page(n))).collect::<Vec<_>>(),
             [7, 7, 9, 7, 7, 7, 7, 7]
         );
+        take_again(&given);
+        let own = tidier.pagemap.own_pages(page(0), 8).unwrap();
+        assert_eq!(own, [true, true, true, true, true, true, false, false]);
     }
 
     #[test]
