@@ -8,7 +8,7 @@ use crate::kvm::cpuid::Template;
 use crate::kvm::flavour::Flavour;
 use crate::kvm::vm::Vm;
 use crate::kvm::{self, probe};
-use crate::report::{Event, Report, now};
+use crate::report::{Event, Report, Timeline, now};
 use crate::shell::Shell;
 use crate::snapshot::tidy::Tidier;
 use crate::snapshot::working_set::{self, Recorder};
@@ -145,7 +145,7 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     if let Some(forward) = forward {
         forward.to(&process).map_err(failed)?;
     }
-    ready(vm.flavour, report, started);
+    ready(vm.flavour, report, started, &Timeline::default());
     vm.guest.start(first).map_err(failed)?;
     let end = watch(config, &vm.guest, &process, report, None, None);
     tell_unknown_calls(&process, report);
@@ -169,6 +169,7 @@ pub fn restore(
         jail::close_inherited(config, report.fd()).map_err(failed)?;
         widen_descriptor_table();
     }
+    let mut timeline = Timeline::new("configured", now());
     let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
     let refused =
         |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));
@@ -186,6 +187,7 @@ pub fn restore(
         .map(Clock::known)
         .transpose()
         .map_err(refused)?;
+    timeline.mark("decoded");
     let recorder = (config.record.then(Recorder::new).transpose()).map_err(failed)?;
     let known = (metadata.flavour, template, clock);
     // One made on other terms is given up; its window serves.
@@ -201,9 +203,9 @@ pub fn restore(
         vm.guest.prepare_vcpus(count).map_err(failed)?;
         Ok(vm)
     };
-    let fill = || {
+    let mut fill = || {
         let machine = Arc::clone(&handle);
-        populate(config, window, machine, directory, &opened, clock)
+        populate(config, window, machine, &opened, clock, &mut timeline)
     };
     let (vm, process) = match made {
         Some(vm) => {
@@ -216,6 +218,7 @@ pub fn restore(
         Failure::Refused(reason) => refused(reason),
         other => other,
     })?;
+    timeline.mark("joined");
     let read::Opened {
         mut metadata,
         pages,
@@ -227,11 +230,13 @@ pub fn restore(
     vm.guest.set_growing(false);
     process.mm().back_all().map_err(failed)?;
     vm.guest.set_growing(true);
+    timeline.mark("backed");
     process
         .restore_device(metadata.process.device)
         .map_err(|e| refused(e.to_string()))?;
     jail::confine_microvm(config).map_err(failed)?;
-    ready(vm.flavour, report, started);
+    timeline.mark("jailed");
+    ready(vm.flavour, report, started, &timeline);
     let threads = std::mem::take(&mut metadata.threads);
     drop(metadata);
     for state in threads {
@@ -262,9 +267,9 @@ fn populate(
     config: &Serve,
     window: Window,
     machine: Arc<Handle>,
-    directory: &Path,
     opened: &read::Opened,
     clock: Option<Clock>,
+    timeline: &mut Timeline,
 ) -> Result<Arc<Process>, Failure> {
     let refused = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
     let process = Process::restore(
@@ -274,6 +279,7 @@ fn populate(
         &opened.metadata.process,
     )
     .map_err(|e| refused(&e))?;
+    timeline.mark("process");
     let segments = plan::plan(
         process.mm().vmas(),
         &opened.metadata.runs,
@@ -283,7 +289,10 @@ fn populate(
     .map_err(|e| refused(&e))?;
     plan::map(&segments, window)
         .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
+    timeline.mark("mapped");
+    let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
     working_set::prefault(&working_set::read(directory), &segments, window);
+    timeline.mark("prefaulted");
     Ok(process)
 }
 
@@ -306,10 +315,11 @@ fn give_back_heap() {
     unsafe { libc::malloc_trim(0) };
 }
 
-fn ready(flavour: Flavour, report: &Report, started: Duration) {
+fn ready(flavour: Flavour, report: &Report, started: Duration, timeline: &Timeline) {
     report.send(&Event::Ready {
         isolation: "kvm",
         machine: flavour.machine(),
+        stages: timeline.stages(),
         us: (now().saturating_sub(started))
             .as_micros()
             .try_into()

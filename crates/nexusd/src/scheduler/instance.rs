@@ -42,6 +42,8 @@ pub struct Instance {
     pub spawned_ns: u64,
     /// The guest asked for its first event.
     pub ready_ns: u64,
+    /// Steps of its start, as the VMM reports them.
+    pub stages: Vec<(String, u64)>,
     /// What of its snapshot it uses, where that is not known yet.
     pub recording: Option<Recording>,
     function_log: Arc<FunctionLog>,
@@ -121,6 +123,7 @@ impl Instance {
             snapshot_bytes: None,
             spawned_ns,
             ready_ns: 0,
+            stages: Vec::new(),
             recording,
             function_log: Arc::clone(&version.log),
             log,
@@ -169,13 +172,17 @@ impl Instance {
                 isolation,
                 machine,
                 us,
-            } => tracing::debug!(
-                pid = self.child.pid(),
-                isolation,
-                machine,
-                us,
-                "instance runs"
-            ),
+                stages,
+            } => {
+                tracing::debug!(
+                    pid = self.child.pid(),
+                    isolation,
+                    machine,
+                    us,
+                    "instance runs"
+                );
+                self.stages.clone_from(stages);
+            }
             Event::Snapshot { bytes, mappings } => {
                 tracing::info!(bytes, mappings, "snapshot taken");
                 self.snapshot_bytes = Some(*bytes);

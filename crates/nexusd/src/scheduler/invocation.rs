@@ -71,6 +71,11 @@ pub async fn handle(version: &Version, instance: &mut Instance, mut job: Job, co
         spawned_ns: if cold { instance.spawned_ns } else { 0 },
         ready_ns: if cold { instance.ready_ns } else { 0 },
         dispatched_ns,
+        stages: if cold {
+            std::mem::take(&mut instance.stages)
+        } else {
+            Vec::new()
+        },
         handler_ns: end.handler_ns.0,
         handler_end_ns: end.handler_ns.1,
         responded_ns: now,
