@@ -94,7 +94,7 @@ def _fill(bench: Session, name: str, wanted: int) -> None:
             return
         # From what the node has shown so far; the first time, from what a slow machine takes.
         each = _SLOW_START_S if not live else max((time.monotonic() - began) / live, 0.01)
-        until = time.time() + 5 + 1.5 * each * wanted
+        until = time.time() + 2 + 1.5 * each * wanted
         # Instances that live take a call each as well.
         with ThreadPoolExecutor(wanted) as pool:
             calls = [pool.submit(bench.node.invoke, name, _event(until)) for _ in range(live)]
