@@ -11,7 +11,7 @@ BIN      := $(VENV)/bin
 BINARIES := nexusd nexus-vmm nexus-store
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-rust test-python test-hw conformance lint format bench docs wheel lock clean
+.PHONY: help setup binaries demo test test-rust test-python test-hw conformance transparency fuzz lint format bench docs wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,14 @@ test-hw: setup ## the hypervisor under kvm_amd, in QEMU with emulated SVM
 conformance: setup ## suites that others wrote, inside against outside
 	$(BIN)/python tools/conformance $(SUITES)
 
+# Each fuzzer for MINUTES; SEED, ONLY=guest,elf,snapshot,http,arena. A finding is kept under fuzz-findings.
+fuzz: setup ## random system calls in microVMs, mutated programs, snapshots, arenas and HTTP (MINUTES=10 each)
+	$(BIN)/python tools/fuzz
+
+# Large downloads, a stand-in for AWS's services, a 2 GiB object, more sequences: minutes, where the tests take a sample.
+transparency: setup ## the same programs natively and in instances, all of them
+	NEXUS_ECOSYSTEM=1 NEXUS_LARGE_MIB=2048 NEXUS_SEQUENCES=200 $(BIN)/python -m pytest tests/transparency
+
 lint: setup ## formatters, linters and type checker, as CI runs them
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
@@ -76,6 +84,7 @@ bench: setup ## the published measurements
 
 docs: setup ## the pages that are made from the code
 	@$(BIN)/nexus doctor --syscalls --markdown > docs/syscalls.md
+	@python/nexus/_bin/nexus-vmm jail > docs/jail.md
 
 wheel: setup ## the wheel to publish, in dist/
 	@rm -rf dist

@@ -39,9 +39,9 @@ class TestNode:
     nexus: Node
 
     @classmethod
-    def start(cls, state: Path, isolation: str) -> TestNode:
+    def start(cls, state: Path, isolation: str, **settings: Any) -> TestNode:
         """Start one with its state in ``state``."""
-        nexus = Node.start(state, port=0, store_port=0, isolation=isolation)
+        nexus = Node.start(state, port=0, store_port=0, isolation=isolation, **settings)
         try:
             key, secret = credentials.load(state)
             return cls(

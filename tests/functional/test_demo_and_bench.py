@@ -28,7 +28,7 @@ def test_demo_makes_right_thumbnails_of_a_few_photographs(isolation: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (("fabric", "--rounds", "2", "--pairs", "20"), {"cpu per GET+PUT 64 KiB"}),
+        (("fabric", "--rounds", "2", "--pairs", "20"), {"cpu per GET+PUT 64 KiB", "cpu per GET+PUT 16 MiB"}),
         (("cold", "--starts", "5"), {"first line p50", "first line p99", "response p50", "without shells: first line p50"}),
         (("compute", "--rounds", "2", "--work", "1"), {"cpu per call p50"}),
         (("memory", "--instances", "3"), {"MemAvailable per instance", "PSS per instance"}),

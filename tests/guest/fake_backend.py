@@ -5,6 +5,8 @@ with botocore's own signer and sent with urllib3.
 """
 
 import base64
+import datetime as dt
+import functools
 import json
 import mmap
 import os
@@ -18,11 +20,13 @@ import zlib
 from collections import deque
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
+import botocore.httpchecksum
+import botocore.session
 import urllib3
 from nexus.guest import abi
 
@@ -227,6 +231,8 @@ class FakeBackend:
             self._s3(entry, head, body)
         elif operation == abi.HTTP:
             self._http(entry, head, body)
+        elif operation == abi.PRESIGN:
+            self._complete(entry, 0, json.dumps(self._presign(head)).encode(), b"", 0, 0)
         else:
             raise Failure(abi.STATUS_INVALID, "InvalidSubmission", f"operation {operation}")
 
@@ -248,21 +254,37 @@ class FakeBackend:
     # -- HTTP --------------------------------------------------------------------------------------------------
 
     def _s3(self, entry: tuple[Any, ...], head: dict[str, Any], body: Any) -> None:
-        method = {"GetObject": "GET", "PutObject": "PUT", "HeadObject": "HEAD", "DeleteObject": "DELETE"}.get(
-            head["op"], "PUT" if head["op"] in {"CopyObject", "CreateBucket"} else "GET"
-        )
+        model = _s3_model().operation_model(head["op"])
+        method = model.http["method"]
+        fixed = parse_qsl(model.http["requestUri"].partition("?")[2], keep_blank_values=True)
         path = "/" + (head["bucket"] or "")
         if head["key"] is not None:
             path += "/" + quote(head["key"], safe="/-_.~")
-        query = [("list-type", "2")] if head["op"] == "ListObjectsV2" else []
-        query += [(name, value) for name, value in head["query"] if name != "list-type"]
+        query = [*fixed, *((name, value) for name, value in head["query"])]
         url = (head["endpoint"] or self.endpoint) + path + ("?" + urlencode(query, quote_via=quote) if query else "")
         headers = list(head["headers"])
         names = {name.lower() for name, _ in headers}
-        if head["op"] == "PutObject" and not any(name.startswith("x-amz-checksum-") for name in names):
-            digest = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
-            headers += [["x-amz-checksum-crc32", digest], ["x-amz-sdk-checksum-algorithm", "CRC32"]]
+        names -= {"x-amz-checksum-mode", "x-amz-checksum-type", "x-amz-checksum-algorithm"}
+        if model.http_checksum.get("requestAlgorithmMember") and not any(n.startswith("x-amz-checksum-") for n in names):
+            named = [value for name, value in headers if name == "x-amz-sdk-checksum-algorithm"] or ["CRC32"]
+            digest = botocore.httpchecksum._CHECKSUM_CLS[named[0].lower()]().handle(body)
+            headers = [pair for pair in headers if pair[0] != "x-amz-sdk-checksum-algorithm"]
+            headers += [[f"x-amz-checksum-{named[0].lower()}", digest], ["x-amz-sdk-checksum-algorithm", named[0]]]
         self._send(entry, method, url, headers, body, ("s3", head["region"]), 60, 60)
+
+    def _presign(self, head: dict[str, Any]) -> dict[str, Any]:
+        request = botocore.awsrequest.AWSRequest(method=head["method"], url=head["url"], headers=dict(head.get("headers", [])))
+        scope = (self.credentials, head["service"], head["region"])
+        if head.get("conditions") is not None:
+            until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=head["expires_s"])
+            policy = {"expiration": until.strftime("%Y-%m-%dT%H:%M:%SZ"), "conditions": head["conditions"]}
+            request.context["s3-presign-post-policy"] = policy
+            botocore.auth.S3SigV4PostAuth(*scope).add_auth(request)
+            return {"fields": list(request.context["s3-presign-post-fields"].items())}
+        signer = botocore.auth.S3SigV4QueryAuth(*scope, expires=head["expires_s"])
+        signer.payload = lambda _: head["payload_hash"]
+        signer.add_auth(request)
+        return {"url": request.url}
 
     def _http(self, entry: tuple[Any, ...], head: dict[str, Any], body: Any) -> None:
         sign = head["sign"]
@@ -303,6 +325,8 @@ class FakeBackend:
                 signer = kind(self.credentials, *scope)
             signer.add_auth(request)
             fields = dict(request.headers.items())
+            for name, value in fields.items():
+                assert isinstance(value, str), (name, value)
         data = body if not isinstance(body, bytes) or body else None
         if body == b"" and method in {"PUT", "POST"}:
             fields = {**fields, "Content-Length": "0"}
@@ -395,6 +419,11 @@ class FakeBackend:
         self.stopping = True
         os.eventfd_write(self.doorbell, 1)
         self.thread.join(5)
+
+
+@functools.cache
+def _s3_model() -> Any:
+    return botocore.session.get_session().get_service_model("s3")
 
 
 class _Bytes:

@@ -47,8 +47,12 @@ def program(text):
         ("c.get_object(Bucket='bucket', Key='a/../b')", False),
         ("c.get_object(Bucket='express--use1-az4--x-s3', Key='k')", False),
         ("c.get_object(Bucket='arn:aws:s3:us-east-1:000000000000:accesspoint/p', Key='k')", False),
-        ("c.get_object(Bucket='bucket', Key='k', SSECustomerAlgorithm='AES256', SSECustomerKey='0' * 32)", False),
-        ("c.get_bucket_location(Bucket='bucket')", False),
+        ("c.get_object(Bucket='bucket', Key='k', SSECustomerAlgorithm='AES256', SSECustomerKey='0' * 32)", True),
+        ("c.get_bucket_location(Bucket='bucket')", True),
+        ("c.list_object_versions(Bucket='bucket')", True),
+        ("c.put_object_tagging(Bucket='bucket', Key='k', Tagging={'TagSet': []})", True),
+        ("c.upload_part(Bucket='bucket', Key='k', PartNumber=1, UploadId='u', Body=b'x', ChecksumAlgorithm='SHA256')", True),
+        ("c.get_bucket_acl(Bucket='bucket')", False),
         ("boto3.client('s3', aws_access_key_id='a', aws_secret_access_key='b').get_object(Bucket='bucket', Key='k')", False),
         ("hooked.get_object(Bucket='bucket', Key='k')", False),
     ],
@@ -79,14 +83,34 @@ print(json.dumps(operations[0]))
     assert abi.PLACEHOLDER_SECRET not in json.dumps(request)
 
 
-def test_presigning_needs_the_real_key_and_says_so():
+def test_signatures_are_asked_for_without_any_key():
     text = """
-try:
-    boto3.client("s3").generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "k"})
-except NotImplementedError as error:
-    print(json.dumps(str(error)))
+answers = []
+device._channel._transport._answer = None
+def answer(operation, head):
+    request = json.loads(head)
+    operations.append([operation, request])
+    return 0, json.dumps({"url": "https://signed", "fields": [["policy", "p"]]}).encode(), b""
+device._channel._transport._answer = answer
+s3 = boto3.client("s3")
+made = [
+    s3.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "a b"}, ExpiresIn=60),
+    s3.generate_presigned_post("bucket", "k")["fields"],
+    boto3.client("rds").generate_db_auth_token("db.example", 3306, "me"),
+]
+print(json.dumps([made, operations]))
 """
-    assert program(text).startswith("presigning s3 needs the secret key, which stays outside the function's sandbox")
+    made, operations = program(text)
+    assert made == ["https://signed", {"key": "k", "policy": "p"}, "signed"]
+    assert [operation for operation, _ in operations] == [abi.PRESIGN] * 3
+    get, post, token = (head for _, head in operations)
+    assert get["url"] == "https://bucket.s3.amazonaws.com/a%20b"
+    assert (get["method"], get["service"], get["expires_s"]) == ("GET", "s3", 60)
+    assert post["conditions"] == [{"bucket": "bucket"}, {"key": "k"}]
+    assert 3590 <= post["expires_s"] <= 3600
+    assert token["url"] == "https://db.example:3306/?Action=connect&DBUser=me"
+    assert (token["service"], token["expires_s"]) == ("rds-db", 900)
+    assert abi.PLACEHOLDER_SECRET not in json.dumps(operations)
 
 
 def test_copies_of_a_client_are_independent():

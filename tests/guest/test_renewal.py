@@ -16,7 +16,8 @@ from nexus.guest.runtime import renewal
 tracker = renewal.Tracker()
 tracker.start()
 {prepare}
-hooks = tracker.stop()
+tracker.stop()
+hooks = tracker.hooks()
 libc = ctypes.PyDLL(None)
 clones = []
 for _ in range(4):

@@ -38,7 +38,10 @@ def guest(name: str, *arguments: str, **expected: object) -> Case:
 
 
 # Of tests/programs/hostile: what CPL 0 and real page tables make a difference to (tests/security runs them all).
-HOSTILE = ("privileged", "straddle", "sockets")
+HOSTILE = ("privileged", "straddle", "sockets", "frames", "exhaust", "patched", "fuzz")
+
+# Each is refused at CPL 3, which the program then proves to be at (tests/security tries many more).
+PRIVILEGED = ("cr0", "cr3", "lgdt", "lidt", "hlt", "swapgs", "sysretq", "vmrun", "xsetbv")
 
 SIGILL, SIGFPE, SIGSEGV = 128 + 4, 128 + 8, 128 + 11
 
@@ -48,6 +51,10 @@ CASES = [
     guest("hello", "one", status=7, says=("argument: one",)),
     guest("threads", says=("sum 80000",)),
     guest("state", says=("state survives",), never=("wrong",)),
+    guest("clock", says=("clock holds, without exits",)),
+    guest("signals", says=("signals hold",)),
+    guest("processes", says=("processes hold",)),
+    guest("loopback", says=("loopback holds",)),
     # A fault that nobody handles ends the guest with its signal ...
     guest("fault", "read", status=SIGSEGV),
     guest("fault", "ud", status=SIGILL),
@@ -72,7 +79,22 @@ CASES = [
         never=("wrong",),
     ),
     guest("privileged", "sweep", says=(" 0 wrong",), local=False),
+    *(guest("privileged", attempt, says=("signal", "at CPL 3"), local=False) for attempt in PRIVILEGED),
     guest("straddle", says=("no call went beyond",), local=False),
     guest("sockets", says=("attempts refused",), local=False),
+    guest("frames", "sigreturn", status=SIGSEGV, local=False),
+    guest("frames", "frame", status=SIGSEGV, local=False),
+    guest("exhaust", "threads", says=("goes on",), local=False),
+    guest("patched", "code", says=("nothing wrong",), local=False),
+    guest("patched", "stub", says=("nothing wrong",), local=False),
+    guest("patched", "ports", says=("nothing wrong",), local=False),
+    guest("fuzz", "sweep", "3", "5", says=(" calls, the last",), never=("panicked", "signal"), local=False),
     guest("caught", "stub", says=("no page of the machine can be written", "512 pages refused")),
+    # Where the host does not keep its time by the TSC, the vDSO asks the kernel by itself.
+    Case(
+        "clock-fallback",
+        ("/hardware/clocksource", "acpi_pm", "/bin/nexus-vmm", "run", "--", "/programs/clock", "fallback"),
+        says=("clock source: acpi_pm", "clock holds, by system calls"),
+        local=False,
+    ),
 ]

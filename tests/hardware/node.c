@@ -99,7 +99,10 @@ static int finish(struct instance *it, char *report, size_t size) {
 }
 
 static void initialise(void) {
-    char report[65536];
+    char report[65536], path[512];
+    snprintf(path, sizeof path, "%s/snap", directory);
+    if (mkdir(path, 0700) != 0)
+        die("no place for the snapshot");
     struct instance it = start("initialise");
     int status = finish(&it, report, sizeof report);
     if (status != 0 || !strstr(report, "\"snapshot\"")) {

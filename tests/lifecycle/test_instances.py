@@ -116,7 +116,7 @@ def test_a_working_set_is_recorded_once_and_a_wrong_one_does_no_harm(node, handl
         pytest.skip("there are no snapshots of processes")
 
     def snapshots():
-        return {path.parent for path in node.state.rglob("metadata")}
+        return {path.name for path in node.state.rglob("snapshots/content/*")}
 
     def again():
         node.admin("POST", "/nexus/v1/functions/working/evict")
@@ -125,10 +125,12 @@ def test_a_working_set_is_recorded_once_and_a_wrong_one_does_no_harm(node, handl
         assert not response.get("FunctionError"), payload
         assert payload["calls"] == 1
 
+    node.deploy("sibling", handlers / "lifecycle.py", memory_mib=128)  # so that the base is there
     before = snapshots()
     node.deploy("working", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
     (snapshot,) = snapshots() - before
-    recorded = snapshot / "working-set"
+    (folder,) = node.state.rglob("snapshots/working-sets")
+    recorded = folder / snapshot
     assert not recorded.exists()
     node.invoke("working", {})
     until(recorded.exists)

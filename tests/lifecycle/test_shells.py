@@ -64,7 +64,8 @@ def test_a_cold_start_runs_in_a_shell_that_is_jailed_like_any_instance(shells, h
         with suppress(FileNotFoundError):  # closed meanwhile
             links[int(link.name)] = str(link.readlink())
     assert [number for number, target in links.items() if target == "/dev/null"] == [0]
-    assert not [target for target in links.values() if target.startswith("socket:")]
+    # The way to the backend for connections, and not the socket by which the shell was handed its start.
+    assert len([target for target in links.values() if target.startswith("socket:")]) == 1
 
 
 def test_clones_in_shells_differ(shells, handlers):

@@ -81,3 +81,18 @@ def test_the_machines_own_pages_do_not_run(attack):
 def test_all_attempts_in_one_guest(attack):
     ended = attack("privileged", "sweep")
     assert (ended.status, " 0 wrong" in ended.output) == (0, True), ended
+
+
+@pytest.mark.parametrize("what", ["code", "stub", "ports"])
+def test_code_that_changes_itself_the_stub_and_ports(attack, what):
+    ended = attack("patched", what)
+    assert (ended.status, "nothing wrong" in ended.output) == (0, True), ended
+
+
+@pytest.mark.parametrize("how", range(9))
+def test_the_stubs_own_port_is_of_no_use_elsewhere(attack, how):
+    ended = attack("patched", "own-port", str(how))
+    # A fault that is told, a call that is served as any, or the end of this guest, with a reason.
+    assert ended.in_order, ended
+    assert ended.status in {0, 124}, ended
+    assert ended.status == 0 or "port" in ended.output or "IoIn" in ended.output, ended

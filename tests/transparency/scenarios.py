@@ -4,12 +4,15 @@ An event names a scenario and a bucket; the result is the described outcome of e
 """
 
 import io
+import json
 import os
 import tempfile
 import threading
 
 import boto3
+import s3_scenarios
 from boto3.s3.transfer import TransferConfig
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.stub import Stubber
 from describe import describe
@@ -24,6 +27,7 @@ class Steps:
     def __init__(self, bucket):
         self.bucket = bucket
         self.log = []
+        self.named = []
 
     def __call__(self, name, call, *args, **kwargs):
         try:
@@ -36,6 +40,17 @@ class Steps:
 
     def note(self, name, value):
         self.log.append([name, describe(value, self.bucket)])
+
+    def names(self, ids):
+        """Ids that the server chose: shown from now on by their number."""
+        self.named += ids
+
+    def told(self):
+        """The log, with numbers for those ids."""
+        text = json.dumps(self.log)
+        for number, name in enumerate(self.named):
+            text = text.replace(name, f"<id {number}>")
+        return json.loads(text)
 
 
 def put(step, b):
@@ -357,12 +372,35 @@ def explicit(step, b, event):
     step("get", lambda: own.get_object(Bucket=b, Key="k")["Body"].read())
     session = boto3.session.Session(aws_access_key_id=key, aws_secret_access_key=secret, region_name="us-east-1")
     step("session", lambda: session.resource("s3").Object(b, "k").get()["Body"].read())
+    anonymous = boto3.client("s3", config=Config(signature_version=UNSIGNED))
+    step("anonymous", anonymous.get_object, Bucket=b, Key="k")
+    wrong = boto3.client("s3", aws_access_key_id=key, aws_secret_access_key="wrong")
+    step("wrong secret", wrong.get_object, Bucket=b, Key="k")
+    step("no such profile", boto3.session.Session, profile_name="somebody")
+    with tempfile.TemporaryDirectory() as folder:
+        # Files of a function's own; what a profile runs or names is looked for inside.
+        path = os.path.join(folder, "config")
+        with open(path, "w") as file:
+            file.write(f"[profile own]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\nregion = us-east-1\n")
+            file.write("[profile runs]\ncredential_process = /nonexistent/program\nregion = us-east-1\n")
+        os.environ["AWS_CONFIG_FILE"] = path
+        try:
+            named = boto3.session.Session(profile_name="own").client("s3")
+            step("profile", lambda: named.get_object(Bucket=b, Key="k")["Body"].read())
+            runs = boto3.session.Session(profile_name="runs")
+            step("process", lambda: type(runs.get_credentials().access_key))
+        finally:
+            del os.environ["AWS_CONFIG_FILE"]
+    step(
+        "no CA file",
+        lambda: boto3.client("s3", verify="/nonexistent/ca.pem", endpoint_url="https://127.0.0.1:1").meta.region_name,
+    )
     step("presigned", lambda: own.generate_presigned_url("get_object", Params={"Bucket": b, "Key": "k"}).split("?")[0])
     fields = own.generate_presigned_post(b, "k")
     step("post", lambda: sorted(fields["fields"]))
 
 
-SCENARIOS = [put, get, streams, listing, others, resources, transfers, hooks, configured, threads]
+SCENARIOS = [put, get, streams, listing, others, resources, transfers, hooks, configured, threads, *s3_scenarios.SCENARIOS]
 WITH_EVENT = [services, explicit, unreachable]
 
 
@@ -377,4 +415,4 @@ def handler(event, context):
     for scenario in WITH_EVENT:
         if scenario.__name__ == name:
             scenario(step, bucket, event)
-    return step.log
+    return step.told()

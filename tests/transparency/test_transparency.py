@@ -16,6 +16,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "guest")]
 import stub_services
 
 NAMES = ["put", "get", "streams", "listing", "others", "resources", "transfers", "hooks", "configured", "threads", "explicit"]
+NAMES += ["tagging", "versions", "multipart", "checksums", "encryption", "conditions"]
 # These reach for servers that a node's policy keeps functions from.
 ELSEWHERE = ["services", "unreachable"]
 NATIVE = "import json, sys, scenarios; print(json.dumps(scenarios.handler(json.loads(sys.argv[1]), None)))"

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernel import LaneError
+import emulator
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_QEMU = "qemu-system-x86_64"
 
 
 @dataclass(frozen=True)
@@ -26,10 +23,20 @@ class Outcome:
 
 def boot(image: Path, initramfs: Path, seconds: int) -> tuple[dict[str, Outcome], str]:
     """Boot once and wait until the machine switches itself off. Returns the outcomes by name, and the whole console."""
-    if shutil.which(_QEMU) is None:
-        raise LaneError(f"{_QEMU} is missing: apt-get install --no-install-recommends qemu-system-x86")
     # One emulating thread: with one per processor, one boot in three stood still (QEMU 7.2), and it is no slower.
-    command = [_QEMU, "-M", "pc", "-accel", "tcg,thread=single", "-cpu", "EPYC-v3,+svm,+npt", "-smp", "2", "-m", "2048"]
+    command = [
+        emulator.find(),
+        "-M",
+        "pc",
+        "-accel",
+        "tcg,thread=single",
+        "-cpu",
+        "EPYC-v3,+svm,+npt",
+        "-smp",
+        "2",
+        "-m",
+        "2048",
+    ]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
     command += ["-kernel", str(image), "-initrd", str(initramfs)]
     command += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable lsm=landlock"]

@@ -87,6 +87,10 @@ fn operations() {
     line("CLOSE", operation::CLOSE);
     line("S3", operation::S3);
     line("HTTP", operation::HTTP);
+    line("PRESIGN", operation::PRESIGN);
+    line("WEB_CONNECT", operation::WEB_CONNECT);
+    line("WEB_TLS", operation::WEB_TLS);
+    line("RPC", operation::RPC);
     line("NEXT_RESULT", operation::NEXT_RESULT);
     line("NEXT_ERROR", operation::NEXT_ERROR);
     line("STREAM_BODY", operation::STREAM_BODY);
@@ -99,6 +103,10 @@ fn operations() {
     line(
         "PLACEHOLDER_SECRET",
         format_args!("{:?}", operation::PLACEHOLDER_SECRET),
+    );
+    line(
+        "UNSUITABLE_BASE",
+        format_args!("{:?}", operation::UNSUITABLE_BASE),
     );
     println!();
     line("STATUS_INVALID", status::INVALID);
@@ -115,7 +123,10 @@ fn devices() {
     hex("DOORBELL_OFFSET", device::DOORBELL_OFFSET);
     hex("WAIT", device::WAIT);
     hex("SNAPSHOT", device::SNAPSHOT);
+    hex("SNAPSHOT_AND_HOLD", device::SNAPSHOT_AND_HOLD);
+    line("HOLD_LIMIT_MS", device::HOLD_LIMIT_MS);
     hex("SIZE", device::SIZE);
     hex("GENERATION", device::GENERATION);
+    hex("RENEWED", device::RENEWED);
     line("PROCESS_ENV", format_args!("{:?}", device::PROCESS_ENV));
 }

@@ -16,11 +16,19 @@ pub const WAIT: u32 = 0x4e01;
 /// `ioctl(fd, SNAPSHOT, 0)`: take the snapshot here. Returns 0 where none is wanted and 1 in every
 /// instance restored from it; the instance it was taken in ends.
 pub const SNAPSHOT: u32 = 0x4e02;
+/// `ioctl(fd, SNAPSHOT_AND_HOLD, anything)`: as [`SNAPSHOT`]; in a restored instance no thread but the
+/// caller's runs before it says [`RENEWED`], or [`HOLD_LIMIT_MS`] have passed.
+pub const SNAPSHOT_AND_HOLD: u32 = 0x4e06;
+/// The longest that threads are held, in milliseconds.
+pub const HOLD_LIMIT_MS: u64 = 10_000;
 /// `ioctl(fd, SIZE, 0)`: size of the arena in bytes.
 pub const SIZE: u32 = 0x4e03;
 /// `ioctl(fd, GENERATION, 0)`: number of restores that lie between this instance and its first
-/// initialisation: 0 before the snapshot, 1 after it.
+/// initialisation: 0 before the first snapshot, and one more behind each.
 pub const GENERATION: u32 = 0x4e04;
+/// `ioctl(fd, RENEWED, 0)`: everything that must not repeat between clones has been renewed; held
+/// threads go on. Returns 0, whether any were held or not.
+pub const RENEWED: u32 = 0x4e05;
 
 /// Descriptors a jailed host process (`isolation=process`) inherits instead of the device; their
 /// numbers are in the environment variable [`PROCESS_ENV`] as `arena,doorbell,completion`.

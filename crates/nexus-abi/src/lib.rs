@@ -12,4 +12,5 @@
 
 pub mod arena;
 pub mod device;
+pub mod network;
 pub mod operation;

@@ -16,6 +16,16 @@ pub const CLOSE: u16 = 5;
 pub const S3: u16 = 16;
 /// An HTTP request made by a real SDK, unsigned. The host signs it where it asks for that, and sends it.
 pub const HTTP: u16 = 17;
+/// A signature to take away: a presigned URL, the fields of a form for S3's POST, a database's connection token.
+pub const PRESIGN: u16 = 18;
+/// Open a conversation with a web server: a socket whose connection the host has. What the guest sends follows in
+/// [`BODY`] parts to this submission's id, what comes is read with [`READ`].
+pub const WEB_CONNECT: u16 = 19;
+/// Secure the conversation `stream` with TLS; the body may be the authorities to trust.
+pub const WEB_TLS: u16 = 20;
+/// A gRPC call. Its events and its answer's bytes are read with [`READ`], or come at once where it is wanted whole;
+/// CLOSE of its id with [`STREAM_BODY`] cancels it.
+pub const RPC: u16 = 21;
 
 /// Flag of [`NEXT`]: the body is what the handler returned (JSON).
 pub const NEXT_RESULT: u16 = 1;
@@ -33,6 +43,9 @@ pub const MORE: u32 = 1;
 pub const PLACEHOLDER_KEY_ID: &str = "NEXUSPLACEHOLDERKEY0";
 /// The secret that goes with it, and opens nothing.
 pub const PLACEHOLDER_SECRET: &str = "placeholder-the-real-secret-stays-on-the-host";
+
+/// `errorType` of an INIT_ERROR by which a runtime asks to be initialised without a base.
+pub const UNSUITABLE_BASE: &str = "Nexus.UnsuitableBase";
 
 /// Statuses of a completion other than 0. With each comes a head
 /// `{"error": NAME, "message": TEXT, ...}`, as far as the room allows.

@@ -70,8 +70,9 @@ fn numbers_of_version_1() {
         operation::CLOSE,
         operation::S3,
         operation::HTTP,
+        operation::PRESIGN,
     ];
-    assert_eq!(operations, [1, 2, 3, 4, 5, 16, 17]);
+    assert_eq!(operations, [1, 2, 3, 4, 5, 16, 17, 18]);
     let flags = [
         operation::NEXT_RESULT,
         operation::NEXT_ERROR,
@@ -94,7 +95,9 @@ fn numbers_of_version_1() {
         device::SNAPSHOT,
         device::SIZE,
         device::GENERATION,
+        device::RENEWED,
+        device::SNAPSHOT_AND_HOLD,
     ];
-    assert_eq!(calls, [0x4e01, 0x4e02, 0x4e03, 0x4e04]);
+    assert_eq!(calls, [0x4e01, 0x4e02, 0x4e03, 0x4e04, 0x4e05, 0x4e06]);
     assert_eq!(device::DOORBELL_OFFSET, 1 << 32);
 }

@@ -2,10 +2,11 @@
 
 use crate::arena::Arena;
 use crate::completer::{Answer, Completer};
-use crate::operation::{self, Engine};
+use crate::operation::{self, Content, Engine, rpc, web};
 use crate::raw::{RawSlice, RequestBody};
 use crate::ring::{Submission, Submissions};
-use crate::stream::{Source, Streams};
+use crate::sockets;
+use crate::stream::{Events, Source, Streams, no_stream};
 use crate::upload::{self, Progress, Uploads};
 use crate::{
     Error, EventHead, Finished, FunctionIdentity, GuestDescriptors, RuntimeMessage, Statistics,
@@ -13,14 +14,20 @@ use crate::{
 use bytes::Bytes;
 use nexus_abi::operation as abi;
 use serde::Deserialize;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+/// Operations of one instance that are worked on at a time, of the 64 that it may have in flight.
+const INSTANCE_OPERATIONS: usize = 32;
 /// Bytes of a head that are looked at; a longer one is INVALID.
 const MAX_HEAD: usize = 256 << 10;
+/// Room that is left to the events of a call that is answered whole (bytes).
+const HEAD_ROOM: usize = 32 << 10;
 /// Bytes of an initialisation error that are kept.
 const MAX_INIT_ERROR: usize = 256 << 10;
 
@@ -32,10 +39,13 @@ pub struct Channel {
     submissions: Submissions,
     streams: Arc<Streams>,
     uploads: Uploads,
+    /// What cancels the calls in flight.
+    calls: HashMap<u64, watch::Sender<bool>>,
     engine: Arc<Engine>,
     identity: Arc<FunctionIdentity>,
     /// Operations in flight.
     tasks: JoinSet<()>,
+    turns: Arc<Semaphore>,
     /// The NEXT that waits for an event.
     waiting: Option<Submission>,
     /// A NEXT whose outcome still comes in parts.
@@ -59,6 +69,7 @@ impl Channel {
         engine: Arc<Engine>,
         identity: FunctionIdentity,
     ) -> Result<(Self, GuestDescriptors), Error> {
+        let (control, network) = sockets::pair()?;
         let doorbell = eventfd(libc::EFD_NONBLOCK)?;
         // Blocking: the guest's side waits by reading it. A write never blocks, since sums stay small.
         let completion = eventfd(0)?;
@@ -66,18 +77,28 @@ impl Channel {
             arena: memfd,
             doorbell: doorbell.try_clone()?,
             completion: completion.try_clone()?,
+            network,
         };
         // SAFETY: an OwnedFd names one open descriptor for as long as it lives.
         let doorbell = unsafe { AsyncFd::register(doorbell) }.map_err(io::Error::from)?;
+        let identity = Arc::new(identity);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(sockets::serve(
+            control,
+            Arc::clone(&engine),
+            Arc::clone(&identity),
+        )?);
         let channel = Self {
             completer: Arc::new(Completer::new(arena, completion)),
             doorbell,
             submissions: Submissions::default(),
             streams: Arc::default(),
             uploads: Uploads::default(),
+            calls: HashMap::new(),
             engine,
-            identity: Arc::new(identity),
-            tasks: JoinSet::new(),
+            identity,
+            tasks,
+            turns: Arc::new(Semaphore::new(INSTANCE_OPERATIONS)),
             waiting: None,
             collecting: None,
         };
@@ -177,10 +198,16 @@ impl Channel {
                     self.streams.close(s.stream);
                 } else {
                     self.uploads.give_up(s.stream);
+                    if let Some(cancel) = self.calls.remove(&s.stream) {
+                        cancel.send_replace(true);
+                    }
                 }
                 self.completer.complete(s, &Answer::default());
             }
-            abi::S3 | abi::HTTP => self.operate(s, &head, body),
+            abi::S3 | abi::HTTP | abi::PRESIGN => self.operate(s, &head, body),
+            abi::WEB_CONNECT => self.converse(s, &head),
+            abi::WEB_TLS => self.secure(s, &head, body),
+            abi::RPC => self.call(s, &head, body),
             other => self
                 .completer
                 .invalid(s, &format!("there is no operation {other}")),
@@ -223,10 +250,9 @@ impl Channel {
     fn body(&mut self, s: &Submission, bytes: RawSlice) -> Result<Option<RuntimeMessage>, String> {
         match self.uploads.part(&self.completer, s, bytes)? {
             Progress::Done => Ok(None),
-            Progress::Waiting(sender, part, used) => {
+            Progress::Waiting(used) => {
                 let completer = Arc::clone(&self.completer);
-                self.tasks
-                    .spawn(upload::deliver(completer, *s, sender, part, used));
+                self.tasks.spawn(upload::deliver(completer, *s, used));
                 Ok(None)
             }
             Progress::Outcome(id, body) => match self.collecting.take() {
@@ -239,6 +265,94 @@ impl Channel {
         }
     }
 
+    /// Open a conversation, and send what the guest hands over for it.
+    fn converse(&mut self, s: &Submission, head: &RawSlice) {
+        self.completer.count_operation(0);
+        let parts = self.uploads.request(s.id);
+        let head = head.to_vec();
+        let (engine, identity) = (Arc::clone(&self.engine), Arc::clone(&self.identity));
+        let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
+        self.tasks.spawn(async move {
+            match web::connect(&engine, &identity, &head, s.timeout_ms).await {
+                Ok(conversation) => {
+                    let head = web::describe(&conversation.peer());
+                    let source = Source::conversation(&conversation);
+                    streams.answer(&completer, &s, &head, source).await;
+                    conversation.pump(parts).await;
+                }
+                Err(refusal) => completer.refuse_with(&s, refusal.status, &refusal.head),
+            }
+        });
+    }
+
+    /// A gRPC call. It answers at once with the stream of its events, or with all of them where it is wanted whole.
+    fn call(&mut self, s: &Submission, head: &RawSlice, body: RawSlice) {
+        self.completer.count_operation(body.len());
+        let cancel = watch::Sender::new(false);
+        let cancelled = cancel.subscribe();
+        self.calls.retain(|_, cancel| !cancel.is_closed());
+        self.calls.insert(s.id, cancel);
+        let request = if s.flags & abi::STREAM_BODY == 0 {
+            RequestBody::Whole(body.clone())
+        } else {
+            RequestBody::Parts(self.uploads.request(s.id))
+        };
+        let prepared = rpc::prepare(
+            &self.engine,
+            &self.identity,
+            &head.to_vec(),
+            request,
+            &body,
+            cancelled,
+        );
+        let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
+        self.tasks.spawn(async move {
+            let (mut reader, whole) = match prepared {
+                Ok(prepared) => prepared,
+                Err(refusal) => {
+                    completer.refuse_with(&s, refusal.status, &refusal.head);
+                    return;
+                }
+            };
+            if !whole {
+                let source = Source::Call(Events::new(reader, Vec::new()));
+                streams.answer(&completer, &s, b"{}", source).await;
+                return;
+            }
+            // The events' own room; what exceeds it is told with NO_ROOM.
+            let limit = (s.room.1 as usize).saturating_sub(HEAD_ROOM);
+            let (events, bytes, more) = rpc::collect(&mut reader, limit).await;
+            let head = rpc::describe(&events);
+            let source = if more {
+                Source::Call(Events::new(reader, bytes))
+            } else {
+                Source::Memory(Bytes::from(bytes))
+            };
+            streams.answer(&completer, &s, &head, source).await;
+        });
+    }
+
+    fn secure(&mut self, s: &Submission, head: &RawSlice, body: RawSlice) {
+        let Some(conversation) = self.streams.conversation(s.stream) else {
+            no_stream(&self.completer, s);
+            return;
+        };
+        let head = head.to_vec();
+        let (engine, completer, s) = (Arc::clone(&self.engine), Arc::clone(&self.completer), *s);
+        self.tasks.spawn(async move {
+            match web::secure(&engine, &conversation, &head, &body, s.timeout_ms).await {
+                Ok(head) => completer.complete(
+                    &s,
+                    &Answer {
+                        head: &head,
+                        ..Answer::default()
+                    },
+                ),
+                Err(refusal) => completer.refuse_with(&s, refusal.status, &refusal.head),
+            }
+        });
+    }
+
     fn operate(&mut self, s: &Submission, head: &RawSlice, body: RawSlice) {
         self.completer.count_operation(body.len());
         let body = if s.flags & abi::STREAM_BODY == 0 {
@@ -248,16 +362,21 @@ impl Channel {
         };
         let head = head.to_vec();
         let (engine, identity) = (Arc::clone(&self.engine), Arc::clone(&self.identity));
+        let turns = Arc::clone(&self.turns);
         let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
         self.tasks.spawn(async move {
+            // In order, so that who asks for much waits behind itself.
+            let own = turns.acquire().await;
+            let shared = identity.turns.acquire().await;
             let reply =
                 operation::execute(&engine, &identity, s.operation, &head, body, s.timeout_ms)
                     .await;
+            drop((own, shared));
             match reply {
                 Ok(reply) => {
                     let source = match reply.body {
-                        Some(reader) => Source::Http(Box::new(reader)),
-                        None => Source::Memory(Bytes::new()),
+                        Content::Http(reader) => Source::Http(reader),
+                        Content::Memory(bytes) => Source::Memory(bytes),
                     };
                     streams.answer(&completer, &s, &reply.head, source).await;
                 }

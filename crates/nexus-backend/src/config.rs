@@ -1,5 +1,6 @@
 //! What the backend of a node is told.
 
+use crate::credentials::Source;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -11,4 +12,12 @@ pub struct Config {
     pub endpoints: BTreeMap<String, String>,
     /// JSON file with the credentials; without one AWS's ordinary chain applies.
     pub credentials_file: Option<PathBuf>,
+}
+
+impl Config {
+    pub(crate) fn credentials(&self) -> Source {
+        self.credentials_file
+            .clone()
+            .map_or(Source::Chain, Source::File)
+    }
 }

@@ -1,6 +1,6 @@
 //! Whose requests the node makes. Secrets are in this process's memory and nowhere else.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -45,14 +45,25 @@ impl Credentials {
     }
 }
 
-/// Where credentials come from.
+/// Where credentials are to come from.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A JSON file (docs/protocols.md).
+    File(PathBuf),
+    /// A profile of AWS's shared credentials file.
+    Profile(String),
+    /// AWS's ordinary chain: the environment, then the shared file.
+    #[serde(skip)]
+    Chain,
+}
+
+/// Where they were found.
 #[derive(Debug)]
-enum Source {
-    /// JSON (docs/protocols.md).
+enum Place {
     Json(PathBuf),
     Fixed,
-    /// AWS's shared credentials file.
-    Shared(PathBuf),
+    Shared(PathBuf, String),
     Nowhere,
 }
 
@@ -67,41 +78,41 @@ struct State {
 /// The node's credentials, read again when their file changes.
 #[derive(Debug)]
 pub struct Store {
-    source: Source,
+    place: Place,
     state: Mutex<State>,
 }
 
 impl Store {
-    /// The file if there is one, else the environment, else `~/.aws/credentials`.
-    ///
     /// # Errors
     /// A file that cannot be used, and why.
-    pub fn new(file: Option<&Path>) -> Result<Self, String> {
-        let environment = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let (source, current, version) = if let Some(path) = file {
-            let (current, version) = read(path, parse_json)?;
-            (Source::Json(path.to_owned()), Some(current), Some(version))
-        } else if let (Some(id), Some(secret)) = (
-            environment("AWS_ACCESS_KEY_ID"),
-            environment("AWS_SECRET_ACCESS_KEY"),
-        ) {
-            let token = environment("AWS_SESSION_TOKEN");
-            let fixed = Credentials::new(&id, &secret, token.as_deref());
-            (Source::Fixed, Some(fixed), None)
-        } else {
-            let path = environment("AWS_SHARED_CREDENTIALS_FILE")
-                .map(PathBuf::from)
-                .or_else(|| Some(PathBuf::from(environment("HOME")?).join(".aws/credentials")));
-            match path.filter(|path| path.exists()) {
-                None => (Source::Nowhere, None, None),
-                Some(path) => {
-                    let (current, version) = read(&path, parse_shared)?;
-                    (Source::Shared(path), Some(current), Some(version))
-                }
+    pub fn new(source: &Source) -> Result<Self, String> {
+        let fixed = match source {
+            Source::Chain => from_environment(),
+            _ => None,
+        };
+        let place = match source {
+            Source::File(path) => Place::Json(path.clone()),
+            Source::Chain if fixed.is_some() => Place::Fixed,
+            Source::Chain => {
+                shared_file()
+                    .filter(|path| path.exists())
+                    .map_or(Place::Nowhere, |path| {
+                        let profile = environment("AWS_PROFILE");
+                        Place::Shared(path, profile.unwrap_or_else(|| "default".to_owned()))
+                    })
+            }
+            Source::Profile(name) => {
+                let path =
+                    shared_file().ok_or("there is no home directory to look for profiles in")?;
+                Place::Shared(path, name.clone())
             }
         };
+        let (current, version) = match read(&place)? {
+            Some((current, version)) => (Some(current), Some(version)),
+            None => (fixed, None),
+        };
         Ok(Self {
-            source,
+            place,
             state: Mutex::new(State {
                 current: current.map(Arc::new),
                 looked: Instant::now(),
@@ -110,22 +121,34 @@ impl Store {
         })
     }
 
+    /// None at all: nothing is signed.
+    pub fn nothing() -> Self {
+        Self {
+            place: Place::Nowhere,
+            state: Mutex::new(State {
+                current: None,
+                looked: Instant::now(),
+                version: None,
+            }),
+        }
+    }
+
     /// What to sign with now.
     pub fn current(&self) -> Option<Arc<Credentials>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (path, parse): (&Path, Parse) = match &self.source {
-            Source::Json(path) => (path, parse_json),
-            Source::Shared(path) => (path, parse_shared),
-            Source::Fixed | Source::Nowhere => return state.current.clone(),
+        let path = match &self.place {
+            Place::Json(path) | Place::Shared(path, _) => path,
+            Place::Fixed | Place::Nowhere => return state.current.clone(),
         };
         if state.looked.elapsed() >= LOOK_EVERY {
             state.looked = Instant::now();
             if version(path).ok() != state.version {
-                match read(path, parse) {
-                    Ok((fresh, version)) => {
+                match read(&self.place) {
+                    Ok(Some((fresh, version))) => {
                         state.current = Some(Arc::new(fresh));
                         state.version = Some(version);
                     }
+                    Ok(None) => {}
                     // A file that is just being replaced: what was read last stays in use.
                     Err(reason) => tracing::warn!(%reason, "credentials not read again"),
                 }
@@ -135,7 +158,23 @@ impl Store {
     }
 }
 
-type Parse = fn(&str) -> Result<Credentials, String>;
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn from_environment() -> Option<Credentials> {
+    let id = environment("AWS_ACCESS_KEY_ID")?;
+    let secret = environment("AWS_SECRET_ACCESS_KEY")?;
+    let token = environment("AWS_SESSION_TOKEN");
+    Some(Credentials::new(&id, &secret, token.as_deref()))
+}
+
+fn shared_file() -> Option<PathBuf> {
+    environment("AWS_SHARED_CREDENTIALS_FILE")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(environment("HOME")?).join(".aws/credentials")))
+}
+
 type Version = (u64, i64, i64, u64);
 
 fn version(path: &Path) -> Result<Version, String> {
@@ -152,13 +191,21 @@ fn version(path: &Path) -> Result<Version, String> {
     Ok((about.ino(), about.mtime(), about.mtime_nsec(), about.len()))
 }
 
-fn read(path: &Path, parse: Parse) -> Result<(Credentials, Version), String> {
+fn read(place: &Place) -> Result<Option<(Credentials, Version)>, String> {
+    let path = match place {
+        Place::Json(path) | Place::Shared(path, _) => path,
+        Place::Fixed | Place::Nowhere => return Ok(None),
+    };
     let version = version(path)?;
     let text = std::fs::read_to_string(path)
         .map(Zeroizing::new)
         .map_err(|e| format!("{}: {e}", path.display()))?;
-    let credentials = parse(&text).map_err(|what| format!("{}: {what}", path.display()))?;
-    Ok((credentials, version))
+    let credentials = match place {
+        Place::Shared(_, profile) => parse_shared(&text, profile),
+        _ => parse_json(&text),
+    };
+    let credentials = credentials.map_err(|what| format!("{}: {what}", path.display()))?;
+    Ok(Some((credentials, version)))
 }
 
 fn parse_json(text: &str) -> Result<Credentials, String> {
@@ -184,8 +231,7 @@ fn parse_json(text: &str) -> Result<Credentials, String> {
     })
 }
 
-fn parse_shared(text: &str) -> Result<Credentials, String> {
-    let profile = std::env::var("AWS_PROFILE").unwrap_or_else(|_| "default".to_owned());
+fn parse_shared(text: &str, profile: &str) -> Result<Credentials, String> {
     let mut inside = false;
     let mut values = HashMap::new();
     for line in text.lines().map(str::trim) {
@@ -240,7 +286,7 @@ mod tests {
     #[test]
     fn a_file_is_read_and_read_again() {
         let (_directory, path) = file(GOOD, 0o600);
-        let store = Store::new(Some(&path)).unwrap();
+        let store = Store::new(&Source::File(path.clone())).unwrap();
         assert_eq!(store.current().unwrap().secret(), "hush/hush");
         std::fs::write(&path, GOOD.replace("AKID", "AKID2")).unwrap();
         store.state.lock().unwrap().looked -= LOOK_EVERY;
@@ -253,7 +299,8 @@ mod tests {
     #[test]
     fn files_that_are_refused_without_telling_the_secret() {
         let (_directory, path) = file(GOOD, 0o644);
-        assert!(Store::new(Some(&path)).unwrap_err().contains("chmod 600"));
+        let refused = |path: &Path| Store::new(&Source::File(path.to_owned())).unwrap_err();
+        assert!(refused(&path).contains("chmod 600"));
         for text in [
             r#"{"access_key_id": "AKID", "secret_access_key": ["hush"]}"#,
             r#"{"access_key_id": "A\r\nB", "secret_access_key": "hush"}"#,
@@ -261,20 +308,21 @@ mod tests {
             "",
         ] {
             let (_directory, path) = file(text, 0o600);
-            assert!(!Store::new(Some(&path)).unwrap_err().contains("hush"));
+            assert!(!refused(&path).contains("hush"));
         }
-        assert!(Store::new(Some(Path::new("/nonexistent"))).is_err());
+        refused(Path::new("/nonexistent"));
     }
 
     #[test]
     fn the_shared_file() {
         let text = "[other]\naws_access_key_id=X\naws_secret_access_key=Y\n[default]\naws_access_key_id = A\naws_secret_access_key = B=C\n";
-        let credentials = parse_shared(text).unwrap();
+        let credentials = parse_shared(text, "default").unwrap();
         assert_eq!(
             (credentials.access_key_id.as_str(), credentials.secret()),
             ("A", "B=C")
         );
-        assert!(parse_shared("[default]\n").is_err());
+        assert_eq!(parse_shared(text, "other").unwrap().secret(), "Y");
+        assert!(parse_shared("[default]\n", "default").is_err());
     }
 
     #[test]

@@ -9,18 +9,24 @@ mod completer;
 mod config;
 mod credentials;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod http;
 mod operation;
 mod policy;
 mod raw;
 mod ring;
 mod sigv4;
+mod sockets;
 mod stream;
 mod upload;
+mod web;
 
 pub use channel::Channel;
 pub use config::Config;
+pub use credentials::{Source as CredentialsSource, Store as CredentialsStore};
 pub use error::Error;
+pub use policy::{Document as PolicyDocument, Rules as PolicyRules};
 pub use raw::{Part, RawRoom, RawSlice, RequestBody};
 
 use arena::Arena;
@@ -29,6 +35,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// What all channels of a node share: connections, credentials, policy.
 #[derive(Debug)]
@@ -63,7 +70,31 @@ impl Backend {
 pub struct FunctionIdentity {
     pub name: String,
     pub region: String,
+    pub policy: Arc<PolicyRules>,
+    /// Its own, where it does not use the node's.
+    pub credentials: Option<Arc<CredentialsStore>>,
+    /// Of all its instances together: operations that may be worked on at a time.
+    pub turns: Arc<Semaphore>,
+    /// Its SDK works in the guest: it reaches the node's endpoints itself, and is handed its credentials.
+    pub coupled: bool,
 }
+
+impl FunctionIdentity {
+    /// One that uses the node's credentials.
+    pub fn new(name: &str, region: &str, policy: Arc<PolicyRules>) -> Self {
+        Self {
+            name: name.to_owned(),
+            region: region.to_owned(),
+            policy,
+            credentials: None,
+            turns: Arc::new(Semaphore::new(FUNCTION_OPERATIONS)),
+            coupled: false,
+        }
+    }
+}
+
+/// Operations of one function that are worked on at a time; more wait for their turn.
+pub const FUNCTION_OPERATIONS: usize = 256;
 
 /// The ends of a channel that belong to the guest side; given to the VMM by inheritance.
 #[derive(Debug)]
@@ -74,6 +105,8 @@ pub struct GuestDescriptors {
     pub doorbell: OwnedFd,
     /// eventfd, backend to guest.
     pub completion: OwnedFd,
+    /// SEQPACKET socket: connections to the outside.
+    pub network: OwnedFd,
 }
 
 /// Head of the reply to NEXT: the invocation (docs/abi.md).

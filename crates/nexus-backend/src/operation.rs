@@ -1,19 +1,29 @@
 //! The operations that reach a server: from a submission's head to a reply and its body.
 
+mod checksum;
 mod http_op;
+mod presign;
 mod reader;
+pub mod rpc;
 mod s3;
+mod s3_model;
+mod s3_table;
 mod send;
+pub mod web;
 
 pub use reader::BodyReader;
 
 use crate::credentials::Store;
 use crate::http::Client;
 use crate::http::error::{Kind, TransportError};
-use crate::policy::Policy;
+use crate::policy::{Denied, Endpoints, Policy};
 use crate::raw::RequestBody;
 use crate::sigv4::Signer;
+use crate::web::connection::Pool;
+use crate::web::rpc::Channels;
+use crate::web::tls::Tls;
 use crate::{Config, Error, FunctionIdentity};
+use bytes::Bytes;
 use nexus_abi::operation::{self as abi, status};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -27,7 +37,12 @@ const LONGEST: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Engine {
     client: Client,
-    policy: Policy,
+    pub endpoints: Endpoints,
+    pub(crate) tls: Tls,
+    /// Idle connections of web clients.
+    pub(crate) idle: Pool,
+    /// Connections of gRPC clients.
+    pub(crate) channels: Channels,
     credentials: Store,
     signer: Signer,
     region: String,
@@ -38,12 +53,20 @@ impl Engine {
     /// Endpoints or credentials that cannot be used.
     pub fn new(config: &Config) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self {
+            tls: Tls::default(),
+            idle: Pool::default(),
+            channels: Channels::default(),
             client: Client::new().map_err(Error::Config)?,
-            policy: Policy::new(&config.endpoints).map_err(Error::Config)?,
-            credentials: Store::new(config.credentials_file.as_deref()).map_err(Error::Config)?,
+            endpoints: Endpoints::new(&config.endpoints).map_err(Error::Config)?,
+            credentials: Store::new(&config.credentials()).map_err(Error::Config)?,
             signer: Signer::default(),
             region: config.region.clone(),
         }))
+    }
+
+    /// What this function may do.
+    pub fn policy<'a>(&'a self, identity: &'a FunctionIdentity) -> Policy<'a> {
+        Policy::new(&self.endpoints, &identity.policy)
     }
 }
 
@@ -51,7 +74,14 @@ impl Engine {
 pub struct Reply {
     /// JSON.
     pub head: Vec<u8>,
-    pub body: Option<BodyReader>,
+    pub body: Content,
+}
+
+/// Where a reply's body comes from.
+#[derive(Debug)]
+pub enum Content {
+    Http(Box<BodyReader>),
+    Memory(Bytes),
 }
 
 /// A completion with a status below 0.
@@ -75,8 +105,8 @@ impl Refusal {
         Self::new(status::INVALID, "InvalidSubmission", message, "")
     }
 
-    fn denied(message: &str, endpoint: &str) -> Self {
-        Self::new(status::DENIED, "EndpointDenied", message, endpoint)
+    fn denied(why: &Denied, endpoint: &str) -> Self {
+        Self::new(status::DENIED, "EndpointDenied", &why.0, endpoint)
     }
 
     fn transport(error: &TransportError, endpoint: &str) -> Self {
@@ -108,7 +138,8 @@ pub async fn execute(
     let work = async {
         match operation {
             abi::S3 => s3::execute(engine, identity, parse(head)?, body).await,
-            _ => http_op::execute(engine, parse(head)?, body).await,
+            abi::PRESIGN => presign::execute(engine, identity, parse(head)?),
+            _ => http_op::execute(engine, identity, parse(head)?, body).await,
         }
     };
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 /// SHA-256 of nothing, in hexadecimal.
 pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 pub const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
+pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// Headers that proxies and SDKs change, which are left out of signatures.
 const UNSIGNED_HEADERS: [&str; 6] = [
     "user-agent",
@@ -32,6 +33,18 @@ pub struct Scope<'a> {
     pub service: &'a str,
     /// As in X-Amz-Date: `20150830T123600Z`.
     pub time: &'a str,
+}
+
+impl Scope<'_> {
+    fn range(&self) -> String {
+        let day = self.time.get(..8).unwrap_or_default();
+        format!("{day}/{}/{}/aws4_request", self.region, self.service)
+    }
+
+    /// Key id and scope, as signatures name them.
+    pub fn credential(&self, credentials: &Credentials) -> String {
+        format!("{}/{}", credentials.access_key_id, self.range())
+    }
 }
 
 /// The parts of a request that are signed.
@@ -76,21 +89,58 @@ impl Signer {
     /// Value of the Authorization header.
     pub fn sign(&self, credentials: &Credentials, scope: Scope<'_>, what: &Signable<'_>) -> String {
         let (canonical, signed) = canonical_request(scope.service, what);
-        let Scope {
-            region,
-            service,
-            time,
-        } = scope;
-        let day = time.get(..8).unwrap_or_default();
-        let range = format!("{day}/{region}/{service}/aws4_request");
-        let hash = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
-        let text = format!("AWS4-HMAC-SHA256\n{time}\n{range}\n{hash}");
-        let key = self.key(credentials, scope, day);
-        let signature = hex(hmac::sign(&key, text.as_bytes()).as_ref());
-        let id = &credentials.access_key_id;
+        let signature = self.of_request(credentials, scope, &canonical);
+        let credential = scope.credential(credentials);
         format!(
-            "AWS4-HMAC-SHA256 Credential={id}/{range}, SignedHeaders={signed}, Signature={signature}"
+            "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={signed}, Signature={signature}"
         )
+    }
+
+    /// The query of a URL that is signed itself, for `expires_s` seconds: the given one, then the signature's.
+    pub fn presign(
+        &self,
+        credentials: &Credentials,
+        scope: Scope<'_>,
+        what: &Signable<'_>,
+        expires_s: u64,
+    ) -> String {
+        let (_, signed) = canonical_request(scope.service, what);
+        let mut query = what.query.to_owned();
+        let mut add = |name: &str, value: &str| {
+            if !query.is_empty() {
+                query.push('&');
+            }
+            let _ = write!(query, "{name}=");
+            encode(value, false, &mut query);
+        };
+        add("X-Amz-Algorithm", ALGORITHM);
+        add("X-Amz-Credential", &scope.credential(credentials));
+        add("X-Amz-Date", scope.time);
+        add("X-Amz-Expires", &expires_s.to_string());
+        add("X-Amz-SignedHeaders", &signed);
+        if let Some(token) = credentials.session_token() {
+            add("X-Amz-Security-Token", token);
+        }
+        let whole = Signable {
+            query: &query,
+            ..*what
+        };
+        let (canonical, _) = canonical_request(scope.service, &whole);
+        let signature = self.of_request(credentials, scope, &canonical);
+        format!("{query}&X-Amz-Signature={signature}")
+    }
+
+    /// Signature of a text as it is, such as a POST policy.
+    pub fn of_text(&self, credentials: &Credentials, scope: Scope<'_>, text: &str) -> String {
+        let day = scope.time.get(..8).unwrap_or_default();
+        let key = self.key(credentials, scope, day);
+        hex(hmac::sign(&key, text.as_bytes()).as_ref())
+    }
+
+    fn of_request(&self, credentials: &Credentials, scope: Scope<'_>, canonical: &str) -> String {
+        let hash = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
+        let text = format!("{ALGORITHM}\n{}\n{}\n{hash}", scope.time, scope.range());
+        self.of_text(credentials, scope, &text)
     }
 
     fn key(&self, credentials: &Credentials, scope: Scope<'_>, day: &str) -> hmac::Key {
@@ -134,7 +184,7 @@ fn canonical_request(service: &str, what: &Signable<'_>) -> (String, String) {
     let mut out = String::with_capacity(512);
     out.push_str(what.method);
     out.push('\n');
-    if service == "s3" {
+    if service.starts_with("s3") {
         out.push_str(what.path);
     } else {
         // Other services normalise the path, and encode it once more.
@@ -218,6 +268,18 @@ pub fn payload_hash(bytes: &RawSlice) -> String {
 
 /// Unix seconds as in X-Amz-Date.
 pub fn amz_date(seconds: u64) -> String {
+    let [year, month, day, hour, minute, second] = civil(seconds);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+/// Unix seconds as in a POST policy (ISO 8601).
+pub fn iso_date(seconds: u64) -> String {
+    let [year, month, day, hour, minute, second] = civil(seconds);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month, day, hour, minute and second in UTC.
+fn civil(seconds: u64) -> [u64; 6] {
     // Days since 1970-03-01 shifted to eras of 400 years (Howard Hinnant, "chrono-compatible low-level date
     // algorithms").
     let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
@@ -232,8 +294,7 @@ pub fn amz_date(seconds: u64) -> String {
         shifted - 9
     };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+    [year, month, day, rest / 3600, rest / 60 % 60, rest % 60]
 }
 
 #[cfg(test)]
@@ -370,6 +431,33 @@ mod tests {
         assert!(got.ends_with("fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"));
         let got = sign("GET", "/", "max-keys=2&prefix=J", EMPTY_SHA256, &[]);
         assert!(got.ends_with("34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"));
+    }
+
+    /// The example of "Authenticating requests: using query parameters" in S3's API reference.
+    #[test]
+    fn a_presigned_url() {
+        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+        let credentials = Credentials::new("AKIAIOSFODNN7EXAMPLE", secret, None);
+        let scope = Scope {
+            region: "us-east-1",
+            service: "s3",
+            time: "20130524T000000Z",
+        };
+        let what = Signable {
+            method: "GET",
+            path: "/test.txt",
+            query: "",
+            headers: &headers(&[("host", "examplebucket.s3.amazonaws.com")]),
+            payload_hash: UNSIGNED,
+        };
+        let query = Signer::default().presign(&credentials, scope, &what, 86_400);
+        assert_eq!(
+            query,
+            "X-Amz-Algorithm=AWS4-HMAC-SHA256\
+             &X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request\
+             &X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host\
+             &X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
+        );
     }
 
     #[test]

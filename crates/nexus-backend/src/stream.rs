@@ -1,14 +1,17 @@
 //! Bodies that go on: what did not fit into a room waits here for READ.
 
 use crate::completer::{Answer, Completer, body_start};
-use crate::operation::{BodyReader, Refusal};
+use crate::operation::{BodyReader, Refusal, rpc};
 use crate::raw::RawRoom;
 use crate::ring::Submission;
+use crate::web::conversation::Conversation;
+use crate::web::rpc::{Event, Reader};
 use bytes::Bytes;
 use nexus_abi::arena::UNKNOWN_LENGTH;
 use nexus_abi::operation::status;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Streams one instance may leave open.
 const MAX_STREAMS: usize = 256;
@@ -20,23 +23,124 @@ pub enum Source {
     Memory(Bytes),
     /// A server's answer.
     Http(Box<BodyReader>),
+    Conversation(Held),
+    /// A gRPC call.
+    Call(Events),
+}
+
+/// A conversation that ends with its stream.
+#[derive(Debug)]
+pub struct Held {
+    conversation: Arc<Conversation>,
+    /// The stream's first answer has no bytes: nothing has been asked yet.
+    announced: bool,
+}
+
+/// What happens to a call. Each fill gives an event or some bytes.
+#[derive(Debug)]
+pub struct Events {
+    reader: Box<Reader>,
+    /// Bytes that were received already.
+    early: Bytes,
+    /// The stream's first answer has no bytes, unless there are some already.
+    announced: bool,
+}
+
+impl Events {
+    pub fn new(reader: Reader, early: Vec<u8>) -> Self {
+        Self {
+            announced: !early.is_empty(),
+            reader: Box::new(reader),
+            early: Bytes::from(early),
+        }
+    }
+
+    async fn fill(&mut self, room: &RawRoom) -> Filled {
+        if !self.announced {
+            self.announced = true;
+            return Filled::bytes(0, true);
+        }
+        if !self.early.is_empty() {
+            let count = room.write(&self.early);
+            let _ = self.early.split_to(count);
+            return Filled::bytes(count, true);
+        }
+        match self.reader.next(room).await {
+            Ok(count) => Filled::bytes(count, true),
+            Err(event) => Filled {
+                more: matches!(event, Event::Headers(_)),
+                head: rpc::describe(&[event]),
+                count: 0,
+            },
+        }
+    }
+}
+
+/// What a fill gave.
+struct Filled {
+    /// Instead of bytes: a head.
+    head: Vec<u8>,
+    count: usize,
+    /// Something may follow.
+    more: bool,
+}
+
+impl Filled {
+    fn bytes(count: usize, more: bool) -> Self {
+        let head = Vec::new();
+        Self { head, count, more }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.conversation.close();
+    }
 }
 
 impl Source {
+    pub fn conversation(conversation: &Arc<Conversation>) -> Self {
+        Self::Conversation(Held {
+            conversation: Arc::clone(conversation),
+            announced: false,
+        })
+    }
+
     fn total(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::Http(reader) => reader.total().unwrap_or(UNKNOWN_LENGTH),
+            Self::Conversation(_) | Self::Call(_) => UNKNOWN_LENGTH,
         }
     }
 
-    /// Fill `room`; how much was filled, and whether more may follow.
-    async fn fill(&mut self, room: &RawRoom) -> Result<(usize, bool), Refusal> {
+    /// Fill `room`.
+    async fn fill(&mut self, room: &RawRoom) -> Result<Filled, Refusal> {
         match self {
+            Self::Call(events) => Ok(events.fill(room).await),
+            other => other
+                .fill_bytes(room)
+                .await
+                .map(|(count, more)| Filled::bytes(count, more)),
+        }
+    }
+
+    /// How much was filled, and whether more may follow.
+    async fn fill_bytes(&mut self, room: &RawRoom) -> Result<(usize, bool), Refusal> {
+        match self {
+            Self::Call(_) => Ok((0, false)),
             Self::Memory(bytes) => {
                 let count = room.write(bytes);
                 let _ = bytes.split_to(count);
                 Ok((count, !bytes.is_empty()))
+            }
+            Self::Conversation(held) if !held.announced => {
+                held.announced = true;
+                Ok((0, true))
+            }
+            Self::Conversation(held) => {
+                let count = held.conversation.receive(room).await?;
+                Ok((count, count > 0))
             }
             Self::Http(reader) => {
                 let mut filled = 0;
@@ -64,6 +168,7 @@ impl Source {
 #[derive(Debug)]
 struct Stream {
     source: tokio::sync::Mutex<Source>,
+    conversation: Option<Arc<Conversation>>,
     total: u64,
 }
 
@@ -98,8 +203,9 @@ impl Streams {
         let total = source.total();
         match source.fill(&room).await {
             Err(refusal) => completer.refuse_with(submission, refusal.status, &refusal.head),
-            Ok((body_length, more)) => {
-                let more = if more {
+            Ok(filled) => {
+                let body_length = filled.count;
+                let more = if filled.more {
                     match self.insert(source, total) {
                         Some(id) => Some(id),
                         None => {
@@ -134,7 +240,12 @@ impl Streams {
         }
         table.last += 1;
         let id = table.last;
+        let conversation = match &source {
+            Source::Conversation(held) => Some(Arc::clone(&held.conversation)),
+            _ => None,
+        };
         let stream = Stream {
+            conversation,
             source: tokio::sync::Mutex::new(source),
             total,
         };
@@ -155,19 +266,35 @@ impl Streams {
             return;
         };
         debug_assert_eq!(body_start(0), 0);
-        let mut source = stream.source.lock().await;
-        match source.fill(&room).await {
+        let filling = async { stream.source.lock().await.fill(&room).await };
+        let filled = match submission.timeout_ms {
+            0 => filling.await,
+            // Conversations alone: their receive may be given up, and nothing is lost.
+            ms if stream.conversation.is_some() => {
+                let limit = Duration::from_millis(u64::from(ms));
+                match tokio::time::timeout(limit, filling).await {
+                    Ok(filled) => filled,
+                    Err(_) => {
+                        completer.refuse(submission, status::TIMEOUT, "TimeoutError", "timed out");
+                        return;
+                    }
+                }
+            }
+            _ => filling.await,
+        };
+        match filled {
             Err(refusal) => {
                 self.close(id);
                 completer.refuse_with(submission, refusal.status, &refusal.head);
             }
-            Ok((body_length, more)) => {
-                if !more {
+            Ok(filled) => {
+                if !filled.more {
                     self.close(id);
                 }
                 let answer = Answer {
-                    body_length,
-                    more: more.then_some(id),
+                    head: &filled.head,
+                    body_length: filled.count,
+                    more: filled.more.then_some(id),
                     total_length: stream.total,
                     ..Answer::default()
                 };
@@ -179,7 +306,14 @@ impl Streams {
     /// Forget a stream, if it is open. Its connection is dropped with it.
     pub fn close(&self, id: u64) {
         let stream = self.lock().open.remove(&id);
-        drop(stream);
+        if let Some(conversation) = stream.and_then(|stream| stream.conversation.clone()) {
+            conversation.close(); // a READ may be waiting on it
+        }
+    }
+
+    /// The conversation of a stream, if it is one.
+    pub fn conversation(&self, id: u64) -> Option<Arc<Conversation>> {
+        self.lock().open.get(&id)?.conversation.clone()
     }
 }
 

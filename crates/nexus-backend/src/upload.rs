@@ -4,13 +4,14 @@ use crate::completer::{Answer, Completer};
 use crate::raw::{Part, RawSlice};
 use crate::ring::Submission;
 use crate::stream::no_stream;
-use nexus_abi::operation::MORE_BODY;
+use nexus_abi::operation::{MORE_BODY, status};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Parts of one body that may wait for the network.
-const WAITING_PARTS: usize = 4;
+/// Parts of one body that may wait for the network: they lie in the guest's heap, and it can have no more in flight.
+const WAITING_PARTS: usize = nexus_abi::arena::RING_ENTRIES as usize;
 
 /// What the parts of one body go to.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub enum Progress {
     /// It is completed, or a task of its own will complete it.
     Done,
     /// It will be completed once this part is used.
-    Waiting(mpsc::Sender<Part>, Part, oneshot::Receiver<()>),
+    Waiting(oneshot::Receiver<()>),
     /// An outcome is whole; the id is its NEXT's.
     Outcome(u64, Vec<u8>),
 }
@@ -93,29 +94,38 @@ impl Uploads {
                 }
             }
             Some(Target::Request(sender)) => {
-                let sender = sender.clone();
+                // In the order of the submissions, whatever becomes of their tasks.
+                let (part, used) = Part::new(bytes, last);
+                let accepted = sender.try_send(part).is_ok();
                 if last {
                     self.0.remove(&id);
                 }
-                let (part, used) = Part::new(bytes, last);
-                Ok(Progress::Waiting(sender, part, used))
+                if accepted {
+                    return Ok(Progress::Waiting(used));
+                }
+                no_stream(completer, submission);
+                Ok(Progress::Done)
             }
         }
     }
 }
 
-/// Hand a part over and complete its submission when it has been used.
+/// Complete a part's submission when it has been used.
 pub async fn deliver(
     completer: Arc<Completer>,
     submission: Submission,
-    sender: mpsc::Sender<Part>,
-    part: Part,
     used: oneshot::Receiver<()>,
 ) {
-    if sender.send(part).await.is_ok() && used.await.is_ok() {
-        completer.complete(&submission, &Answer::default());
-    } else {
+    let done = async { used.await.is_ok() };
+    let done = match submission.timeout_ms {
+        0 => Ok(done.await),
+        ms => tokio::time::timeout(Duration::from_millis(u64::from(ms)), done).await,
+    };
+    match done {
+        Ok(true) => completer.complete(&submission, &Answer::default()),
         // The request has ended, and its own completion says why.
-        no_stream(&completer, &submission);
+        Ok(false) => no_stream(&completer, &submission),
+        // The part is on its way still: whoever gives up on it gives the whole body up.
+        Err(_) => completer.refuse(&submission, status::TIMEOUT, "TimeoutError", "timed out"),
     }
 }

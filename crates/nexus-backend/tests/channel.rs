@@ -5,7 +5,8 @@ use bytes::Bytes;
 use nexus_abi::arena::{self, completion as c, control, submission as s};
 use nexus_abi::operation::{self as op, status};
 use nexus_backend::{
-    Backend, Channel, Config, EventHead, FunctionIdentity, GuestDescriptors, RuntimeMessage,
+    Backend, Channel, Config, EventHead, FunctionIdentity, GuestDescriptors, PolicyRules,
+    RuntimeMessage,
 };
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -55,10 +56,7 @@ fn open() -> (Channel, Guest) {
         credentials_file: None,
     };
     let backend = Backend::new(config).unwrap();
-    let identity = FunctionIdentity {
-        name: "f".into(),
-        region: "us-east-1".into(),
-    };
+    let identity = FunctionIdentity::new("f", "us-east-1", PolicyRules::nothing("f").into());
     let size = arena::MIN_SIZE;
     let (channel, descriptors) = backend.open(identity, size).unwrap();
     // SAFETY: a fresh mapping of the arena, as the guest has one.

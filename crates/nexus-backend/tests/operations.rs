@@ -5,7 +5,7 @@ mod common;
 
 use common::guest::{BODY, Entry, at};
 use common::server::{Seen, Server, Step, ok, status};
-use common::{SECRET, node};
+use common::{SECRET, node, node_under};
 use nexus_abi::operation::{self as abi, status as code};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -358,11 +358,82 @@ async fn hosts_that_are_denied() {
     let server = Server::start(|_, _: &Seen| ok(b"")).await;
     let mut node = node(&server.url);
     node.play(|guest| {
-        for url in ["http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:1/", "https://example.com/"] {
+        for url in ["http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:1/", "http://10.0.0.1/"] {
             let got = guest.call(abi::HTTP, &json!({"method": "GET", "url": url}), b"");
             assert_eq!((got.status, got.error()), (code::DENIED, "EndpointDenied"));
             let head = json!({"op": "GetObject", "bucket": "b", "key": "k", "region": "us-east-1", "endpoint": url});
             assert_eq!(guest.call(abi::S3, &head, b"").status, code::DENIED);
+        }
+        let head = json!({"op": "GetObject", "bucket": "b", "key": "k", "region": "us-east-1", "endpoint": "https://example.com/"});
+        assert_eq!(guest.call(abi::S3, &head, b"").status, code::DENIED);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_policy_forbids_is_refused_as_aws_refuses_it() {
+    let server = Server::start(|_, _: &Seen| ok(b"fine")).await;
+    let policy = json!({
+        "services": ["s3:GetObject", "s3:ListBucket", "dynamodb:GetItem"],
+        "buckets": [{"name": "b", "prefix": "in/", "access": "read"}],
+    });
+    let mut node = node_under(&server.url, &serde_json::from_value(policy).unwrap());
+    let url = server.url.clone();
+    node.play(move |guest| {
+        assert_eq!(guest.s3("GetObject", "in/k", b"").http_status(), 200);
+        for (op, key) in [("GetObject", "other"), ("PutObject", "in/k"), ("DeleteObject", "in/k")] {
+            let got = guest.s3(op, key, b"");
+            assert_eq!(got.http_status(), 403, "{op} {key}");
+            let text = String::from_utf8_lossy(&got.body).into_owned();
+            assert!(text.contains("<Code>AccessDenied</Code>") && text.contains("policy"), "{text}");
+        }
+        let sign = json!({"service": "s3", "region": "us-east-1"});
+        for (method, path, status) in [("GET", "/b/in/k", 200), ("GET", "/c/in/k", 403), ("PUT", "/b/in/k", 403)] {
+            for sign in [&sign, &json!(null)] {
+                let head = json!({"method": method, "url": format!("{url}{path}"), "sign": sign});
+                assert_eq!(guest.call(abi::HTTP, &head, b"").http_status(), status, "{method} {path}");
+            }
+        }
+        let head = json!({"method": "POST", "url": "https://dynamodb.us-east-1.amazonaws.com/",
+            "headers": [["X-Amz-Target", "DynamoDB_20120810.PutItem"]], "sign": {"service": "dynamodb", "region": "us-east-1"}});
+        let got = guest.call(abi::HTTP, &head, b"{}");
+        assert_eq!(got.http_status(), 403);
+        assert!(String::from_utf8_lossy(&got.body).contains("AccessDeniedException"));
+    })
+    .await;
+    assert!(
+        server
+            .seen()
+            .iter()
+            .all(|seen| seen.method == "GET" && seen.target == "/b/in/k")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_the_policy_names() {
+    let server = Server::start(|_, _: &Seen| ok(b"fine")).await;
+    let other = Server::start(|_, _: &Seen| ok(b"other")).await;
+    let place = other.url.strip_prefix("http://").unwrap().to_owned();
+    let policy = json!({"egress": [place]});
+    let mut node = node_under(&server.url, &serde_json::from_value(policy).unwrap());
+    let (url, configured) = (other.url.clone(), server.url.clone());
+    node.play(move |guest| {
+        for url in [&url, &url.replace("127.0.0.1", "localhost"), &configured] {
+            let got = guest.call(abi::HTTP, &json!({"method": "GET", "url": url}), b"");
+            assert_eq!(got.http_status(), 200, "{url}");
+        }
+        for url in [
+            "http://127.0.0.1:1/",
+            "http://localhost:1/",
+            "https://example.com/",
+            "http://1.1.1.1/",
+        ] {
+            let got = guest.call(abi::HTTP, &json!({"method": "GET", "url": url}), b"");
+            assert_eq!(
+                (got.status, got.error()),
+                (code::DENIED, "EndpointDenied"),
+                "{url}"
+            );
         }
     })
     .await;
@@ -431,4 +502,46 @@ async fn dropping_the_channel_cancels_what_is_under_way() {
     assert_eq!((statistics.operations, statistics.failures), (1, 0));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(node.guest.poll().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_much_waits_behind_itself() {
+    const SLEEP_MS: u64 = 500;
+    let arrivals = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = std::sync::Arc::clone(&arrivals);
+    let server = Server::start(move |_, _: &Seen| {
+        log.lock().unwrap().push(Instant::now());
+        let mut steps = vec![Step::Sleep(SLEEP_MS)];
+        steps.extend(ok(b"late"));
+        steps
+    })
+    .await;
+    let mut node = node(&server.url);
+    node.play(|guest| {
+        let get = |key: String| json!({"op": "GetObject", "bucket": "b", "key": key, "region": "us-east-1"});
+        let ids: Vec<u64> = (0..64)
+            .map(|n| {
+                let head = get(format!("greedy{n}"));
+                let bytes = serde_json::to_vec(&head).unwrap();
+                let place = BODY + 8192 * n;
+                guest.write(place, &bytes);
+                guest.submit_entry(Entry {
+                    operation: abi::S3,
+                    head: (at(place), u32::try_from(bytes.len()).unwrap()),
+                    room: (at(place + 4096), 4096),
+                    ..Entry::default()
+                })
+            })
+            .collect();
+        for _ in &ids {
+            assert_eq!(guest.wait().status, 0);
+        }
+    })
+    .await;
+    // Nothing was answered before this moment, so these were under way at once.
+    let arrivals = arrivals.lock().unwrap();
+    let answered = *arrivals.first().unwrap() + Duration::from_millis(SLEEP_MS);
+    let at_once = arrivals.iter().filter(|at| **at < answered).count();
+    assert!((2..=32).contains(&at_once), "{at_once} at a time");
+    assert_eq!(arrivals.len(), 64);
 }

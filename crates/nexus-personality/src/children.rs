@@ -1,13 +1,14 @@
 //! Processes that a guest has started: each in a microVM of its own beside this one, in the same hypervisor.
 
 use crate::errno::{EAGAIN, Errno};
+use crate::groups::Groups;
 use crate::machine::Tid;
-use crate::pending::{Sent, bit};
+use crate::pending::Sent;
 use crate::process::Process;
-use crate::signal;
+use crate::signal::{self, Action, Signals};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Microvms beside the first one that live at once, over all generations.
 pub const MOST_ALIVE: usize = 32;
@@ -17,9 +18,16 @@ const SA_NOCLDWAIT: u64 = 2;
 
 /// A child that has ended, or not yet.
 struct Child {
-    process: Weak<Process>,
-    /// Wait status.
-    ended: Option<i32>,
+    /// Wait status, and the group that it was in.
+    ended: Option<(i32, Tid)>,
+}
+
+/// Whom a wait is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted {
+    Any,
+    One(Tid),
+    Group(Tid),
 }
 
 /// One process's children.
@@ -50,27 +58,13 @@ impl Children {
         if children.len() >= MOST_WAITED_FOR {
             return Err(EAGAIN);
         }
-        children.insert(
-            pid,
-            Child {
-                process: Weak::new(),
-                ended: None,
-            },
-        );
+        children.insert(pid, Child { ended: None });
         Ok(())
     }
 
-    /// It runs.
-    pub fn started(&self, pid: Tid, process: &Arc<Process>) {
-        if let Some(child) = self.lock().get_mut(&pid) {
-            child.process = Arc::downgrade(process);
-        }
-    }
-
-    /// One that lives, by its number.
-    #[must_use]
-    pub fn get(&self, pid: Tid) -> Option<Arc<Process>> {
-        self.lock().get(&pid).and_then(|c| c.process.upgrade())
+    /// It could not be made.
+    pub fn forget(&self, pid: Tid) {
+        self.lock().remove(&pid);
     }
 
     /// Whether there is such a child, ended or not.
@@ -79,23 +73,29 @@ impl Children {
         self.lock().contains_key(&pid)
     }
 
-    /// The first that has ended, of all or of one; taken out of the table unless it is to `stay`.
-    pub fn find(&self, pid: Option<Tid>, stay: bool) -> Found {
+    /// The first of those wanted that has ended; taken out of the table unless it is to `stay`.
+    pub fn find(&self, wanted: Wanted, groups: &Groups, stay: bool) -> Found {
         let mut children = self.lock();
-        let wanted = |number: &Tid| pid.is_none_or(|pid| pid == *number);
-        let ended = children.iter().find_map(|(number, child)| {
-            child.ended.filter(|_| wanted(number)).map(|s| (*number, s))
-        });
-        match ended {
-            Some((number, status)) => {
-                if !stay {
-                    children.remove(&number);
-                }
-                Found::Ended(number, status)
+        let is_wanted = |pid: Tid, child: &Child| match (wanted, child.ended) {
+            (Wanted::Any, _) => true,
+            (Wanted::One(one), _) => one == pid,
+            (Wanted::Group(group), Some((_, was))) => was == group,
+            (Wanted::Group(group), None) => groups.get(pid).is_ok_and(|m| m.group == group),
+        };
+        let mut found = Found::Nobody;
+        for (pid, child) in children.iter().filter(|(pid, c)| is_wanted(**pid, c)) {
+            found = Found::Running;
+            if let Some((status, _)) = child.ended {
+                found = Found::Ended(*pid, status);
+                break;
             }
-            None if children.keys().any(wanted) => Found::Running,
-            None => Found::Nobody,
         }
+        if let Found::Ended(pid, _) = found
+            && !stay
+        {
+            children.remove(&pid);
+        }
+        found
     }
 }
 
@@ -122,6 +122,8 @@ impl Drop for Place {
 
 /// A child has ended: who waits for it learns of it.
 pub fn ended(parent: &Process, pid: Tid, status: i32) {
+    parent.locks().records.ended(pid);
+    let group = parent.groups.leave(pid);
     let chld = libc::SIGCHLD as u64;
     let action = parent.signals().action(chld);
     // Who ignores the signal by name wants no zombies either.
@@ -131,8 +133,7 @@ pub fn ended(parent: &Process, pid: Tid, status: i32) {
         if forget {
             children.remove(&pid);
         } else if let Some(child) = children.get_mut(&pid) {
-            child.ended = Some(status);
-            child.process = Weak::new();
+            child.ended = Some((status, group));
         }
     }
     let _ = signal::send(parent, None, about(pid, status));
@@ -162,11 +163,17 @@ pub fn about(pid: Tid, status: i32) -> Sent {
     }
 }
 
-/// Signals that go on being ignored in a program that is executed; handlers do not.
+/// Dispositions of a program that is executed: signals go on being ignored; handlers do not outlive their code.
 #[must_use]
-pub fn ignored(process: &Process) -> u64 {
+pub fn ignored(process: &Process) -> Signals {
     let signals = process.signals();
-    (1..=signal::LAST)
-        .filter(|s| signals.action(*s).handler == 1)
-        .fold(0, |set, s| set | bit(s))
+    let mut left = Signals::default();
+    for signal in (1..=signal::LAST).filter(|s| signals.action(*s).handler == 1) {
+        let action = Action {
+            handler: 1,
+            ..Action::default()
+        };
+        left.set_action(signal, action);
+    }
+    left
 }

@@ -82,6 +82,9 @@ pub struct DeviceDescriptors {
     pub doorbell: RawFd,
     /// eventfd, backend to guest.
     pub completion: RawFd,
+    /// Channel to the backend for connections to the outside.
+    #[serde(default)]
+    pub network: Option<RawFd>,
 }
 
 /// Everything the personality must know of a guest.

@@ -4,6 +4,8 @@
 use crate::config::{Config, Program};
 use crate::files::lock::Locks;
 use crate::files::{FileTable, names::Namespace, socket::Net};
+use crate::groups::Groups;
+use crate::ledger::Ledger;
 use crate::machine::Tid;
 use crate::process::Process;
 use crate::signal::Signals;
@@ -51,13 +53,14 @@ pub struct Heritage {
     pub(crate) limits: [[u64; 2]; 16],
     pub(crate) number_key: u64,
     pub(crate) locks: Arc<Mutex<Locks>>,
-    /// Signals that it ignores from the start.
-    pub(crate) ignored: u64,
+    pub(crate) signals: Signals,
     pub(crate) pid: Tid,
     pub(crate) next_tid: Arc<AtomicI32>,
     pub(crate) alive: Arc<AtomicUsize>,
+    pub(crate) groups: Arc<Groups>,
     pub(crate) parent: Weak<Process>,
-    pub(crate) statm: Arc<OwnedFd>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) pagemap: Option<Arc<OwnedFd>>,
 }
 
 impl Heritage {
@@ -65,31 +68,56 @@ impl Heritage {
     #[must_use]
     pub fn of(parent: &Arc<Process>, pid: Tid, program: Program) -> Self {
         let own = pid == parent.pid();
+        let files = parent.files().inherited();
+        let signals = crate::children::ignored(parent);
+        let above = if own {
+            Weak::clone(&parent.parent)
+        } else {
+            Arc::downgrade(parent)
+        };
+        Self::with(parent, pid, program, files, signals, above)
+    }
+
+    /// What `parent` leaves the copy of itself that goes on as process `pid`: all but the device.
+    #[must_use]
+    pub fn copied(parent: &Arc<Process>, pid: Tid) -> Self {
+        let program = parent.config.program.clone();
+        let files = parent.files().clone();
+        let signals = parent.signals().clone();
+        Self::with(parent, pid, program, files, signals, Arc::downgrade(parent))
+    }
+
+    fn with(
+        from: &Process,
+        pid: Tid,
+        program: Program,
+        files: FileTable,
+        signals: Signals,
+        parent: Weak<Process>,
+    ) -> Self {
         Self {
-            names: parent.names.shared(&program.path),
-            net: Arc::clone(&parent.net),
-            files: parent.files().inherited(),
-            cwd: parent.cwd().clone(),
-            umask: parent.umask(),
-            nice: parent.nice().load(Ordering::Relaxed),
-            limits: *parent.limits(),
-            number_key: parent.number_key(),
-            locks: Arc::clone(&parent.locks),
-            ignored: crate::children::ignored(parent),
+            names: from.names.shared(&program.path),
+            net: Arc::clone(&from.net),
+            files,
+            cwd: from.cwd().clone(),
+            umask: from.umask(),
+            nice: from.nice().load(Ordering::Relaxed),
+            limits: *from.limits(),
+            number_key: from.number_key(),
+            locks: Arc::clone(&from.locks),
+            signals,
             pid,
-            next_tid: Arc::clone(&parent.next_tid),
-            alive: Arc::clone(&parent.alive),
-            parent: if own {
-                Weak::clone(&parent.parent)
-            } else {
-                Arc::downgrade(parent)
-            },
-            statm: Arc::clone(&parent.statm),
+            next_tid: Arc::clone(&from.next_tid),
+            alive: Arc::clone(&from.alive),
+            groups: Arc::clone(&from.groups),
+            parent,
+            ledger: Arc::clone(&from.ledger),
+            pagemap: from.pagemap.clone(),
             config: Config {
                 program,
                 device: None,
                 wants_snapshot: false,
-                ..parent.config.clone()
+                ..from.config.clone()
             },
         }
     }

@@ -1,12 +1,14 @@
 //! What the personality asks of the machine beneath it, and the state they hand each other.
 
 use crate::errno::{ENOSYS, Errno};
+use crate::pending::Sent;
 use crate::process::{self, Process};
 use crate::window::Window;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Number of a guest thread, as `gettid` shows it. The first thread's is the process id.
 pub type Tid = i32;
@@ -65,8 +67,10 @@ pub struct ThreadState {
     pub regs: UserRegs,
     /// Empty: the initial state of a fresh process.
     pub xsave: Vec<u8>,
-    /// The call `(number, arguments)` the thread was blocked in; it is issued again after restore.
-    pub pending: Option<(u64, [u64; 6])>,
+    /// The call that is issued again next, and when it is to end at the latest: CLOCK_MONOTONIC.
+    pub resumed: Option<(u64, Duration)>,
+    /// Signals sent to it and not yet taken.
+    pub pending: Vec<Sent>,
     /// Address to clear and wake at thread exit (CLONE_CHILD_CLEARTID, set_tid_address), or 0.
     pub clear_tid: u64,
     /// Blocked signals, bit n-1 for signal n.
@@ -120,6 +124,8 @@ pub trait Machine: Send + Sync {
     }
     /// Make thread `tid` leave the guest, or the host call it blocks in, soon and without loss.
     fn kick(&self, tid: Tid);
+    /// Let the threads go on that were held for the one that renews a restored instance.
+    fn renewed(&self) {}
 }
 
 /// An exception at CPL 3, as the guest's IDT handlers or a failed `KVM_RUN` report it.
@@ -143,5 +149,8 @@ pub enum Outcome {
     /// The thread must wait until the hypervisor lets it go on; its state is canonical.
     Park,
     /// The guest asked for a snapshot at this call; its result is already in place for after the restore.
-    Snapshot,
+    Snapshot {
+        /// The other threads are to wait in a restored instance until the caller has renewed it.
+        hold: bool,
+    },
 }

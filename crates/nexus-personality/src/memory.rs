@@ -16,7 +16,7 @@ macro_rules! plain {
         unsafe impl Plain for $t {}
     )* };
 }
-plain! { u8 u16 u32 u64 i32 i64 [u64; 2] [u32; 2] [i32; 2] [u64; 4] [i64; 2] [i64; 4] [u64; 3] }
+plain! { u8 u16 u32 u64 i32 i64 [u64; 2] [u32; 2] [i32; 2] [u64; 4] [i64; 2] [i64; 4] [u64; 3] [u16; 4] }
 pub(crate) use plain;
 
 /// Longest list of buffers in one call (`IOV_MAX`).

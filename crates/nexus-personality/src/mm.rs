@@ -1,9 +1,13 @@
 //! The guest's address space: what is mapped where, kept in step with the host's mappings of the window.
 
+pub mod copy;
+
 use crate::errno::{EEXIST, EINVAL, ENOMEM, Errno};
 use crate::files::HostFile;
 use crate::files::tmpfs::Inode;
+use crate::ledger::{Held, Ledger};
 use crate::machine::Machine;
+use crate::ranges::Ranges;
 use crate::window::{
     ANONYMOUS_BOTTOM, ANONYMOUS_TOP, CHUNK, LIBRARIES, PAGE, RESERVED, USER_END, USER_START, Window,
 };
@@ -22,8 +26,8 @@ pub enum Backing {
     Anonymous,
     /// A file from the root table, at an offset; private unless `Vma::shared`.
     File(Arc<HostFile>, u64),
-    /// Shared memory without a file. Not kept by a snapshot.
-    Shared,
+    /// Shared memory without a file, which the host holds as long as any of it is mapped. Not kept by a snapshot.
+    Shared(Arc<Held>),
     /// A file in memory, at an offset. Not kept by a snapshot.
     Memory(Arc<Inode>, u64),
     /// The arena.
@@ -41,6 +45,8 @@ pub struct Vma {
     pub prot: i32,
     /// `MAP_SHARED`.
     pub shared: bool,
+    /// It was writable at some time, so that a private one may differ from its file.
+    pub written: bool,
     /// What it shows.
     pub backing: Backing,
 }
@@ -78,6 +84,9 @@ pub struct AddressSpace {
     window: Window,
     machine: Arc<dyn Machine>,
     vmas: BTreeMap<u64, Vma>,
+    ledger: Arc<Ledger>,
+    /// Private memory that is or was accessible, and so may be in use.
+    charged: Ranges,
     /// Start of the heap, and its present end.
     pub heap: (u64, u64),
 }
@@ -89,6 +98,22 @@ fn host_prot(prot: i32) -> i32 {
         0 => libc::PROT_NONE,
         p if p & libc::PROT_WRITE != 0 => libc::PROT_READ | libc::PROT_WRITE,
         _ => libc::PROT_READ,
+    }
+}
+
+/// Whether memory of this kind is the guest's own once it is accessible: anonymous memory in any way (what is read takes page
+/// tables), a private copy of a file where it may be written.
+fn is_charged(backing: &Backing, shared: bool, prot: i32) -> bool {
+    match backing {
+        Backing::Anonymous => host_prot(prot) != libc::PROT_NONE,
+        Backing::File(..) | Backing::Memory(..) => !shared && prot & libc::PROT_WRITE != 0,
+        Backing::Shared(_) | Backing::Arena | Backing::Doorbell => false,
+    }
+}
+
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        self.ledger.give_back(self.charged.total());
     }
 }
 
@@ -107,11 +132,13 @@ pub fn pages(length: u64) -> Result<u64, Errno> {
 impl AddressSpace {
     /// An empty one.
     #[must_use]
-    pub fn new(window: Window, machine: Arc<dyn Machine>) -> Self {
+    pub fn new(window: Window, machine: Arc<dyn Machine>, ledger: Arc<Ledger>) -> Self {
         Self {
             window,
             machine,
             vmas: BTreeMap::new(),
+            ledger,
+            charged: Ranges::default(),
             heap: (0, 0),
         }
     }
@@ -226,17 +253,35 @@ impl AddressSpace {
         }
         let address = self.choose(&request)?;
         let end = address + request.length;
+        let charge = is_charged(&request.backing, request.shared, request.prot);
+        if charge {
+            let there = self.charged.bytes_in(address, end);
+            self.ledger.commit(request.length - there)?;
+        }
         if !matches!(request.backing, Backing::Doorbell) {
-            self.host_map(
+            let mapped = self.host_map(
                 address,
                 request.length,
                 request.prot,
                 request.shared,
                 request.source,
-            )?;
+            );
+            if let Err(error) = mapped {
+                if charge {
+                    let there = self.charged.bytes_in(address, end);
+                    self.ledger.give_back(request.length - there);
+                }
+                return Err(error);
+            }
             self.carve(address, end);
-            if let Err(error) = self.machine.back(address, end) {
+            if charge {
+                self.charged.insert(address, end);
+            } else {
+                self.ledger.give_back(self.charged.remove(address, end));
+            }
+            if let Err(error) = self.back(address, end, request.prot) {
                 self.host_map(address, request.length, libc::PROT_NONE, false, None)?;
+                self.ledger.give_back(self.charged.remove(address, end));
                 return Err(error.into());
             }
         } else {
@@ -246,6 +291,7 @@ impl AddressSpace {
             end,
             prot: request.prot,
             shared: request.shared,
+            written: request.prot & libc::PROT_WRITE != 0,
             backing: request.backing,
         };
         self.vmas.insert(address, vma);
@@ -277,8 +323,19 @@ impl AddressSpace {
         {
             return Err(EINVAL);
         }
+        if is_charged(&vma.backing, vma.shared, vma.prot) {
+            self.ledger.note(self.charged.insert(start, vma.end));
+        }
         self.vmas.insert(start, vma);
         Ok(())
+    }
+
+    /// Make what may be accessed reachable for the guest. What may not needs no slot: without one the guest's access faults as well.
+    fn back(&self, start: u64, end: u64, prot: i32) -> io::Result<()> {
+        if host_prot(prot) == libc::PROT_NONE {
+            return Ok(());
+        }
+        self.machine.back(start, end)
     }
 
     /// Map what the mapping at `start` showed when it was made: its file, or zeros.
@@ -302,11 +359,9 @@ impl AddressSpace {
     /// The machine's.
     pub fn back_all(&self) -> io::Result<()> {
         let mut run: Option<(u64, u64)> = None;
-        for (start, vma) in self
-            .vmas
-            .iter()
-            .filter(|(_, v)| !matches!(v.backing, Backing::Doorbell))
-        {
+        for (start, vma) in self.vmas.iter().filter(|(_, v)| {
+            !matches!(v.backing, Backing::Doorbell) && host_prot(v.prot) != libc::PROT_NONE
+        }) {
             run = match run {
                 Some((s, e)) if *start < e.next_multiple_of(CHUNK) + CHUNK => {
                     Some((s, e.max(vma.end)))
@@ -454,6 +509,8 @@ impl AddressSpace {
         let gone = self.carve(address, address + length);
         if !gone.is_empty() {
             self.host_map(address, length, libc::PROT_NONE, false, None)?;
+            self.ledger
+                .give_back(self.charged.remove(address, address + length));
         }
         if gone.iter().any(|(_, v)| v.prot & libc::PROT_EXEC != 0) {
             self.update_execution(address, address + length)?;
@@ -492,6 +549,8 @@ impl AddressSpace {
             return Err(ENOMEM);
         }
         let at = self.window.host(address, length).ok_or(ENOMEM)?;
+        self.charge(address, end, prot)?;
+        self.back(address, end, prot)?;
         // SAFETY: the range lies in the window and is mapped by the guest; no reference points there.
         let done = unsafe {
             libc::mprotect(
@@ -507,7 +566,13 @@ impl AddressSpace {
         let mut executable = prot & libc::PROT_EXEC != 0;
         for (start, vma) in self.carve(address, end) {
             executable |= vma.prot & libc::PROT_EXEC != 0;
-            self.vmas.insert(start, Vma { prot, ..vma });
+            let written = vma.written || prot & libc::PROT_WRITE != 0;
+            let vma = Vma {
+                prot,
+                written,
+                ..vma
+            };
+            self.vmas.insert(start, vma);
             touched.push(start);
         }
         for start in touched {
@@ -520,6 +585,26 @@ impl AddressSpace {
         } else {
             Ok(())
         }
+    }
+
+    /// Charge what becomes accessible. It stays charged until it is unmapped, since it may be in use.
+    fn charge(&mut self, address: u64, end: u64, prot: i32) -> Result<(), Errno> {
+        let first = self.find(address).map_or(address, |(start, _)| start);
+        let pieces: Vec<(u64, u64)> = self
+            .vmas
+            .range(first..end)
+            .filter(|(_, v)| is_charged(&v.backing, v.shared, prot))
+            .map(|(start, v)| ((*start).max(address), v.end.min(end)))
+            .collect();
+        let mut more = 0;
+        for (from, to) in &pieces {
+            more += (to - from) - self.charged.bytes_in(*from, *to);
+        }
+        self.ledger.commit(more)?;
+        for (from, to) in pieces {
+            self.charged.insert(from, to);
+        }
+        Ok(())
     }
 
     /// Whether every page of the range is mapped.

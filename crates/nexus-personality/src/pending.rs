@@ -1,6 +1,8 @@
 //! Signals that were sent and not yet taken, with what they carry.
 
 use crate::errno::{EAGAIN, Errno};
+use crate::signal::LAST;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,7 +37,7 @@ pub enum Cause {
 }
 
 /// A signal and the first four words of its `siginfo_t`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     /// 1 to 64.
     pub signal: u64,
@@ -105,6 +107,29 @@ impl Pending {
         queue.push_back(sent);
         self.mask.fetch_or(bit(sent.signal), Ordering::AcqRel);
         Ok(())
+    }
+
+    /// All of them as they came, for a snapshot.
+    #[must_use]
+    pub fn list(&self) -> Vec<Sent> {
+        self.lock().iter().copied().collect()
+    }
+
+    /// Those of a snapshot, of which more than would have been kept are dropped.
+    #[must_use]
+    pub fn of(list: &[Sent]) -> Self {
+        let pending = Self::default();
+        for sent in list {
+            pending.restore(*sent);
+        }
+        pending
+    }
+
+    /// Add one of a snapshot, if it is possible.
+    pub fn restore(&self, sent: Sent) {
+        if (1..=LAST).contains(&sent.signal) {
+            let _ = self.push(sent);
+        }
     }
 
     /// Take the first of `set` in Linux's order: faults, then by number, equal ones as they came.

@@ -2,24 +2,29 @@
 
 use crate::children::Children;
 use crate::config::Config;
-use crate::errno::{EINVAL, ENOENT, ENOMEM, Errno};
+use crate::errno::{EINVAL, ENOENT, Errno};
 use crate::files::lock::Locks;
 use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
+use crate::groups::Groups;
 use crate::heritage::{Heritage, IN_CHILD, Lent, in_child};
 use crate::host::{self, Kick};
 use crate::itimer::Timers;
+use crate::ledger::Ledger;
 use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
 use crate::mm::{AddressSpace, Backing, Request};
-use crate::pending::{Cause, Pending, Sent, bit};
+use crate::pending::{Cause, Pending, Sent};
 use crate::rest::Rest;
-use crate::signal::{self, Action, Signals};
+use crate::signal::{self, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Why a guest could not be made.
@@ -60,6 +65,16 @@ pub struct DeviceMap {
     pub doorbell: u64,
 }
 
+/// Where threads park that are asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stop {
+    No,
+    /// In calls that wait: such a thread holds nothing that others need to get anywhere, as malloc's locks.
+    InWaits,
+    Anywhere,
+}
+
 /// A guest process.
 pub struct Process {
     pub(crate) config: Config,
@@ -71,6 +86,7 @@ pub struct Process {
     pub(crate) children: Children,
     /// MicroVMs beside the first one, over all generations.
     pub(crate) alive: Arc<AtomicUsize>,
+    pub(crate) groups: Arc<Groups>,
     pub(crate) parent: Weak<Self>,
     /// The program that was executed in place of this one, and its wait status.
     successor: Mutex<(Weak<Self>, Option<i32>)>,
@@ -89,13 +105,14 @@ pub struct Process {
     threads: Mutex<BTreeMap<Tid, Arc<ThreadShared>>>,
     pub(crate) next_tid: Arc<AtomicI32>,
     pid: AtomicI32,
-    stopping: AtomicBool,
+    stopping: AtomicU8,
     abandoned: AtomicBool,
     generation: AtomicU64,
     device: Mutex<DeviceMap>,
     unknown: Mutex<BTreeMap<u64, u64>>,
-    pub(crate) statm: Arc<OwnedFd>,
-    memory_refused: AtomicBool,
+    pub(crate) ledger: Arc<Ledger>,
+    /// Which pages are its own; absent where the host does not tell.
+    pub(crate) pagemap: Option<Arc<OwnedFd>>,
     pub(crate) rest: Rest,
 }
 
@@ -111,24 +128,19 @@ fn fresh_pid() -> i32 {
     i32::from_le_bytes(bytes).rem_euclid(30_000) + 2
 }
 
-/// The hypervisor's own use of memory, opened before the jail.
-fn open_statm() -> Result<OwnedFd, Error> {
+/// What the host tells of the hypervisor's own memory, opened before the jail.
+fn open_own(name: &CStr) -> Result<OwnedFd, Error> {
     // SAFETY: a static name; the result is checked.
-    let statm = unsafe {
-        libc::open(
-            c"/proc/self/statm".as_ptr(),
-            libc::O_RDONLY | libc::O_CLOEXEC,
-        )
-    };
-    if statm < 0 {
+    let fd = unsafe { libc::open(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if fd < 0 {
         let source = io::Error::last_os_error();
         return Err(Error::Host {
-            doing: "opening /proc/self/statm",
+            doing: "opening what /proc/self tells of memory",
             source,
         });
     }
     // SAFETY: a fresh descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(statm) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn fresh_key() -> u64 {
@@ -189,7 +201,7 @@ impl Process {
         let pid = fresh_pid();
         let heritage = Heritage {
             names,
-            net: Arc::default(),
+            net: Arc::new(Net::new(config.device.and_then(|d| d.network))),
             files,
             cwd: config.program.cwd.trim_end_matches('/').as_bytes().to_vec(),
             umask: 0o022,
@@ -197,12 +209,17 @@ impl Process {
             limits: first_limits(&config),
             number_key: fresh_key(),
             locks: Arc::default(),
-            ignored: 0,
+            signals: Signals::default(),
             pid,
             next_tid: Arc::new(AtomicI32::new(pid)),
             alive: Arc::default(),
+            groups: Arc::default(),
             parent: Weak::new(),
-            statm: Arc::new(open_statm()?),
+            ledger: Ledger::new(config.memory_mib << 20).map_err(|source| Error::Host {
+                doing: "opening /proc/self/statm",
+                source,
+            })?,
+            pagemap: open_own(c"/proc/self/pagemap").ok().map(Arc::new),
             config,
         };
         Self::inherit(window, machine, heritage)
@@ -217,22 +234,19 @@ impl Process {
         machine: Arc<dyn Machine>,
         heritage: Heritage,
     ) -> Result<Arc<Self>, Error> {
-        let mut signals = Signals::default();
-        for signal in (1..=signal::LAST).filter(|s| heritage.ignored & bit(*s) != 0) {
-            let action = Action {
-                handler: 1,
-                ..Action::default()
-            };
-            signals.set_action(signal, action);
-        }
-        Ok(Arc::new(Self {
+        let process = Arc::new(Self {
             memory: Memory::new(window),
-            mm: Mutex::new(AddressSpace::new(window, Arc::clone(&machine))),
+            mm: Mutex::new(AddressSpace::new(
+                window,
+                Arc::clone(&machine),
+                Arc::clone(&heritage.ledger),
+            )),
             machine,
             files: Mutex::new(heritage.files),
             lent: Lent::default(),
             children: Children::default(),
             alive: heritage.alive,
+            groups: heritage.groups,
             parent: heritage.parent,
             successor: Mutex::default(),
             names: heritage.names,
@@ -243,22 +257,24 @@ impl Process {
             number_key: AtomicU64::new(heritage.number_key),
             locks: heritage.locks,
             cwd: Mutex::new(heritage.cwd),
-            signals: Mutex::new(signals),
+            signals: Mutex::new(heritage.signals),
             pending: Pending::default(),
             timers: Timers::default(),
             threads: Mutex::default(),
             next_tid: heritage.next_tid,
             pid: AtomicI32::new(heritage.pid),
-            stopping: AtomicBool::new(false),
+            stopping: AtomicU8::new(Stop::No as u8),
             abandoned: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             device: Mutex::default(),
             unknown: Mutex::default(),
-            statm: heritage.statm,
-            memory_refused: AtomicBool::new(false),
+            ledger: heritage.ledger,
+            pagemap: heritage.pagemap,
             rest: Rest::default(),
             config: heritage.config,
-        }))
+        });
+        process.groups.attach(process.pid(), &process);
+        Ok(process)
     }
 
     /// [`Process::load`] for a program whose first thread blocks these signals.
@@ -285,7 +301,7 @@ impl Process {
         let shared = Arc::new(ThreadShared {
             tid: state.tid,
             kick: Kick::default(),
-            pending: Pending::default(),
+            pending: Pending::of(&state.pending),
             mask: AtomicU64::new(state.signal_mask),
             awaited: AtomicU64::new(0),
         });
@@ -393,8 +409,9 @@ impl Process {
         drop(gone);
     }
 
+    /// The process that started it, while that lives.
     pub(crate) fn parent(&self) -> Option<Arc<Self>> {
-        self.parent.upgrade()
+        self.parent.upgrade().filter(|parent| !parent.abandoned())
     }
 
     /// The program that was executed in place of this one.
@@ -410,7 +427,7 @@ impl Process {
     /// executed in place of this one is ended too.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::SeqCst);
-        self.set_stopping(true);
+        self.set_stopping(Stop::Anywhere);
         if let Some(successor) = self.successor() {
             successor.signal(libc::SIGKILL as u64);
         }
@@ -444,6 +461,7 @@ impl Process {
 
     pub(crate) fn renew_pid(&self, generation: u64) {
         let pid = fresh_pid();
+        self.groups.rename(self.pid(), pid);
         self.pid.store(pid, Ordering::Relaxed);
         self.next_tid.fetch_max(pid, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Relaxed);
@@ -464,12 +482,18 @@ impl Process {
     }
 
     /// Ask all threads to park (for a snapshot), or let them go on.
-    pub fn set_stopping(&self, stopping: bool) {
-        self.stopping.store(stopping, Ordering::SeqCst);
+    pub fn set_stopping(&self, stop: Stop) {
+        self.stopping.store(stop as u8, Ordering::SeqCst);
     }
 
-    pub(crate) fn stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+    /// Whether a thread is to park that is in a call that waits, or anywhere else.
+    pub(crate) fn stops(&self, waiting: bool) -> bool {
+        let least = if waiting {
+            Stop::InWaits
+        } else {
+            Stop::Anywhere
+        };
+        self.stopping.load(Ordering::SeqCst) >= least as u8
     }
 
     /// Send the process a signal from outside the guest, as a terminal does.
@@ -506,7 +530,7 @@ impl Process {
     /// Most memory of this process and its children together, in bytes.
     #[must_use]
     pub fn memory_limit(&self) -> u64 {
-        self.config.memory_mib << 20
+        self.ledger.limit()
     }
 
     /// Private memory in use, in bytes: what the host counts as anonymous, the hypervisor's own included.
@@ -514,46 +538,24 @@ impl Process {
     /// # Errors
     /// The host's.
     pub fn private_bytes(&self) -> io::Result<u64> {
-        let mut text = [0u8; 128];
-        // SAFETY: a live buffer of the length given.
-        let length = unsafe {
-            libc::pread(
-                self.statm.as_raw_fd(),
-                text.as_mut_ptr().cast(),
-                text.len(),
-                0,
-            )
-        };
-        let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-        let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned();
-        let mut fields = text
-            .split_whitespace()
-            .skip(1)
-            .map_while(|f| f.parse::<u64>().ok());
-        let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
-        Ok(resident.saturating_sub(shared) * PAGE)
+        self.ledger.private_bytes()
     }
 
-    /// Whether `more` bytes still fit the limit. What is asked for must fit into what is not yet used; memory
-    /// that was promised but never touched does not count.
+    /// What this process and its children use together.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Whether `more` bytes that the guest asks for fit the limit (see [`Ledger`]).
     pub(crate) fn check_memory(&self, more: u64) -> Result<(), Errno> {
-        let limit = self.config.memory_mib << 20;
-        // Small requests are left to the watch that the hypervisor keeps: reading the figure costs microseconds.
-        if more < 64 << 10 {
-            return Ok(());
-        }
-        let used = self.private_bytes().unwrap_or(0);
-        if used.saturating_add(more) > limit {
-            self.memory_refused.store(true, Ordering::Relaxed);
-            return Err(ENOMEM);
-        }
-        Ok(())
+        self.ledger.admit(more)
     }
 
     /// Whether the guest was ever refused memory.
     #[must_use]
     pub fn memory_refused(&self) -> bool {
-        self.memory_refused.load(Ordering::Relaxed)
+        self.ledger.refused()
     }
 
     /// Map the arena, at `address` or (0) anywhere.
@@ -589,6 +591,7 @@ impl Process {
             end: DOORBELL + PAGE,
             prot: libc::PROT_READ | libc::PROT_WRITE,
             shared: true,
+            written: true,
             backing: Backing::Doorbell,
         };
         self.mm().adopt(DOORBELL, vma)?;

@@ -3,23 +3,25 @@
 //! A restored state was written by a tenant's hypervisor: it is parsed as hostile. Every address, descriptor and
 //! path is checked as if a guest had asked for it.
 
-use crate::children::Found;
+use crate::children::{Found, Wanted};
 use crate::config::Config;
 use crate::errno::{EINVAL, Errno};
-use crate::files::description::Registration;
+use crate::files::description::{Registration, TimerSetting};
 use crate::files::socket::Role;
 use crate::files::tmpfs::{Content, Inode};
 use crate::files::{Description, HostFile, Identity, Object};
 use crate::itimer::{self, Timers};
 use crate::machine::Machine;
 use crate::mm::{Backing, Vma};
+use crate::pending::Sent;
 use crate::process::{DeviceMap, Error, Process};
 use crate::signal::Action;
+use crate::syscall::polling;
 use crate::window::Window;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of files in `/tmp` that a snapshot keeps at most.
@@ -70,6 +72,15 @@ pub enum SavedObject {
     Socket(u64, bool),
     Poll(Vec<Registration>),
     Full,
+    /// A timerfd: its clock, how it is to be set, and whether it was due and nobody has read that.
+    Timer {
+        clock: i32,
+        flags: i32,
+        value: [i64; 4],
+        due: bool,
+    },
+    /// A connection to the outside: it is reset.
+    Reset,
 }
 
 /// One description with the descriptors that refer to it.
@@ -108,6 +119,11 @@ pub struct ProcessState {
     pub heap: (u64, u64),
     pub cwd: Vec<u8>,
     pub actions: Vec<Action>,
+    /// Signals sent to no thread in particular.
+    pub pending: Vec<Sent>,
+    pub umask: u32,
+    /// Soft and hard limits, by number of resource.
+    pub limits: [[u64; 2]; 16],
     /// What is left of each interval timer, and its interval.
     pub timers: [(std::time::Duration, std::time::Duration); itimer::KINDS],
     pub descriptions: Vec<SavedDescription>,
@@ -211,6 +227,67 @@ fn waiting(fd: RawFd) -> i32 {
     count
 }
 
+fn is_readable(fd: RawFd) -> bool {
+    let mut polled = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one entry is live.
+    unsafe { libc::poll(&raw mut polled, 1, 0) > 0 }
+}
+
+/// A timerfd goes on with what was left of it, since its clones would otherwise all find it long overdue. One set to a
+/// time of day keeps that.
+fn save_timer(fd: &OwnedFd, setting: TimerSetting) -> Result<SavedObject, Error> {
+    let failed = |errno: Errno| Error::Guest {
+        doing: "looking at a timer",
+        errno,
+    };
+    let left = polling::timer_left(fd).map_err(failed)?;
+    let absolute = setting.flags & libc::TFD_TIMER_ABSTIME != 0;
+    let pending = left[2..] != [0, 0];
+    let at_a_time_of_day =
+        absolute && pending && setting.clock == libc::CLOCK_REALTIME && left[..2] == [0, 0];
+    let (flags, value) = if at_a_time_of_day {
+        (setting.flags, setting.value)
+    } else {
+        (0, left)
+    };
+    Ok(SavedObject::Timer {
+        clock: setting.clock,
+        flags,
+        value,
+        due: is_readable(fd.as_raw_fd()),
+    })
+}
+
+fn restore_timer(object: &SavedObject, status: i32) -> Result<Object, Errno> {
+    let SavedObject::Timer {
+        clock,
+        flags,
+        value,
+        due,
+    } = object
+    else {
+        return Err(EINVAL);
+    };
+    let timer = polling::new_timer(*clock, status & libc::O_NONBLOCK)?;
+    let [interval_s, interval_ns, ..] = *value;
+    if *due {
+        // At once; then in its intervals.
+        polling::set_timer(&timer, 0, [interval_s, interval_ns, 0, 1])?;
+    } else {
+        polling::set_timer(&timer, *flags, *value)?;
+    }
+    let setting = TimerSetting {
+        clock: *clock,
+        flags: *flags,
+        value: *value,
+    };
+    Ok(Object::Timer(timer, Mutex::new(setting)))
+}
+
 /// Which pipe or pair an end belongs to: both ends of a pipe have one inode; a pair's are told apart by cookie.
 fn save_object(
     d: &Description,
@@ -243,18 +320,14 @@ fn save_object(
         }
         Object::Event(fd) => {
             let mut count = 0u64;
-            let mut polled = libc::pollfd {
-                fd: fd.as_raw_fd(),
-                events: libc::POLLIN,
-                revents: 0,
-            };
-            // SAFETY: one entry is live; then eight bytes are, and the read cannot block.
-            unsafe {
-                if libc::poll(&raw mut polled, 1, 0) > 0 {
-                    libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8);
-                }
+            if is_readable(fd.as_raw_fd()) {
+                // SAFETY: eight bytes are live, and the read cannot block.
+                unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) };
             }
             SavedObject::Event(count)
+        }
+        Object::Socket(socket) if matches!(socket.state().role, Role::Outside) => {
+            SavedObject::Reset
         }
         Object::Socket(socket) if !socket.is_plain_pair() => {
             return Err(refused(
@@ -272,10 +345,14 @@ fn save_object(
         Object::Poll(_, list) => {
             SavedObject::Poll(list.lock().unwrap_or_else(PoisonError::into_inner).clone())
         }
-        Object::Timer(_) => {
+        Object::Terminal(_) => {
             return Err(refused(
-                "a timerfd is open; create it in the handler, not at import",
+                "a terminal is open; open it in the handler, not at import",
             ));
+        }
+        Object::Timer(fd, setting) => {
+            let setting = *setting.lock().unwrap_or_else(PoisonError::into_inner);
+            save_timer(fd, setting)?
         }
     })
 }
@@ -314,7 +391,10 @@ impl Process {
             });
         }
         pair_sockets(&mut descriptions, &sockets)?;
-        if !matches!(self.children.find(None, true), Found::Nobody) {
+        if !matches!(
+            self.children.find(Wanted::Any, &self.groups, true),
+            Found::Nobody
+        ) {
             return Err(refused(
                 "a process was started and not waited for; start it in the handler, not at import",
             ));
@@ -326,6 +406,9 @@ impl Process {
             heap: mm.heap,
             cwd: self.cwd().clone(),
             actions: self.signals().actions().to_vec(),
+            pending: self.pending.list(),
+            umask: self.umask(),
+            limits: *self.limits(),
             timers: std::array::from_fn(|kind| self.timers.get(kind)),
             descriptions,
             inodes: inodes.list,
@@ -349,7 +432,7 @@ impl Process {
                 },
                 Backing::Arena => SavedBacking::Arena,
                 Backing::Doorbell => SavedBacking::Doorbell,
-                Backing::Shared | Backing::Memory(..) => {
+                Backing::Shared(_) | Backing::Memory(..) => {
                     return Err(refused(format!(
                         "shared memory is mapped at {start:#x}; map it in the handler, not at import"
                     )));
@@ -391,6 +474,11 @@ impl Process {
                 signals.set_action(number as u64, *action);
             }
         }
+        for sent in &state.pending {
+            process.pending.restore(*sent);
+        }
+        process.set_umask(state.umask);
+        *process.limits() = state.limits;
         for (kind, (left, interval)) in state.timers.iter().enumerate() {
             if !left.is_zero() {
                 Timers::set(&process, kind, *left, *interval)
@@ -436,6 +524,7 @@ impl Process {
                 end: mapping.end,
                 prot: mapping.prot & 7,
                 shared: false,
+                written: true,
                 backing,
             };
             let failed = |_| {
@@ -569,6 +658,9 @@ impl Process {
                 SavedObject::Null => Object::Null,
                 SavedObject::Zero => Object::Zero,
                 SavedObject::Full => Object::Full,
+                timer @ SavedObject::Timer { .. } => {
+                    restore_timer(timer, saved.flags).map_err(failed)?
+                }
                 SavedObject::Random => Object::Random,
                 SavedObject::Device => Object::Device,
                 SavedObject::Event(count) => Object::Event(
@@ -581,6 +673,12 @@ impl Process {
                 SavedObject::Socket(number, second) => {
                     let end = ends.socket(*number, *second, saved.flags).map_err(failed)?;
                     let (family, kind) = (libc::AF_UNIX, libc::SOCK_STREAM);
+                    let socket = self.net.socket(end, family, kind, Role::Connected);
+                    Object::Socket(socket.map_err(failed)?)
+                }
+                SavedObject::Reset => {
+                    let end = crate::files::outside::reset(saved.flags).map_err(failed)?;
+                    let (family, kind) = (libc::AF_INET, libc::SOCK_STREAM);
                     let socket = self.net.socket(end, family, kind, Role::Connected);
                     Object::Socket(socket.map_err(failed)?)
                 }

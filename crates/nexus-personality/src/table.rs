@@ -3,8 +3,8 @@
 use crate::errno::SysResult;
 use crate::machine::Cpu;
 use crate::syscall::{
-    attributes, dirs, fdops, futex, info, io, memory, messages, open, polling, processes,
-    scheduling, signals, socket_options, sockets, stat, threads, time,
+    attributes, dirs, fdops, fork, futex, groups, info, io, memory, messages, open, polling,
+    processes, scheduling, signals, socket_options, sockets, stat, threads, time,
 };
 use crate::thread::Thread;
 
@@ -128,13 +128,13 @@ pub static CALLS: &[Call] = &calls![
     full(38, "setitimer", signals::setitimer),
     full(39, "getpid", threads::getpid),
     full(40, "sendfile", io::sendfile),
+    partial(41, "socket", sockets::socket, "UNIX and IPv4"),
     partial(
-        41,
-        "socket",
-        sockets::socket,
-        "UNIX and IPv4, inside the instance only"
+        42,
+        "connect",
+        sockets::connect,
+        "inside the instance; to the outside as the function's policy allows"
     ),
-    partial(42, "connect", sockets::connect, "inside the instance only"),
     full(43, "accept", sockets::accept),
     full(44, "sendto", messages::sendto),
     full(45, "recvfrom", messages::recvfrom),
@@ -177,14 +177,9 @@ pub static CALLS: &[Call] = &calls![
         56,
         "clone",
         threads::clone,
-        "threads, and processes as vfork makes them",
+        "threads, and processes as fork and vfork make them",
     ),
-    absent(
-        57,
-        "fork",
-        info::absent,
-        "a process of its own would be another microVM",
-    ),
+    partial(57, "fork", fork::fork, "the device is not inherited"),
     full(58, "vfork", processes::vfork),
     partial(
         59,
@@ -197,20 +192,20 @@ pub static CALLS: &[Call] = &calls![
         61,
         "wait4",
         processes::wait4,
-        "children only end, never stop; process groups are not told apart; no usage",
+        "children only end, never stop; no usage",
     ),
     partial(
         62,
         "kill",
         signals::kill,
-        "the guest itself only; nothing stops it, as nobody could have it go on",
+        "programs of the instance only; nothing stops them, as nobody could have them go on",
     ),
     full(63, "uname", info::uname),
     partial(
         72,
         "fcntl",
         fdops::fcntl,
-        "record locks always succeed: they do not hold between a program and those it starts; no leases, no watches"
+        "a wait for a record lock does not see deadlocks; no leases, no watches"
     ),
     full(73, "flock", fdops::flock),
     full(74, "fsync", io::fsync),
@@ -232,13 +227,13 @@ pub static CALLS: &[Call] = &calls![
         90,
         "chmod",
         attributes::chmod,
-        "/tmp and /dev/shm; kept and shown, not enforced on the one user"
+        "/tmp and /dev/shm; the owner's bits hold for the one user"
     ),
     partial(
         91,
         "fchmod",
         attributes::fchmod,
-        "/tmp and /dev/shm; kept and shown, not enforced on the one user"
+        "/tmp and /dev/shm; the owner's bits hold for the one user"
     ),
     partial(
         92,
@@ -270,10 +265,10 @@ pub static CALLS: &[Call] = &calls![
     partial(106, "setgid", info::setuid, "to oneself"),
     full(107, "geteuid", info::getuid),
     full(108, "getegid", info::getuid),
-    full(109, "setpgid", info::nothing),
+    full(109, "setpgid", groups::setpgid),
     full(110, "getppid", threads::getppid),
-    full(111, "getpgrp", threads::getpid),
-    partial(112, "setsid", threads::getpid, "there is one session"),
+    full(111, "getpgrp", groups::getpgrp),
+    full(112, "setsid", groups::setsid),
     partial(113, "setreuid", info::set_two_ids, "to oneself"),
     partial(114, "setregid", info::set_two_ids, "to oneself"),
     full(115, "getgroups", info::getgroups),
@@ -282,8 +277,8 @@ pub static CALLS: &[Call] = &calls![
     full(118, "getresuid", info::getresuid),
     partial(119, "setresgid", info::set_ids, "to oneself"),
     full(120, "getresgid", info::getresuid),
-    full(121, "getpgid", threads::getpgid),
-    full(124, "getsid", threads::getpgid),
+    full(121, "getpgid", groups::getpgid),
+    full(124, "getsid", groups::getsid),
     full(127, "rt_sigpending", signals::rt_sigpending),
     full(128, "rt_sigtimedwait", signals::rt_sigtimedwait),
     full(129, "rt_sigqueueinfo", signals::rt_sigqueueinfo),
@@ -426,7 +421,7 @@ pub static CALLS: &[Call] = &calls![
         202,
         "futex",
         futex::futex,
-        "always private; no priority inheritance",
+        "shared between programs in shared memory only; no priority inheritance",
     ),
     partial(
         203,
@@ -459,7 +454,7 @@ pub static CALLS: &[Call] = &calls![
         247,
         "waitid",
         processes::waitid,
-        "children only end, never stop; process groups are not told apart; no usage",
+        "children only end, never stop; no usage",
     ),
     full(257, "openat", open::openat),
     partial(258, "mkdirat", dirs::mkdirat, "/tmp and /dev/shm"),
@@ -486,7 +481,7 @@ pub static CALLS: &[Call] = &calls![
         268,
         "fchmodat",
         attributes::fchmodat,
-        "/tmp and /dev/shm; kept and shown, not enforced on the one user"
+        "/tmp and /dev/shm; the owner's bits hold for the one user"
     ),
     full(269, "faccessat", stat::faccessat),
     full(270, "pselect6", polling::pselect6),
@@ -519,7 +514,13 @@ pub static CALLS: &[Call] = &calls![
         "descriptors and file length hold, the others are kept and shown"
     ),
     full(306, "syncfs", io::fsync),
-    partial(309, "getcpu", threads::getcpu, "always 0"),
+    full(307, "sendmmsg", messages::sendmmsg),
+    partial(
+        309,
+        "getcpu",
+        threads::getcpu,
+        "CPU 0, which every guest has; in the vDSO too"
+    ),
     partial(
         316,
         "renameat2",
@@ -528,6 +529,12 @@ pub static CALLS: &[Call] = &calls![
     ),
     full(318, "getrandom", info::getrandom),
     partial(319, "memfd_create", open::memfd_create, "no seals"),
+    partial(
+        322,
+        "execveat",
+        processes::execveat,
+        "as execve; of descriptors those of the host's files",
+    ),
     absent(324, "membarrier", info::membarrier, "none of its commands"),
     full(326, "copy_file_range", io::copy_file_range),
     partial(327, "preadv2", io::preadv2, "flags that are hints only"),

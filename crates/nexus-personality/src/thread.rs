@@ -6,9 +6,11 @@ use crate::machine::{Cpu, Exception, Outcome, ThreadState};
 use crate::pending::bit;
 use crate::process::{Process, ThreadShared};
 use crate::syscall::processes::{self, Making};
+use crate::syscall::time::monotonic;
 use crate::{signal, table};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Length of the `syscall` instruction: a call is issued again by standing before it.
 const SYSCALL_LENGTH: u64 = 2;
@@ -29,6 +31,10 @@ pub struct Thread {
     pub(crate) control: Option<Outcome>,
     /// Mask to put back after the signal that `sigsuspend`, `ppoll` and the like waited for.
     pub(crate) saved_mask: Option<u64>,
+    /// When the call that is being served is to end at the latest (CLOCK_MONOTONIC), where it has a relative limit.
+    deadline: Option<Duration>,
+    /// The call that is issued again next, and its deadline.
+    resumed: Option<(u64, Duration)>,
     /// A child between vfork and exec, which this thread carries.
     pub(crate) making: Option<Box<Making>>,
     spurious: (u64, u32),
@@ -49,6 +55,8 @@ impl Thread {
             robust_list: state.robust_list,
             control: None,
             saved_mask: None,
+            deadline: None,
+            resumed: state.resumed,
             making: None,
             spurious: (0, 0),
         }
@@ -79,7 +87,8 @@ impl Thread {
             tid: self.shared.tid,
             regs: *cpu.regs(),
             xsave: cpu.xsave()?,
-            pending: None,
+            resumed: self.resumed,
+            pending: self.shared.pending.list(),
             clear_tid: self.clear_tid,
             signal_mask: self.mask,
             alt_stack: self.alt_stack,
@@ -91,6 +100,10 @@ impl Thread {
     pub fn syscall(&mut self, cpu: &mut dyn Cpu) -> Outcome {
         let regs = *cpu.regs();
         let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+        self.deadline = self
+            .resumed
+            .take()
+            .and_then(|(number, deadline)| (number == regs.rax).then_some(deadline));
         let result = match table::find(regs.rax) {
             Some(call) => (call.handler)(self, cpu, arguments),
             None => {
@@ -103,12 +116,12 @@ impl Thread {
 
     fn finish(&mut self, cpu: &mut dyn Cpu, number: u64, result: SysResult) -> Outcome {
         match self.control.take() {
-            Some(Outcome::Snapshot) => {
+            Some(snapshot @ Outcome::Snapshot { .. }) => {
                 cpu.regs_mut().rax = 1;
-                return Outcome::Snapshot;
+                return snapshot;
             }
             // The registers are as sigreturn put them.
-            Some(Outcome::Resume) => return self.after(cpu),
+            Some(Outcome::Resume) => return self.after(cpu, false),
             Some(other) => return other,
             None => {}
         }
@@ -122,12 +135,23 @@ impl Thread {
             let regs = cpu.regs_mut();
             regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
             regs.rax = number;
+            self.resumed = self.deadline.map(|deadline| (number, deadline));
         }
-        self.after(cpu)
+        self.after(cpu, interrupted)
     }
 
-    /// Before going back to the guest: signals, and the wish to stop.
-    fn after(&mut self, cpu: &mut dyn Cpu) -> Outcome {
+    /// How long the call may wait that asks for a relative limit: what is left where it was begun before, so that a
+    /// wait cut short ends when it would have. A snapshot's clones too go by the host's clock, which never stops.
+    pub(crate) fn limit(&mut self, asked: Option<Duration>) -> Option<Duration> {
+        let asked = asked?;
+        let now = monotonic();
+        let deadline = self.deadline.unwrap_or_else(|| now.saturating_add(asked));
+        self.deadline = Some(deadline);
+        Some(deadline.saturating_sub(now).min(asked))
+    }
+
+    /// Before going back to the guest: signals, and the wish to stop. `waiting`: it was in a call that waits.
+    fn after(&mut self, cpu: &mut dyn Cpu, waiting: bool) -> Outcome {
         // What is for the parent waits until its thread is its own again.
         if self.making.is_some() {
             let killed = signal::pending(self) & bit(libc::SIGKILL as u64) != 0;
@@ -137,13 +161,18 @@ impl Thread {
                 Outcome::Resume
             };
         }
-        if self.process.stopping() {
+        if self.process.stops(waiting) {
             if let Some(mask) = self.saved_mask.take() {
                 self.set_mask(mask);
             }
             return Outcome::Park;
         }
+        let before = cpu.regs().rip;
         let outcome = signal::deliver(self, cpu);
+        if cpu.regs().rip != before {
+            // A handler comes first, and what it calls is another call.
+            self.resumed = None;
+        }
         if let Some(mask) = self.saved_mask.take() {
             self.set_mask(mask);
         }
@@ -153,7 +182,7 @@ impl Thread {
     /// The vCPU came back without a reason of the guest's: a kick.
     pub fn interrupted(&mut self, cpu: &mut dyn Cpu) -> Outcome {
         self.shared.kick.take();
-        self.after(cpu)
+        self.after(cpu, false)
     }
 
     /// Serve an exception: a stale translation, a handler of the guest's, or its end.
@@ -164,7 +193,7 @@ impl Thread {
         match signal::raise(self, cpu, exception) {
             Outcome::Exit(status) if processes::ends_in_making(self, cpu, status) => {
                 self.control = None;
-                self.after(cpu)
+                self.after(cpu, false)
             }
             outcome => outcome,
         }

@@ -83,7 +83,7 @@ fn random_call(g: &mut Guest, number: u64, arguments: &[u64]) {
             Outcome::Resume
                 | Outcome::Exit(_)
                 | Outcome::ExitThread
-                | Outcome::Snapshot
+                | Outcome::Snapshot { .. }
                 | Outcome::Park
         ),
         "{name} {arguments:x?}"

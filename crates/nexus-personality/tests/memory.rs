@@ -236,3 +236,56 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_nobody_may_access_takes_no_slot() {
+    let mut g = Guest::plain();
+    let at = g
+        .call("mmap", &[0, 1 << 30, 0, 0x4022, u64::MAX, 0])
+        .cast_unsigned();
+    let backed = |g: &Guest, a: u64| {
+        let backed = g.machine.backed.lock().unwrap();
+        backed
+            .iter()
+            .any(|(start, end)| (*start..*end).contains(&a))
+    };
+    assert!(!backed(&g, at + (512 << 20)));
+    assert_eq!(g.call("mprotect", &[at + (512 << 20), 4096, 3]), 0);
+    assert!(backed(&g, at + (512 << 20)));
+    assert!(!backed(&g, at + (600 << 20)));
+}
+
+#[test]
+fn shared_memory_counts_until_the_last_of_it_is_unmapped() {
+    let mut g = Guest::plain();
+    let map = |g: &mut Guest, mib: u64| g.call("mmap", &[0, mib << 20, 3, 0x21, u64::MAX, 0]);
+    let first = map(&mut g, 80).cast_unsigned();
+    assert_eq!(map(&mut g, 80), ENOMEM);
+    assert_eq!(g.call("munmap", &[first + 4096, (80 << 20) - 4096]), 0);
+    assert_eq!(map(&mut g, 80), ENOMEM, "the host still holds all of it");
+    assert_eq!(g.call("munmap", &[first, 4096]), 0);
+    assert!(map(&mut g, 80) > 0);
+}
+
+#[test]
+fn what_was_accessible_stays_charged_until_it_is_unmapped() {
+    let mut g = Guest::plain();
+    let used = |g: &Guest| g.process.ledger().overcommitted();
+    let at = g
+        .call("mmap", &[0, 100 << 20, 3, 0x4022, u64::MAX, 0])
+        .cast_unsigned();
+    assert_eq!(g.call("mprotect", &[at, 100 << 20, 0]), 0);
+    let other = g
+        .call("mmap", &[0, 100 << 20, 3, 0x4022, u64::MAX, 0])
+        .cast_unsigned();
+    assert!(used(&g), "200 MiB may be in use, of 128");
+    assert_eq!(g.call("munmap", &[at, 100 << 20]), 0);
+    assert!(!used(&g));
+    // In place of another mapping it is charged once.
+    assert_eq!(
+        g.call("mmap", &[other, 100 << 20, 3, 0x4032, u64::MAX, 0])
+            .cast_unsigned(),
+        other
+    );
+    assert!(!used(&g));
+}

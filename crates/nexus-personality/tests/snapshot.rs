@@ -110,7 +110,7 @@ fn a_fresh_device_is_mapped_where_the_old_one_was() {
     let arena = g.call("mmap", &[0, 8 << 20, 3, 1, fd, 0]).cast_unsigned();
     g.poke(arena + 100, b"old payload");
     let snapshot = g.call_number(16, &[fd, u64::from(nexus_abi::device::SNAPSHOT), 0]);
-    assert_eq!(snapshot, (1, Outcome::Snapshot));
+    assert_eq!(snapshot, (1, Outcome::Snapshot { hold: false }));
     let state = json(&g.process.save().unwrap());
     let mut g = restore(with_device(), &state).unwrap();
     assert_eq!(
@@ -195,6 +195,7 @@ fn a_forged_state_is_refused() {
         identity: nexus_personality::files::Identity {
             size: 0,
             modified: (0, 0),
+            changed: (0, 0),
             inode: 0,
             device: 0
         },

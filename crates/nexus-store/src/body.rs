@@ -113,8 +113,22 @@ pub async fn receive(
     body: Option<StreamingBlob>,
     announced: &Announced,
 ) -> S3Result<Received> {
+    receive_with(store, body, announced, &[]).await
+}
+
+/// As [`receive`], and make checksums of more algorithms than were announced.
+///
+/// # Errors
+/// As [`receive`].
+pub async fn receive_with(
+    store: &Arc<Store>,
+    body: Option<StreamingBlob>,
+    announced: &Announced,
+    more: &[&str],
+) -> S3Result<Received> {
     let wanted = announced.algorithms();
-    let mut sums = hasher(&wanted);
+    let made: Vec<&str> = wanted.iter().chain(more).copied().collect();
+    let mut sums = hasher(&made);
     let mut md5 = Md5::new();
     let mut size = 0u64;
     let mut target = Target::Memory(Vec::new());
@@ -126,7 +140,7 @@ pub async fn receive(
     })
     .await;
     let checked = match result {
-        Ok(()) => check(announced, size, md5.finalize(), &sums.finalize(), &wanted),
+        Ok(()) => check(announced, size, md5.finalize(), &sums.finalize(), &made),
         Err(error) => Err(error),
     };
     match (checked, target) {
@@ -240,6 +254,9 @@ fn check(
     for (header, name) in ALGORITHMS.iter().filter(|(_, name)| wanted.contains(name)) {
         let (given, computed) = (announced.value(header), by_name(sums, name));
         match (given, computed) {
+            (None, Some(computed)) if !announced.algorithms().contains(name) => {
+                verified.insert((*name).to_owned(), computed.clone());
+            }
             (Some(given), Some(computed)) if given == *computed => {
                 verified.insert((*name).to_owned(), given);
             }

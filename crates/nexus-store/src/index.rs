@@ -1,7 +1,8 @@
 //! The index: buckets, objects and uploads in SQLite. A transaction that commits here is what makes a write exist.
 
 use crate::meta::{Meta, Place, Record};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use crate::versions::{Written, put_in};
+use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 
 /// Objects up to this size are kept in the index itself: one commit instead of three syncs. Tuned against 64 KiB
@@ -9,10 +10,13 @@ use std::path::Path;
 pub const INLINE: usize = 256 << 10;
 
 const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS buckets (name TEXT PRIMARY KEY, created INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS buckets (
+        name TEXT PRIMARY KEY, created INTEGER NOT NULL, versioning TEXT, tags TEXT) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS objects (
-        id INTEGER PRIMARY KEY, bucket TEXT NOT NULL, key BLOB NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
-        modified INTEGER NOT NULL, meta TEXT NOT NULL, file TEXT, UNIQUE (bucket, key));
+        id INTEGER PRIMARY KEY, bucket TEXT NOT NULL, key BLOB NOT NULL, version TEXT NOT NULL DEFAULT 'null',
+        latest INTEGER NOT NULL DEFAULT 1, marker INTEGER NOT NULL DEFAULT 0, etag TEXT NOT NULL, size INTEGER NOT NULL,
+        modified INTEGER NOT NULL, meta TEXT NOT NULL, file TEXT, UNIQUE (bucket, key, version));
+    CREATE UNIQUE INDEX IF NOT EXISTS current ON objects (bucket, key) WHERE latest = 1;
     CREATE TABLE IF NOT EXISTS bodies (id INTEGER PRIMARY KEY REFERENCES objects(id) ON DELETE CASCADE, data BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS uploads (
         id TEXT PRIMARY KEY, bucket TEXT NOT NULL, key BLOB NOT NULL, meta TEXT NOT NULL, initiated INTEGER NOT NULL);
@@ -21,11 +25,29 @@ const SCHEMA: &str = "
         size INTEGER NOT NULL, modified INTEGER NOT NULL, file TEXT NOT NULL, meta TEXT NOT NULL,
         PRIMARY KEY (upload, number));
 ";
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
+/// From format 1, which knew no versions and no tags.
+const UPGRADE: &str = "
+    PRAGMA foreign_keys = OFF;
+    BEGIN;
+    ALTER TABLE buckets ADD COLUMN versioning TEXT;
+    ALTER TABLE buckets ADD COLUMN tags TEXT;
+    CREATE TABLE objects_2 (
+        id INTEGER PRIMARY KEY, bucket TEXT NOT NULL, key BLOB NOT NULL, version TEXT NOT NULL DEFAULT 'null',
+        latest INTEGER NOT NULL DEFAULT 1, marker INTEGER NOT NULL DEFAULT 0, etag TEXT NOT NULL, size INTEGER NOT NULL,
+        modified INTEGER NOT NULL, meta TEXT NOT NULL, file TEXT, UNIQUE (bucket, key, version));
+    INSERT INTO objects_2 (id, bucket, key, etag, size, modified, meta, file)
+        SELECT id, bucket, key, etag, size, modified, meta, file FROM objects;
+    DROP TABLE objects;
+    ALTER TABLE objects_2 RENAME TO objects;
+    PRAGMA user_version = 2;
+    COMMIT;
+    PRAGMA foreign_keys = ON;
+";
 
 /// The one connection; callers serialise.
 pub struct Index {
-    connection: Connection,
+    pub(crate) connection: Connection,
 }
 
 /// A condition on what is there, checked in the transaction that replaces it.
@@ -45,6 +67,9 @@ pub enum Refusal {
     Condition,
     /// The key that a condition names is not there.
     NoKey,
+    NoVersion,
+    /// What is there is a delete marker of this version.
+    Marker(String),
     Database(rusqlite::Error),
 }
 
@@ -72,13 +97,17 @@ pub struct Part {
     pub meta: Meta,
 }
 
-fn to_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
+/// A row of `objects`.
+pub(crate) fn to_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
     let key: Vec<u8> = row.get("key")?;
     let meta: String = row.get("meta")?;
     let file: Option<String> = row.get("file")?;
     let size: i64 = row.get("size")?;
     Ok(Record {
         key: String::from_utf8_lossy(&key).into_owned(),
+        version: row.get("version")?,
+        latest: row.get("latest")?,
+        marker: row.get("marker")?,
         etag: row.get("etag")?,
         size: u64::try_from(size).unwrap_or(0),
         modified: row.get("modified")?,
@@ -87,11 +116,11 @@ fn to_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
     })
 }
 
-fn text(meta: &Meta) -> String {
+pub(crate) fn text(meta: &Meta) -> String {
     serde_json::to_string(meta).unwrap_or_default()
 }
 
-fn bucket_exists(connection: &Connection, bucket: &str) -> rusqlite::Result<bool> {
+pub(crate) fn bucket_exists(connection: &Connection, bucket: &str) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT 1 FROM buckets WHERE name = ?")?
         .exists([bucket])
@@ -109,10 +138,13 @@ impl Index {
         )?;
         let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
         anyhow::ensure!(
-            found == 0 || found == FORMAT,
+            (0..=FORMAT).contains(&found),
             "{} has format {found}, this store reads {FORMAT}: use the version that wrote it, or another directory",
             path.display()
         );
+        if found == 1 {
+            connection.execute_batch(UPGRADE)?;
+        }
         connection.execute_batch(SCHEMA)?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         Ok(Self { connection })
@@ -124,7 +156,7 @@ impl Index {
     /// SQLite's.
     pub fn create_bucket(&self, name: &str, created: i64) -> rusqlite::Result<bool> {
         let n = self.connection.execute(
-            "INSERT OR IGNORE INTO buckets VALUES (?, ?)",
+            "INSERT OR IGNORE INTO buckets (name, created) VALUES (?, ?)",
             params![name, created],
         )?;
         Ok(n == 1)
@@ -170,71 +202,6 @@ impl Index {
             .collect()
     }
 
-    /// An object, with its bytes if they are inline and wanted.
-    ///
-    /// # Errors
-    /// `NoBucket`, `NoKey`.
-    pub fn get(&self, bucket: &str, key: &str, body: bool) -> Result<(Record, Vec<u8>), Refusal> {
-        let found = self
-            .connection
-            .prepare_cached("SELECT * FROM objects WHERE bucket = ? AND key = ?")?
-            .query_row(params![bucket, key.as_bytes()], |r| {
-                Ok((to_record(r)?, r.get::<_, i64>("id")?))
-            })
-            .optional()?;
-        let Some((record, id)) = found else {
-            return Err(if self.has_bucket(bucket)? {
-                Refusal::NoKey
-            } else {
-                Refusal::NoBucket
-            });
-        };
-        let data = if body && record.place == Place::Inline {
-            self.connection
-                .prepare_cached("SELECT data FROM bodies WHERE id = ?")?
-                .query_row([id], |r| r.get(0))?
-        } else {
-            Vec::new()
-        };
-        Ok((record, data))
-    }
-
-    /// Write an object; returns the file that the old one was in, which nothing refers to any more.
-    ///
-    /// # Errors
-    /// `NoBucket`, `Condition`, `NoKey`.
-    pub fn put(
-        &mut self,
-        bucket: &str,
-        object: &NewObject,
-        condition: &Condition,
-    ) -> Result<Option<String>, Refusal> {
-        let t = self.connection.transaction()?;
-        let old = put_in(&t, bucket, object, condition)?;
-        t.commit()?;
-        Ok(old)
-    }
-
-    /// Delete an object, if it is there; returns its file.
-    ///
-    /// # Errors
-    /// `NoBucket`.
-    pub fn delete(&mut self, bucket: &str, key: &str) -> Result<Option<String>, Refusal> {
-        let t = self.connection.transaction()?;
-        if !bucket_exists(&t, bucket)? {
-            return Err(Refusal::NoBucket);
-        }
-        let file = t
-            .prepare_cached("DELETE FROM objects WHERE bucket = ? AND key = ? RETURNING file")?
-            .query_row(params![bucket, key.as_bytes()], |r| {
-                r.get::<_, Option<String>>(0)
-            })
-            .optional()?
-            .flatten();
-        t.commit()?;
-        Ok(file)
-    }
-
     /// Objects from `from` on (at it, or behind it), in order of their bytes, up to but without `below`.
     ///
     /// # Errors
@@ -248,7 +215,7 @@ impl Index {
     ) -> rusqlite::Result<Vec<Record>> {
         let order = if inclusive { ">=" } else { ">" };
         let query = format!(
-            "SELECT * FROM objects WHERE bucket = ? AND key {order} ? ORDER BY key LIMIT ?"
+            "SELECT * FROM objects WHERE bucket = ? AND key {order} ? AND latest = 1 AND marker = 0 ORDER BY key LIMIT ?"
         );
         let mut statement = self.connection.prepare_cached(&query)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -370,7 +337,7 @@ impl Index {
         rows.collect()
     }
 
-    /// End an upload: with an object made of it, or without. Returns the object's old file.
+    /// End an upload: with an object made of it, or without.
     ///
     /// # Errors
     /// `NoKey` if the upload is gone; as [`Index::put`].
@@ -379,14 +346,14 @@ impl Index {
         upload: &str,
         bucket: &str,
         object: Option<(&NewObject, &Condition)>,
-    ) -> Result<Option<String>, Refusal> {
+    ) -> Result<Written, Refusal> {
         let t = self.connection.transaction()?;
         if t.execute("DELETE FROM uploads WHERE id = ?", [upload])? == 0 {
             return Err(Refusal::NoKey);
         }
         let old = match object {
             Some((object, condition)) => put_in(&t, bucket, object, condition)?,
-            None => None,
+            None => Written::default(),
         };
         t.commit()?;
         Ok(old)
@@ -402,46 +369,4 @@ impl Index {
         )?;
         statement.query_map([], |r| r.get(0))?.collect()
     }
-}
-
-fn put_in(
-    t: &Transaction<'_>,
-    bucket: &str,
-    object: &NewObject,
-    condition: &Condition,
-) -> Result<Option<String>, Refusal> {
-    if !bucket_exists(t, bucket)? {
-        return Err(Refusal::NoBucket);
-    }
-    let record = &object.record;
-    let old: Option<(String, Option<String>)> = t
-        .prepare_cached("SELECT etag, file FROM objects WHERE bucket = ? AND key = ?")?
-        .query_row(params![bucket, record.key.as_bytes()], |r| {
-            Ok((r.get(0)?, r.get(1)?))
-        })
-        .optional()?;
-    match (condition, &old) {
-        (Condition::Absent, Some(_)) => return Err(Refusal::Condition),
-        (Condition::Matches(_), None) => return Err(Refusal::NoKey),
-        (Condition::Matches(etag), Some((found, _))) if etag != "*" && etag != found => {
-            return Err(Refusal::Condition);
-        }
-        _ => {}
-    }
-    let file = match &record.place {
-        Place::Inline => None,
-        Place::File(name) => Some(name),
-    };
-    let size = i64::try_from(record.size).unwrap_or(i64::MAX);
-    t.prepare_cached("DELETE FROM objects WHERE bucket = ? AND key = ?")?
-        .execute(params![bucket, record.key.as_bytes()])?;
-    t.prepare_cached(
-        "INSERT INTO objects (bucket, key, etag, size, modified, meta, file) VALUES (?, ?, ?, ?, ?, ?, ?)",
-    )?
-    .execute(params![bucket, record.key.as_bytes(), record.etag, size, record.modified, text(&record.meta), file])?;
-    if file.is_none() {
-        t.prepare_cached("INSERT INTO bodies VALUES (?, ?)")?
-            .execute(params![t.last_insert_rowid(), object.inline])?;
-    }
-    Ok(old.and_then(|(_, file)| file))
 }

@@ -5,6 +5,7 @@ mod index;
 mod meta;
 mod service;
 mod store;
+mod versions;
 
 use anyhow::{Context as _, bail, ensure};
 use hyper_util::rt::{TokioIo, TokioTimer};

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Headers and checksums of an object, as they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Meta {
     pub content_type: Option<String>,
     pub cache_control: Option<String>,
@@ -19,12 +20,36 @@ pub struct Meta {
     pub user: BTreeMap<String, String>,
     /// Base64 by algorithm: `crc32`, `crc32c`, `crc64nvme`, `sha1`, `sha256`.
     pub checksums: BTreeMap<String, String>,
+    /// How an upload's checksum is to be made, or an object's was: algorithm, and `COMPOSITE` or `FULL_OBJECT`.
+    pub checksum: Option<(String, String)>,
+    pub redirect: Option<String>,
+    pub encryption: Encryption,
+    pub tags: Vec<(String, String)>,
+    /// Sizes of the parts of a multipart upload.
+    pub parts: Vec<u64>,
+}
+
+/// Encryption as it was asked for. Bytes are stored as they are: this store is for development.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Encryption {
+    /// `AES256`, `aws:kms`, ...
+    pub kind: Option<String>,
+    pub key_id: Option<String>,
+    pub bucket_key: Option<bool>,
+    /// MD5 of the customer's key, which a read has to give again.
+    pub customer_key_md5: Option<String>,
 }
 
 /// One object, as listed and read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub key: String,
+    /// `null` where its bucket had no versioning.
+    pub version: String,
+    pub latest: bool,
+    /// A delete marker: there is nothing to read.
+    pub marker: bool,
     /// Without quotes.
     pub etag: String,
     pub size: u64,
@@ -32,6 +57,24 @@ pub struct Record {
     pub modified: i64,
     pub meta: Meta,
     pub place: Place,
+}
+
+impl Record {
+    /// A new object's, yet without a version.
+    #[must_use]
+    pub fn new(key: String, etag: String, size: u64, meta: Meta, place: Place) -> Self {
+        Self {
+            key,
+            version: String::new(),
+            latest: true,
+            marker: false,
+            etag,
+            size,
+            modified: now(),
+            meta,
+            place,
+        }
+    }
 }
 
 /// Where an object's bytes are.

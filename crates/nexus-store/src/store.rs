@@ -34,6 +34,22 @@ pub fn refusal(refusal: Refusal) -> S3Error {
             S3ErrorCode::PreconditionFailed,
             "At least one of the pre-conditions you specified did not hold",
         ),
+        Refusal::NoVersion => S3Error::with_message(
+            S3ErrorCode::NoSuchVersion,
+            "The specified version does not exist.",
+        ),
+        // As if there were nothing; the headers tell that there was.
+        Refusal::Marker(version) => {
+            let mut error =
+                S3Error::with_message(S3ErrorCode::NoSuchKey, "The specified key does not exist.");
+            let mut headers = hyper::HeaderMap::new();
+            if let (Ok(yes), Ok(version)) = ("true".parse(), version.parse()) {
+                headers.insert("x-amz-delete-marker", yes);
+                headers.insert("x-amz-version-id", version);
+            }
+            error.set_headers(headers);
+            error
+        }
         Refusal::Database(error) => internal(error),
     }
 }

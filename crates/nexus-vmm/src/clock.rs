@@ -11,6 +11,21 @@ pub const ADDRESS: u64 = 0xbfc0_0000;
 const PAGE: u64 = crate::layout::PAGE;
 /// Pages of data, and of code, at most. Linux 6.18 has 6 and 2.
 const MAX_PAGES: u64 = 32;
+/// SHT_DYNSYM, and bytes of a symbol.
+const DYNAMIC_SYMBOLS: u32 = 11;
+const SYMBOL: usize = 24;
+
+/// getcpu(2) as this hypervisor answers it: CPU 0 of node 0, which every guest has. What is not asked for is null.
+const GETCPU: &[u8] = &[
+    0x31, 0xc0, // xor %eax, %eax
+    0x48, 0x85, 0xff, // test %rdi, %rdi
+    0x74, 0x02, // je over
+    0x89, 0x07, // mov %eax, (%rdi)
+    0x48, 0x85, 0xf6, // over: test %rsi, %rsi
+    0x74, 0x02, // je end
+    0x89, 0x06, // mov %eax, (%rsi)
+    0xc3, // end: ret
+];
 
 /// Which vDSO a guest was linked with: the same build has the same layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,11 +136,74 @@ impl Clock {
             .ok_or_else(|| "the host's vDSO has an unknown form".to_owned())
     }
 
+    /// The code pages that a guest gets in place of the host's, by their indices: those of getcpu(2), where the host's
+    /// tells which of the host's CPUs it runs on.
+    #[must_use]
+    pub fn own_pages(&self) -> Vec<(u64, Vec<u8>)> {
+        let length = usize::try_from(self.identity.code_pages * PAGE).unwrap_or(0);
+        let code = self.host + self.identity.data_pages * PAGE;
+        // SAFETY: the kernel mapped these pages, readable and for the process's life; they never change.
+        let image = unsafe { std::slice::from_raw_parts(code as *const u8, length) };
+        let Some((at, size)) = function(image, b"__vdso_getcpu") else {
+            return Vec::new();
+        };
+        let end = at.saturating_add(GETCPU.len() as u64);
+        if size < GETCPU.len() as u64 || end > length as u64 {
+            return Vec::new();
+        }
+        let mut pages = Vec::new();
+        for index in at / PAGE..end.div_ceil(PAGE) {
+            let from = (index * PAGE) as usize;
+            let mut page = image
+                .get(from..from + PAGE as usize)
+                .unwrap_or_default()
+                .to_vec();
+            for (offset, byte) in (at..)
+                .zip(GETCPU)
+                .filter(|(offset, _)| offset / PAGE == index)
+            {
+                if let Some(place) = page.get_mut((offset % PAGE) as usize) {
+                    *place = *byte;
+                }
+            }
+            pages.push((index, page));
+        }
+        pages
+    }
+
     /// Guest address of the code: the value of AT_SYSINFO_EHDR.
     #[must_use]
     pub fn guest_code(&self) -> u64 {
         ADDRESS + self.identity.data_pages * PAGE
     }
+}
+
+/// Offset and length of a function in an ELF image, by its table of dynamic symbols (elf(5)).
+fn function(image: &[u8], name: &[u8]) -> Option<(u64, u64)> {
+    let number = |at: u64, bytes: usize| {
+        let at = usize::try_from(at).ok()?;
+        let mut value = [0; 8];
+        (value.get_mut(..bytes)?).copy_from_slice(image.get(at..at.checked_add(bytes)?)?);
+        Some(u64::from_le_bytes(value))
+    };
+    let (sections, size, count) = (number(0x28, 8)?, number(0x3a, 2)?, number(0x3c, 2)?);
+    let section = |index: u64| sections.checked_add(index.checked_mul(size)?);
+    let table = (0..count)
+        .filter_map(section)
+        .find(|at| number(at + 4, 4) == Some(u64::from(DYNAMIC_SYMBOLS)))?;
+    let (symbols, length) = (number(table + 0x18, 8)?, number(table + 0x20, 8)?);
+    let strings = number(section(number(table + 0x28, 4)?)? + 0x18, 8)?;
+    for symbol in (symbols..symbols.checked_add(length)?).step_by(SYMBOL) {
+        let at = usize::try_from(strings.checked_add(number(symbol, 4)?)?).ok()?;
+        if image
+            .get(at..)?
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.first() == Some(&0))
+        {
+            return Some((number(symbol + 8, 8)?, number(symbol + 16, 8)?));
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -162,5 +240,20 @@ mod tests {
         ] {
             assert!(Clock::known(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn the_guest_s_getcpu_replaces_the_host_s() {
+        let clock = Clock::find().unwrap();
+        let pages = clock.own_pages();
+        assert!((1..=2).contains(&pages.len()), "{}", pages.len());
+        let code: Vec<u8> = pages.into_iter().flat_map(|(_, page)| page).collect();
+        assert!(code.windows(GETCPU.len()).any(|bytes| bytes == GETCPU));
+    }
+
+    #[test]
+    fn what_is_no_elf_image_has_no_functions() {
+        assert_eq!(function(b"\x7fELF", b"x"), None);
+        assert_eq!(function(&[0xff; 4096], b"x"), None);
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::path::PathBuf;
 
 /// Largest document accepted, in bytes.
-const MAX_DOCUMENT: u64 = 4 << 20;
+pub const MAX_DOCUMENT: u64 = 4 << 20;
 const VERSION: u32 = 1;
 /// Limits on limits: what the layout can carry.
 const MAX_THREADS: usize = 390;
@@ -48,6 +48,12 @@ pub struct Serve {
     pub device: Option<DeviceDescriptors>,
     pub report: Option<RawFd>,
     pub snapshot: Option<PathBuf>,
+    /// The snapshot to initialise from, which the one that is taken rests on.
+    #[serde(default)]
+    pub base: Option<PathBuf>,
+    /// What is known of the pages that the snapshot's clones write: a hint.
+    #[serde(default)]
+    pub working_set: Option<PathBuf>,
     /// Record the working set when asked.
     #[serde(default)]
     pub record: bool,
@@ -107,6 +113,9 @@ impl Serve {
         let needs_snapshot = matches!(config.mode, Mode::Initialise | Mode::Restore);
         if needs_snapshot && config.snapshot.is_none() {
             return Err("this mode needs a `snapshot` directory".into());
+        }
+        if config.base.is_some() && config.mode != Mode::Initialise {
+            return Err("`base` is for the mode `initialise`".into());
         }
         if config.mode != Mode::Restore && config.program.argv.is_empty() {
             return Err("`program.argv` is empty".into());

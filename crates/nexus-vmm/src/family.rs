@@ -6,7 +6,6 @@
 use crate::guest::{End, Guest, Handle};
 use crate::kvm::vm::Vm;
 use crate::microvm::{WATCH, WATCH_SLACK};
-use crate::report::Event;
 use nexus_personality::errno::{EAGAIN, Errno};
 use nexus_personality::host::KICK_SIGNAL;
 use nexus_personality::machine::{Ended, Machine, Start};
@@ -19,6 +18,7 @@ use std::time::Duration;
 const STACK: usize = 128 << 10;
 /// Between looks whether the last thread has let go of its VM.
 const LET_GO: Duration = Duration::from_millis(2);
+const LET_GO_MOST: Duration = Duration::from_millis(200);
 
 /// Make a microVM with what `start` makes of it, and run it; `ended` is told its wait status.
 ///
@@ -114,29 +114,33 @@ fn watch(guest: &Arc<Guest>, process: Arc<Process>, told: &Receiver<Ended>, wind
         ended(status);
     }
     // The window's addresses are given back when no VM shows them any more.
+    // Processes of its own that outlive it hold on to it, for as long as they please.
+    let mut pause = LET_GO;
     while Arc::strong_count(guest) > 1 {
-        std::thread::sleep(LET_GO);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LET_GO_MOST);
     }
     window.release();
 }
 
 fn wait_status(guest: &Guest, process: &Process) -> i32 {
-    let limit = process.memory_limit();
+    let mut next = WATCH;
     loop {
-        match guest.wait(WATCH, true) {
+        match guest.wait(next, true) {
             Some(End::Exit(status)) => return status,
             Some(End::Failed(reason)) => {
                 eprintln!("nexus-vmm: a child process: {reason}");
                 return libc::SIGKILL;
             }
-            Some(End::Snapshot(_)) => return libc::SIGKILL,
+            Some(End::Snapshot { .. }) => return libc::SIGKILL,
             None => {}
         }
-        if process.private_bytes().unwrap_or(0) > limit + WATCH_SLACK {
-            guest.parts().2.send(&Event::MemoryLimit {
-                limit_mib: limit >> 20,
-            });
-            return libc::SIGKILL;
+        match process.ledger().look(WATCH_SLACK) {
+            Ok(pause) => next = pause,
+            Err(_) => {
+                guest.parts().2.memory_limit(process.memory_limit() >> 20);
+                return libc::SIGKILL;
+            }
         }
     }
 }

@@ -50,6 +50,8 @@ fn configuration(arguments: &[&str]) -> Result<Serve, String> {
         device: None,
         report: None,
         snapshot: None,
+        base: None,
+        working_set: None,
         record: false,
         tidy_ms: None,
         jail: Jail {

@@ -3,19 +3,21 @@
 use crate::clock::Clock;
 use crate::family;
 use crate::fault;
+use crate::hold::Hold;
 use crate::kvm::Error;
 use crate::kvm::vcpu::{Exit, Vcpu};
 use crate::kvm::vm::Vm;
 use crate::report::{Event, Report};
 use crate::snapshot::tidy;
 use kvm_ioctls::Kvm;
+use nexus_abi::device::HOLD_LIMIT_MS;
 use nexus_personality::errno::Errno;
 use nexus_personality::host::KICK_SIGNAL;
 use nexus_personality::machine::{
     Cpu, Ended, Exception, Machine, Outcome, Start, ThreadState, Tid, UserRegs,
 };
 use nexus_personality::memory::Memory;
-use nexus_personality::process::Process;
+use nexus_personality::process::{Process, Stop};
 use nexus_personality::thread::Thread;
 use nexus_personality::window::Window;
 use std::collections::BTreeMap;
@@ -32,6 +34,9 @@ const STACK: usize = 256 << 10;
 /// A thread that was asked to stop and does not is asked again after this long.
 const KICK_AGAIN: Duration = Duration::from_millis(5);
 
+/// For threads to come to a call that waits, before they are stopped wherever they are.
+const IN_WAITS: Duration = Duration::from_millis(50);
+
 /// How a guest came to its end.
 #[derive(Debug)]
 pub enum End {
@@ -39,8 +44,8 @@ pub enum End {
     Exit(i32),
     /// The VM cannot go on.
     Failed(String),
-    /// A thread asked for a snapshot; this is its state.
-    Snapshot(Box<ThreadState>),
+    /// A thread asked for a snapshot: the one that renews a restored guest, where others are to wait for that.
+    Snapshot { renews: Option<Tid> },
 }
 
 #[derive(Default)]
@@ -66,6 +71,7 @@ pub struct Guest {
     /// Threads inside the VM, and whether the watch over the guest sleeps until there is one.
     running: AtomicUsize,
     napping: AtomicBool,
+    hold: Hold,
     /// Its threads are to leave for good.
     discarded: AtomicBool,
     /// Whether slots grow beyond what is asked for: not in a restore, which asks for all at once.
@@ -120,6 +126,7 @@ impl Guest {
             doorbell: AtomicI32::new(-1),
             running: AtomicUsize::new(0),
             napping: AtomicBool::new(false),
+            hold: Hold::default(),
             discarded: AtomicBool::new(false),
             growing: AtomicBool::new(true),
             report: Mutex::new(report),
@@ -208,8 +215,15 @@ impl Guest {
         let host = unsafe { libc::gettid() };
         lock(&self.hosts).insert(state.tid, host);
         let _ = entered.send(());
+        if !self.hold.pass(state.tid) {
+            lock(&self.report).send(&Event::NotRenewed);
+        }
         let served = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            self.serve(&mut thread, &mut vcpu, immediate_exit);
+            // Signals that were sent before the snapshot.
+            let outcome = thread.interrupted(&mut vcpu);
+            if self.follow(outcome, &mut thread, &mut vcpu) {
+                self.serve(&mut thread, &mut vcpu, immediate_exit);
+            }
         }));
         if served.is_err() {
             // A defect of the hypervisor's: this guest ends, rather than wait for a thread that is gone.
@@ -219,6 +233,7 @@ impl Guest {
             )));
         }
         Thread::leave();
+        self.hold.end_of(state.tid);
         lock(&self.hosts).remove(&state.tid);
         // SAFETY: the page belongs to `vcpu`; no handler of this thread writes to it any more.
         unsafe { immediate_exit.write_volatile(0) };
@@ -257,20 +272,31 @@ impl Guest {
                     return;
                 }
             };
-            match outcome {
-                Outcome::Resume => {}
-                Outcome::ExitThread => return,
-                Outcome::Exit(status) => return self.end(End::Exit(status)),
-                Outcome::Park => self.park(thread, vcpu),
-                Outcome::Snapshot => match thread.state(vcpu) {
-                    Ok(state) => {
-                        self.end(End::Snapshot(Box::new(state)));
-                        self.park(thread, vcpu);
-                    }
-                    Err(error) => return self.end(End::Failed(format!("thread state: {error}"))),
-                },
+            if !self.follow(outcome, thread, vcpu) {
+                return;
             }
         }
+    }
+
+    /// Do as the personality decided. `false`: the thread has ended.
+    fn follow(&self, outcome: Outcome, thread: &mut Thread, vcpu: &mut Vcpu) -> bool {
+        match outcome {
+            Outcome::Resume => {}
+            Outcome::ExitThread => return false,
+            Outcome::Exit(status) => {
+                self.end(End::Exit(status));
+                return false;
+            }
+            Outcome::Park => self.park(thread, vcpu),
+            Outcome::Snapshot { hold } => {
+                // Others may still be held from the restore of this guest itself.
+                self.hold.end();
+                let renews = hold.then(|| thread.tid());
+                self.end(End::Snapshot { renews });
+                self.park(thread, vcpu);
+            }
+        }
+        true
     }
 
     fn exception(&self, thread: &mut Thread, vcpu: &mut Vcpu, exception: Exception) -> Outcome {
@@ -411,6 +437,7 @@ impl Guest {
             let state = lock(&self.state);
             self.changed.notify_all();
             drop(self.changed.wait_timeout(state, KICK_AGAIN));
+            self.hold.end();
         }
     }
 
@@ -421,7 +448,13 @@ impl Guest {
         (Arc::clone(&self.kvm), self.clock, report)
     }
 
-    /// Stop every thread at a canonical state, within `timeout`.
+    /// Have the threads of a restored guest wait for this one, once they are started.
+    pub fn hold_for(&self, renews: Tid) {
+        self.hold
+            .begin(renews, Duration::from_millis(HOLD_LIMIT_MS));
+    }
+
+    /// Stop every thread at a canonical state, within `timeout`: in a call that waits, if it comes to one soon.
     ///
     /// # Errors
     /// Which threads did not stop.
@@ -430,9 +463,13 @@ impl Guest {
         process: &Process,
         timeout: Duration,
     ) -> Result<Vec<ThreadState>, String> {
-        process.set_stopping(true);
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
+        let deadline = began + timeout;
+        process.set_stopping(Stop::InWaits);
         loop {
+            if began.elapsed() > IN_WAITS {
+                process.set_stopping(Stop::Anywhere);
+            }
             let tids = process.tids();
             let state = lock(&self.state);
             let running: Vec<Tid> = tids
@@ -502,6 +539,12 @@ impl Machine for Handle {
     fn kick(&self, tid: Tid) {
         if let Ok(guest) = self.guest() {
             guest.kick(tid);
+        }
+    }
+
+    fn renewed(&self) {
+        if let Ok(guest) = self.guest() {
+            guest.hold.end();
         }
     }
 }

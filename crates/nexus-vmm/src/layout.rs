@@ -31,7 +31,10 @@ pub mod system {
     pub const DOORBELL_TABLE: u64 = SYSTEM_TABLE + PAGE;
     /// 4 KiB entries of the chunk that holds the host's vDSO.
     pub const CLOCK_TABLE: u64 = DOORBELL_TABLE + PAGE;
-    pub const GDT: u64 = CLOCK_TABLE + PAGE;
+    /// The vDSO's pages that are not the host's: those of one function.
+    pub const CLOCK_CODE: u64 = CLOCK_TABLE + PAGE;
+    pub const CLOCK_CODE_PAGES: u64 = 2;
+    pub const GDT: u64 = CLOCK_CODE + CLOCK_CODE_PAGES * PAGE;
     pub const IDT: u64 = GDT + PAGE;
     /// What LSTAR points to.
     pub const STUB: u64 = IDT + PAGE;

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod forward;
 pub mod front;
 pub mod guest;
+pub mod hold;
 pub mod jail;
 pub mod kvm;
 pub mod layout;

@@ -4,11 +4,11 @@ use nexus_vmm::front;
 use nexus_vmm::kvm::probe;
 use nexus_vmm::serve::{STATUS_FAILED, STATUS_REFUSED, serve};
 use nexus_vmm::shell::shell;
-use nexus_vmm::snapshot::read;
+use nexus_vmm::snapshot::{read, verify};
 use std::path::Path;
 use std::process::exit;
 
-const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR\n       nexus-vmm syscalls";
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR | --config-stdin\n       nexus-vmm syscalls\n       nexus-vmm jail";
 
 /// One heap for all threads, returned to the kernel when little of it is used: a process of this kind exists thousands
 /// of times, and its threads allocate too rarely to be in each other's way.
@@ -31,9 +31,14 @@ fn main() {
             eprintln!("nexus-vmm: {reason}");
             STATUS_FAILED
         }),
-        ["verify", directory] => verify(Path::new(directory)),
+        ["verify", "--config-stdin"] => verified(verify::for_config(std::io::stdin())),
+        ["verify", directory] => verified(read::verify(Path::new(directory))),
         ["syscalls"] => {
             println!("{}", nexus_vmm::syscalls::json());
+            0
+        }
+        ["jail"] => {
+            print!("{}", nexus_vmm::jail::page::markdown());
             0
         }
         ["probe"] => probe(false),
@@ -49,11 +54,11 @@ fn usage() -> i32 {
 }
 
 /// Status 0 where the snapshot can be used, else the reason.
-fn verify(directory: &Path) -> i32 {
-    match read::verify(directory) {
+fn verified(result: Result<(), String>) -> i32 {
+    match result {
         Ok(()) => 0,
         Err(reason) => {
-            eprintln!("nexus-vmm: {}: {reason}", directory.display());
+            eprintln!("nexus-vmm: {reason}");
             STATUS_REFUSED
         }
     }

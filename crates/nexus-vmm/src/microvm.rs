@@ -16,14 +16,14 @@ use crate::snapshot::write::Taker;
 use crate::snapshot::{plan, read};
 use crate::{jail, names};
 use nexus_personality::config::Config;
+use nexus_personality::machine::Tid;
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the guest's memory is held against its limit.
+/// Before the guest's memory is first held against its limit; after that the less is left the sooner.
 pub(crate) const WATCH: Duration = Duration::from_millis(100);
 /// The same while the working set is to be recorded, which a first result asks for and later ones would blur.
 const WATCH_RECORDING: Duration = Duration::from_millis(5);
@@ -45,6 +45,11 @@ pub enum Failure {
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
+}
+
+/// The same, with what was being done.
+fn at<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> Failure {
+    move |error| Failure::Failed(format!("{doing}: {error}"))
 }
 
 /// What a snapshot says of the machine.
@@ -105,7 +110,7 @@ impl Machinery {
     }
 }
 
-fn personality(config: &Serve, clock: Option<Clock>) -> Config {
+pub(crate) fn personality(config: &Serve, clock: Option<Clock>) -> Config {
     Config {
         vdso: clock.map_or(0, |c| c.guest_code()),
         memory_mib: config.memory_mib,
@@ -148,14 +153,11 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     ready(vm.flavour, report, started, &Timeline::default());
     vm.guest.start(first).map_err(failed)?;
     let end = watch(config, &vm.guest, &process, report, None, None);
-    tell_unknown_calls(&process, report);
-    match (end, taker) {
-        (End::Snapshot(_), Some(taker)) => take(&vm, &process, taker, report),
-        (end, _) => tell_end(config, end, report),
-    }
+    finish(config, &vm, &process, (end, taker), report)
 }
 
-/// Go on from the configuration's snapshot, in a `shell` where one is there; the exit status of this process.
+/// Go on from the configuration's snapshot, in a `shell` where one is there, or from its base, to take a snapshot that
+/// rests on it; the exit status of this process.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -170,10 +172,15 @@ pub fn restore(
         widen_descriptor_table();
     }
     let mut timeline = Timeline::new("configured", now());
-    let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
+    let named = config.base.as_deref().or(config.snapshot.as_deref());
+    let directory = named.unwrap_or(Path::new(""));
     let refused =
         |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));
     let opened = read::snapshot(directory).map_err(refused)?;
+    let taker = match (&config.snapshot, &config.base) {
+        (Some(target), Some(_)) => Some(based(target, &opened).map_err(Failure::Failed)?),
+        _ => None,
+    };
     let metadata = &opened.metadata;
     if metadata.threads.len() > config.max_threads {
         return Err(refused(format!(
@@ -188,19 +195,23 @@ pub fn restore(
         .transpose()
         .map_err(refused)?;
     timeline.mark("decoded");
-    let recorder = (config.record.then(Recorder::new).transpose()).map_err(failed)?;
+    let recorder = (config.record.then(Recorder::new).transpose())
+        .map_err(at("preparing to record the working set"))?;
     let known = (metadata.flavour, template, clock);
     // One made on other terms is given up; its window serves.
     let (window, made) = match shell {
         Some(shell) => (shell.window, Some(shell.machinery).filter(|m| m.is(&known))),
-        None => (Window::reserve().map_err(failed)?, None),
+        None => (
+            Window::reserve().map_err(at("reserving the guest's address space"))?,
+            None,
+        ),
     };
     let handle = Arc::new(Handle::default());
     // The machine and the memory take equally long to make. Joined before the jail, which must hold for every thread.
     let count = metadata.threads.len();
     let make = move || {
         let vm = Machinery::new(Some(known), window, report)?;
-        vm.guest.prepare_vcpus(count).map_err(failed)?;
+        vm.guest.prepare_vcpus(count).map_err(at("making vCPUs"))?;
         Ok(vm)
     };
     let mut fill = || {
@@ -222,13 +233,16 @@ pub fn restore(
     let read::Opened {
         mut metadata,
         pages,
+        base,
         ..
     } = opened;
-    let tidier = (config.tidy_ms.map(|_| Tidier::new(vec![pages])).transpose()).map_err(failed)?;
+    let files = || [pages].into_iter().chain(base).collect();
+    let tidier = (config.tidy_ms.map(|_| Tidier::new(files())).transpose())
+        .map_err(at("preparing to tidy up"))?;
     handle.set(&vm.guest);
     vm.guest.attach(&process);
     vm.guest.set_growing(false);
-    process.mm().back_all().map_err(failed)?;
+    process.mm().back_all().map_err(at("making memory slots"))?;
     vm.guest.set_growing(true);
     timeline.mark("backed");
     process
@@ -237,15 +251,43 @@ pub fn restore(
     jail::confine_microvm(config).map_err(failed)?;
     timeline.mark("jailed");
     ready(vm.flavour, report, started, &timeline);
-    let threads = std::mem::take(&mut metadata.threads);
+    let mut threads = std::mem::take(&mut metadata.threads);
+    if let Some(renews) = metadata.renews {
+        vm.guest.hold_for(renews);
+        // It is what the first result waits for.
+        threads.sort_by_key(|state| state.tid != renews);
+    }
     drop(metadata);
     for state in threads {
-        vm.guest.start(state).map_err(failed)?;
+        vm.guest
+            .start(state)
+            .map_err(at("starting a thread of the snapshot"))?;
     }
     give_back_heap();
     let end = watch(config, &vm.guest, &process, report, recorder, tidier);
-    tell_unknown_calls(&process, report);
-    tell_end(config, end, report)
+    finish(config, &vm, &process, (end, taker), report)
+}
+
+/// Ready to take the snapshot of a guest that goes on from the one opened.
+fn based(target: &Path, opened: &read::Opened) -> Result<Taker, String> {
+    let mut taker = Taker::new(target)?;
+    taker.set_base(opened)?;
+    Ok(taker)
+}
+
+/// Report how the guest ended; take the snapshot that it ended with.
+fn finish(
+    config: &Serve,
+    vm: &Machinery,
+    process: &Process,
+    (end, taker): (End, Option<Taker>),
+    report: &Report,
+) -> Result<i32, Failure> {
+    tell_unknown_calls(process, report);
+    match (end, taker) {
+        (End::Snapshot { renews }, Some(taker)) => take(vm, process, (taker, renews), report),
+        (end, _) => tell_end(config, end, report),
+    }
 }
 
 fn side_by_side<A: Send, B>(
@@ -280,18 +322,13 @@ fn populate(
     )
     .map_err(|e| refused(&e))?;
     timeline.mark("process");
-    let segments = plan::plan(
-        process.mm().vmas(),
-        &opened.metadata.runs,
-        opened.pages.as_raw_fd(),
-        opened.file.length,
-    )
-    .map_err(|e| refused(&e))?;
+    let segments = opened.plan(&process).map_err(|e| refused(&e))?;
     plan::map(&segments, window)
         .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
     timeline.mark("mapped");
-    let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
-    working_set::prefault(&working_set::read(directory), &segments, window);
+    if let Some(hint) = &config.working_set {
+        working_set::prefault(&working_set::read(hint), &segments, window);
+    }
     timeline.mark("prefaulted");
     Ok(process)
 }
@@ -340,6 +377,7 @@ fn watch(
     if let Some(recorder) = &recorder {
         recorder.listen();
     }
+    let mut next = WATCH;
     loop {
         if let (Some(tidier), None) = (&tidier, &recorder)
             && guest.nap(Duration::from_millis(config.tidy_ms.unwrap_or(0)))
@@ -350,25 +388,30 @@ fn watch(
             }
             give_back_heap();
         }
-        let pause = recorder.as_ref().map_or(WATCH, |_| WATCH_RECORDING);
+        let pause = recorder.as_ref().map_or(next, |_| WATCH_RECORDING);
         if let Some(end) = guest.wait(pause, recorder.is_none()) {
             return end;
         }
         recorder = recorder.filter(|r| !r.poll(process, guest.window(), report));
-        let used = process.private_bytes().unwrap_or(0);
-        if used > (config.memory_mib << 20) + WATCH_SLACK {
-            report.send(&Event::MemoryLimit {
-                limit_mib: config.memory_mib,
-            });
-            return End::Exit(libc::SIGKILL);
+        match process.ledger().look(WATCH_SLACK) {
+            Ok(pause) => next = pause,
+            Err(_) => {
+                report.memory_limit(config.memory_mib);
+                return End::Exit(libc::SIGKILL);
+            }
         }
     }
 }
 
-fn take(vm: &Machinery, process: &Process, taker: Taker, report: &Report) -> Result<i32, Failure> {
+fn take(
+    vm: &Machinery,
+    process: &Process,
+    (taker, renews): (Taker, Option<Tid>),
+    report: &Report,
+) -> Result<i32, Failure> {
     let threads = vm.guest.stop_all(process, STOP).map_err(Failure::Failed)?;
     let taken = taker
-        .take(process, vm.window, threads, vm.known())
+        .take(process, vm.window, threads, renews, vm.known())
         .map_err(Failure::Failed)?;
     report.send(&Event::Snapshot {
         bytes: taken.bytes,
@@ -402,7 +445,7 @@ fn tell_end(config: &Serve, end: End, report: &Report) -> Result<i32, Failure> {
             })
         }
         End::Failed(reason) => Err(Failure::Failed(reason)),
-        End::Snapshot(_) => Err(Failure::Failed(
+        End::Snapshot { .. } => Err(Failure::Failed(
             "a snapshot was asked for where none is wanted".into(),
         )),
     }

@@ -79,6 +79,8 @@ pub enum Event<'a> {
     MemoryLimit {
         limit_mib: u64,
     },
+    /// The threads that were held for the one that renews a restored guest go on without.
+    NotRenewed,
     Exit {
         status: i32,
     },
@@ -121,6 +123,16 @@ impl Report {
         if let Some(file) = file.as_mut() {
             let _ = file.write_all(&line);
         }
+    }
+
+    /// The guest used more memory than it may, and is ended for it.
+    pub fn memory_limit(&self, limit_mib: u64) {
+        if self.fd().is_none() {
+            eprintln!(
+                "nexus-vmm: the guest used more than its {limit_mib} MiB of memory and was ended; --memory sets the limit"
+            );
+        }
+        self.send(&Event::MemoryLimit { limit_mib });
     }
 
     /// A snapshot or a machine that cannot be used.

@@ -63,6 +63,9 @@ pub struct Config {
     /// User id instances run under where the node runs as root.
     #[serde(default = "default_jail_uid")]
     pub jail_uid: u32,
+    /// A control group for all instances together, where the daemon may make one.
+    #[serde(default)]
+    pub cgroups: bool,
     #[serde(default)]
     pub endpoints: BTreeMap<String, String>,
     #[serde(default)]

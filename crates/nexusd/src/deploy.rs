@@ -5,15 +5,15 @@ use crate::config::Isolation;
 use crate::ingress::errors::ApiError;
 use crate::logs::FunctionLog;
 use crate::node::Node;
+use crate::process::launch::{Mode, Places, document_fd, vmm_config};
 use crate::registry::Version;
-use crate::registry::deployment::Deployment;
+use crate::registry::deployment::{Deployment, Offload};
 use crate::registry::names;
 use crate::registry::store::Record;
 use crate::scheduler::failure::StartFailure;
 use crate::scheduler::initialise::{self, InitFailure};
 use serde_json::{Value, json};
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,11 @@ pub async fn deploy(
     deployment.check()?;
     let _claim = claim(node, name)?;
     let isolation = decide(node, deployment.isolation)?;
+    if isolation != Isolation::Kvm && deployment.offload == Offload::Coupled {
+        return Err(ApiError::invalid_parameter(
+            "offload: coupled needs sockets to the outside, which only microVMs have (isolation kvm)".to_owned(),
+        ));
+    }
     let previous = node.functions.get(name);
     let version = make(
         node,
@@ -48,20 +53,16 @@ pub async fn deploy(
     let snapshot = initialise::initialise(node, &version)
         .await
         .map_err(|failure| refuse(name, failure))?;
-    version.set_snapshot(snapshot.clone());
+    version.set_snapshot(snapshot.as_ref().map(|kept| kept.path.clone()));
     let record = Record::new(
         name.to_owned(),
         version.deployment.clone(),
-        snapshot
-            .as_deref()
-            .and_then(Path::file_name)
-            .map(|n| n.to_string_lossy().into_owned()),
+        version.snapshot_name(),
         version.modified_ms,
     );
     if let Err(error) = node.store.put(&record) {
-        if let Some(path) = &snapshot {
-            initialise::remove(path).await;
-        }
+        drop(snapshot);
+        collect(node);
         return Err(ApiError::service(format!(
             "{name} is not deployed: {error:#}"
         )));
@@ -70,10 +71,9 @@ pub async fn deploy(
     node.scheduler.install(node, &version);
     if let Some(old) = node.functions.switch(Arc::clone(&version)) {
         node.scheduler.retire(node, old.key, Some(version.key));
-        if let Some(path) = old.snapshot() {
-            initialise::remove(&path).await;
-        }
     }
+    drop(snapshot);
+    collect(node);
     tracing::info!(
         function = name,
         digest = version.deployment.digest,
@@ -96,12 +96,15 @@ pub async fn delete(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
         .map_err(|e| ApiError::service(format!("{name} is not deleted: {e:#}")))?;
     let version = node.functions.remove(name).ok_or_else(missing)?;
     node.scheduler.retire(node, version.key, None);
-    if let Some(path) = version.snapshot() {
-        initialise::remove(&path).await;
-    }
+    collect(node);
     version.log.delete();
     tracing::info!(function = name, "deleted");
     Ok(())
+}
+
+fn collect(node: &Arc<Node>) {
+    let node = Arc::clone(node);
+    tokio::task::spawn_blocking(move || node.collect());
 }
 
 fn claim(node: &Arc<Node>, name: &str) -> Result<crate::node::Claim, ApiError> {
@@ -200,7 +203,6 @@ fn refuse(name: &str, failure: InitFailure) -> ApiError {
 /// # Errors
 /// The state directory cannot be read.
 pub fn load(node: &Arc<Node>) -> anyhow::Result<()> {
-    let mut kept = HashSet::new();
     let mut loaded = Vec::new();
     for record in node.store.load()? {
         let isolation = match decide(node, record.deployment.isolation) {
@@ -211,7 +213,6 @@ pub fn load(node: &Arc<Node>) -> anyhow::Result<()> {
                     error = error.message,
                     "a function is not served"
                 );
-                kept.extend(record.snapshot);
                 continue;
             }
         };
@@ -224,9 +225,8 @@ pub fn load(node: &Arc<Node>) -> anyhow::Result<()> {
             None,
         );
         if isolation == Isolation::Kvm {
-            version.set_snapshot(record.snapshot.as_deref().map(|s| node.snapshots().join(s)));
+            version.set_snapshot(record.snapshot.as_deref().map(|s| node.snapshots.path(s)));
         }
-        kept.extend(record.snapshot);
         let version = Arc::new(version);
         node.scheduler.install(node, &version);
         node.functions.switch(Arc::clone(&version));
@@ -239,7 +239,8 @@ pub fn load(node: &Arc<Node>) -> anyhow::Result<()> {
             check(&checker, &version).await;
         }
     });
-    tokio::spawn(sweep(node.snapshots(), kept));
+    // Before anything is served, so before anything is deployed.
+    node.collect();
     Ok(())
 }
 
@@ -251,7 +252,7 @@ async fn check(node: &Arc<Node>, version: &Arc<Version>) {
     let snapshot = version.snapshot();
     let refusal = match &snapshot {
         None => Some("there is no snapshot".to_owned()),
-        Some(path) => verify(node, path).await.err(),
+        Some(path) => verify_kept(node, version, path).await.err(),
     };
     if let Some(reason) = refusal
         && let Err(failure) = initialise::renew(node, version, snapshot.as_deref(), &reason).await
@@ -260,13 +261,33 @@ async fn check(node: &Arc<Node>, version: &Arc<Version>) {
     }
 }
 
-/// Ask the VMM whether it would restore this snapshot; else its reason.
-async fn verify(node: &Node, path: &Path) -> Result<(), String> {
+/// Whether a snapshot is still what was taken in, and can be restored here and now.
+///
+/// # Errors
+/// Why not: a sentence.
+pub async fn verify_kept(node: &Node, version: &Version, path: &Path) -> Result<(), String> {
+    let (snapshots, content) = (Arc::clone(&node.snapshots), path.to_owned());
+    tokio::task::spawn_blocking(move || snapshots.check(&content))
+        .await
+        .unwrap_or_else(|e| Err(e.to_string()))?;
+    verify(node, version, path).await
+}
+
+/// Ask the VMM whether it would restore this snapshot for `version`; else its reason.
+///
+/// # Errors
+/// As above.
+pub async fn verify(node: &Node, version: &Version, path: &Path) -> Result<(), String> {
+    let places = Places {
+        at: Some(path),
+        ..Places::default()
+    };
+    let document = vmm_config(&node.config, version, Mode::Restore, places, false);
+    let document = document_fd(&document).map_err(|e| format!("it could not be verified: {e}"))?;
     let mut command = Command::new(&node.config.vmm);
     command
-        .arg("verify")
-        .arg(path)
-        .stdin(Stdio::null())
+        .args(["verify", "--config-stdin"])
+        .stdin(Stdio::from(document))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
@@ -281,24 +302,4 @@ async fn verify(node: &Node, path: &Path) -> Result<(), String> {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     Err(text.trim().chars().take(1000).collect())
-}
-
-/// Delete snapshots that no function refers to: leavings of a deployment that was cut short.
-async fn sweep(directory: PathBuf, kept: HashSet<String>) {
-    let Ok(mut entries) = tokio::fs::read_dir(&directory).await else {
-        return;
-    };
-    let started = std::time::SystemTime::now();
-    while let Ok(Some(entry)) = entries.next_entry().await {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        // Not those of deployments that began since.
-        let old = entry
-            .metadata()
-            .await
-            .and_then(|m| m.modified())
-            .is_ok_and(|m| m < started);
-        if old && !kept.contains(&name) {
-            initialise::remove(&entry.path()).await;
-        }
-    }
 }

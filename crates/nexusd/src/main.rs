@@ -10,6 +10,7 @@ mod probe;
 mod process;
 mod registry;
 mod scheduler;
+mod snapshots;
 mod state;
 mod timings;
 
@@ -17,9 +18,11 @@ use anyhow::{Context, bail};
 use config::Config;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use node::Node;
+use process::cgroup::Group;
 use process::spawner::Spawner;
 use registry::store::Store;
-use std::path::PathBuf;
+use snapshots::Snapshots;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,15 +102,28 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     let machine = probe::probe(&config).await;
     tracing::info!(isolation = ?machine.isolation, reason = machine.reason, "machine");
     let backend = probe::backend(&config)?;
-    let spawner = Spawner::start().context("cannot start the spawning thread")?;
+    let group = config.cgroups.then(|| {
+        Group::make(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"))
+            .inspect_err(|error| tracing::warn!(%error, "instances get no control group"))
+    });
+    let group = group.and_then(Result::ok);
+    let spawner = Spawner::start(group).context("cannot start the spawning thread")?;
     let store = Store::open(&config.state)?;
+    let snapshots = Snapshots::open(&config.state)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     config.listen = listener.local_addr()?;
     let address = config.listen;
     let drain = Duration::from_secs(config.drain_s);
-    let node = Node::new(config, machine, backend, spawner, store, metrics.clone());
+    let node = Node::new(
+        config,
+        machine,
+        backend,
+        spawner,
+        (store, snapshots),
+        metrics.clone(),
+    );
     deploy::load(&node)?;
     tokio::spawn(async move {
         loop {

@@ -6,6 +6,8 @@ use crate::process::spawner::Spawner;
 use crate::registry::Functions;
 use crate::registry::store::Store;
 use crate::scheduler::Scheduler;
+use crate::scheduler::bases::Bases;
+use crate::snapshots::Snapshots;
 use metrics_exporter_prometheus::PrometheusHandle;
 use nexus_backend::Backend;
 use std::collections::HashSet;
@@ -29,9 +31,11 @@ pub struct Node {
     pub backend: Arc<Backend>,
     pub spawner: Spawner,
     pub shells: Shells,
+    pub bases: Bases,
     pub functions: Functions,
     pub scheduler: Scheduler,
     pub store: Store,
+    pub snapshots: Arc<Snapshots>,
     pub metrics: PrometheusHandle,
     next: AtomicU64,
     deploying: Mutex<HashSet<String>>,
@@ -43,7 +47,7 @@ impl Node {
         machine: Machine,
         backend: Arc<Backend>,
         spawner: Spawner,
-        store: Store,
+        (store, snapshots): (Store, Arc<Snapshots>),
         metrics: PrometheusHandle,
     ) -> Arc<Self> {
         let scheduler = Scheduler::new(config.max_instances, config.queue_length);
@@ -53,9 +57,11 @@ impl Node {
             backend,
             spawner,
             shells: Shells::default(),
+            bases: Bases::default(),
             functions: Functions::default(),
             scheduler,
             store,
+            snapshots,
             metrics,
             next: AtomicU64::new(1),
             deploying: Mutex::default(),
@@ -67,8 +73,25 @@ impl Node {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub fn snapshots(&self) -> PathBuf {
-        self.config.state.join("snapshots")
+    /// Delete the snapshots that no function refers to, here or in the registry.
+    pub fn collect(&self) {
+        let records = match self.store.load() {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "unused snapshots are not deleted"
+                );
+                return;
+            }
+        };
+        let registered = records.into_iter().filter_map(|record| record.snapshot);
+        let served = self
+            .functions
+            .list()
+            .into_iter()
+            .filter_map(|version| version.snapshot_name());
+        self.snapshots.collect(&registered.chain(served).collect());
     }
 
     pub fn logs(&self) -> PathBuf {

@@ -13,6 +13,37 @@ fn pid_of_one(node: &TestNode) -> i64 {
     node.instances()[0]["pid"].as_i64().unwrap()
 }
 
+/// Snapshots in the store, once it does not change any more.
+fn kept(node: &TestNode) -> usize {
+    let count = || {
+        fs::read_dir(node.state().join("snapshots/content"))
+            .unwrap()
+            .count()
+    };
+    let mut last = count();
+    loop {
+        thread::sleep(Duration::from_millis(200));
+        let now = count();
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
+}
+
+/// Spoil every snapshot in the store.
+fn damage(node: &TestNode) {
+    for entry in fs::read_dir(node.state().join("snapshots/content")).unwrap() {
+        let pages = entry.unwrap().path().join("pages");
+        // Read-only files, even to root in some sandboxes: written anew beside, and moved over.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(pages.parent().unwrap(), mode).unwrap();
+        let other = pages.with_extension("other");
+        fs::write(&other, "spoilt").unwrap();
+        fs::rename(other, pages).unwrap();
+    }
+}
+
 #[test]
 fn sigterm_lets_what_runs_finish_and_leaves_no_process() {
     let mut node = TestNode::start("");
@@ -102,12 +133,7 @@ fn a_second_node_on_the_same_state_is_refused() {
 fn a_refused_snapshot_is_taken_anew_and_the_caller_served() {
     let node = TestNode::start("");
     node.deploy("f", &json!({}));
-    let damage = || {
-        for entry in fs::read_dir(node.state().join("snapshots")).unwrap() {
-            fs::remove_file(entry.unwrap().path().join("good")).unwrap();
-        }
-    };
-    damage();
+    damage(&node);
     assert_eq!(node.invoke("f", &json!({})).status, 200);
     let log = node.logs("f");
     assert!(
@@ -116,12 +142,7 @@ fn a_refused_snapshot_is_taken_anew_and_the_caller_served() {
         ),
         "{log}"
     );
-    assert_eq!(
-        fs::read_dir(node.state().join("snapshots"))
-            .unwrap()
-            .count(),
-        1
-    );
+    assert_eq!(kept(&node), 2, "the function's and its base");
 }
 
 #[test]
@@ -129,17 +150,18 @@ fn snapshots_are_verified_at_the_start() {
     let mut node = TestNode::start("");
     node.deploy("f", &json!({}));
     node.signal(libc::SIGKILL);
-    for entry in fs::read_dir(node.state().join("snapshots")).unwrap() {
-        fs::remove_file(entry.unwrap().path().join("good")).unwrap();
+    damage(&node);
+    let leavings = ["pending/7", "content/leaving", "working-sets/leaving"];
+    for name in leavings {
+        fs::create_dir(node.state().join("snapshots").join(name)).unwrap();
     }
-    fs::create_dir(node.state().join("snapshots/leaving.tmp")).unwrap();
     node.restart();
     eventually("it is taken anew without an invocation", || {
         node.logs("f").contains("INIT_REPORT") && node.logs("f").matches("INIT_START").count() == 2
     });
-    eventually("leavings are deleted", || {
-        !node.state().join("snapshots/leaving.tmp").exists()
-    });
+    for name in leavings {
+        assert!(!node.state().join("snapshots").join(name).exists());
+    }
     assert_eq!(node.invoke("f", &json!({})).status, 200);
 }
 
@@ -174,12 +196,7 @@ fn a_deployment_that_does_not_initialise_leaves_the_old_one() {
         400
     );
     assert_eq!(node.invoke("g", &json!({})).status, 404);
-    assert_eq!(
-        fs::read_dir(node.state().join("snapshots"))
-            .unwrap()
-            .count(),
-        1
-    );
+    assert_eq!(kept(&node), 2, "the function's and its base");
 }
 
 #[test]
@@ -220,14 +237,57 @@ fn a_deleted_function_is_gone_for_good() {
     );
     assert_eq!(node.invoke("f", &json!({})).status, 404);
     eventually("its instance has ended", || node.instances().is_empty());
-    assert_eq!(
-        fs::read_dir(node.state().join("snapshots"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(kept(&node), 1, "the base");
     assert_eq!(fs::read_dir(node.state().join("logs")).unwrap().count(), 0);
     node.signal(libc::SIGKILL);
     node.restart();
     assert_eq!(node.get("/nexus/v1/functions").json(), json!([]));
+}
+
+/// At some moment of a deployment, again and again: what is kept is whole, and what is deployed is served.
+#[test]
+fn killed_while_it_deploys_it_leaves_all_or_nothing() {
+    let mut node = TestNode::start("");
+    node.deploy("makes-the-base", &json!({}));
+    node.signal(libc::SIGKILL);
+    node.restart();
+    // The first deployment of a node's run verifies the base, as all below do.
+    let began = Instant::now();
+    node.deploy("is-measured", &json!({}));
+    let usual = began.elapsed();
+    let (mut done, mut undone) = (0, 0);
+    for round in 0..8_u32 {
+        let name = format!("f{round}");
+        let body = node
+            .deployment(&json!({"digest": format!("digest-{round}")}))
+            .to_string();
+        let head = format!(
+            "PUT /nexus/v1/functions/{name} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            node.address,
+            body.len()
+        );
+        let mut stream = node.connect();
+        std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+        thread::sleep(usual * round * 2 / 5);
+        node.signal(libc::SIGKILL);
+        node.restart();
+        let snapshots = node.state().join("snapshots");
+        assert_eq!(fs::read_dir(snapshots.join("pending")).unwrap().count(), 0);
+        for entry in fs::read_dir(snapshots.join("content")).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.file_name().len(), 64);
+            assert_eq!(fs::read(entry.path().join("pages")).unwrap(), b"good");
+            assert_eq!(fs::read(entry.path().join("metadata")).unwrap().len(), 32);
+        }
+        match node.invoke(&name, &json!({})).status {
+            200 => done += 1,
+            404 => undone += 1,
+            status => panic!("{status}"),
+        }
+        assert!(!node.logs(&name).contains("refused"));
+    }
+    assert!(
+        done > 0 && undone > 0,
+        "{done} done, {undone} not: the moments were not spread"
+    );
 }

@@ -27,15 +27,34 @@ def bench() -> None:
     show_default=True,
     help="Interleaved rounds of both sides; medians are shown.",
 )
-@click.option("--pairs", type=click.IntRange(1), default=200, show_default=True, help="GET+PUT pairs in a round.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="GET+PUT pairs of 64 KiB in a round; fewer of larger ones.",
+)
 @_isolation_option
 @_json_option
 def fabric(*, rounds: int, pairs: int, isolation: str, file: Path | None) -> None:
-    """CPU time of a 64 KiB GET+PUT: offloaded, against real boto3 in a plain process."""
+    """CPU time of a GET+PUT of several sizes: offloaded, against coupled, and against real boto3 in a plain process."""
     from nexus.bench.fabric import measure
     from nexus.bench.report import publish
 
     publish(measure(isolation, rounds, pairs), file)
+
+
+@bench.command()
+@click.option("--instances", type=click.IntRange(1, 1000), default=32, show_default=True)
+@click.option("--gets", type=click.IntRange(1), default=300, show_default=True, help="GETs that each instance makes.")
+@_isolation_option
+@_json_option
+def ops(*, instances: int, gets: int, isolation: str, file: Path | None) -> None:
+    """Small GETs by many instances at once: how many a core of the backend serves."""
+    from nexus.bench.ops import measure
+    from nexus.bench.report import publish
+
+    publish(measure(isolation, instances, gets), file)
 
 
 @bench.command()

@@ -14,7 +14,7 @@ from nexus.errors import FunctionError, NexusError, ServiceError
 
 # Kept in step with nexus.packaging.deployment, whose import these commands do not all need.
 _ISOLATIONS = ("auto", "kvm", "process")
-_OFFLOADS = ("api", "http")
+_OFFLOADS = ("api", "http", "coupled")
 _POLL_S = 0.3
 _FOLLOW_LINES = 2000
 
@@ -35,6 +35,12 @@ _FOLLOW_LINES = 2000
     "--offload", type=click.Choice(_OFFLOADS), default="api", show_default=True, help="Where AWS calls leave the guest."
 )
 @click.option("--prewarm", type=click.IntRange(0, 1000), default=0, show_default=True, help="Instances to keep ready.")
+@click.option("--credentials", metavar="FILE|profile:NAME", help="Whose AWS requests it makes.  [default: the node's]")
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="JSON or TOML file: services, buckets and hosts that the function may use.",
+)
 @click.option(
     "--python", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Interpreter.  [default: this one]"
 )
@@ -52,6 +58,8 @@ def deploy(
     isolation: str,
     offload: str,
     prewarm: int,
+    policy: Path | None,
+    credentials: str | None,
     python: Path | None,
     state: Path,
 ) -> None:
@@ -59,8 +67,11 @@ def deploy(
 
     The code is copied; change it and deploy again.
     """
+    from nexus.packaging.policy import read_policy
     from nexus.sdk.node import Node
 
+    if offload == "coupled":
+        click.echo("warning: coupled gives the function its credentials; use scoped, short-lived ones", err=True)
     node = Node.connect(state)
     began = time.monotonic()
     try:
@@ -76,6 +87,8 @@ def deploy(
             isolation=isolation,
             offload=offload,
             prewarm=prewarm,
+            credentials=credentials,
+            policy=None if policy is None else read_policy(policy),
             python=python,
         )
     except ServiceError as error:

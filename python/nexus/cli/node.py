@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 @click.option(
     "--shells", type=click.IntRange(0, 64), default=2, show_default=True, help="Empty microVMs kept ready for cold starts."
 )
+@click.option("--cgroups", is_flag=True, help="A control group for all instances together: at most 7/8 of the host's memory.")
+@click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    metavar="SERVICE=URL",
+    help="Where an AWS service is, such as dynamodb=http://127.0.0.1:8000; by default AWS's own.",
+)
 @click.option("--foreground", is_flag=True, help="Stay, and end the node on Ctrl-C.")
 @state_option
 def up(
@@ -46,11 +55,14 @@ def up(
     region: str,
     max_instances: int,
     shells: int,
+    cgroups: bool,
+    endpoints: tuple[str, ...],
     foreground: bool,
     state: Path,
 ) -> None:
     """Start a node with a local object store, on loopback."""
-    settings = launch.Settings(port, store_port, isolation, region, max_instances, shells)
+    pairs = tuple(_endpoint(text) for text in endpoints)
+    settings = launch.Settings(port, store_port, isolation, region, max_instances, shells, cgroups=cgroups, endpoints=pairs)
     record = launch.up(state, settings)
     click.echo(f"node   {record.url}   (Lambda API)")
     click.echo(f"store  {record.store_url}   (S3; credentials in {state / 'credentials.json'})")
@@ -107,3 +119,12 @@ def status(*, as_json: bool, state: Path) -> None:
         ("logs", state / "logs"),
     ):
         click.echo(f"{name:<10} {value}")
+
+
+def _endpoint(text: str) -> tuple[str, str]:
+    service, _, url = text.partition("=")
+    if not re.fullmatch(r"[a-z0-9-]+", service) or not url.startswith(("http://", "https://")):
+        raise NexusError(f"{text!r} is no endpoint", "write SERVICE=URL, such as dynamodb=http://127.0.0.1:8000")
+    if service == "s3":
+        raise NexusError("the endpoint of s3 is the node's own store", "leave it out")
+    return service, url

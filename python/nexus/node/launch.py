@@ -37,7 +37,9 @@ class Settings:
     :param max_instances: instances of all functions together.
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
     :param tidy_ms: rest after which an instance gives back memory that shows what its snapshot shows; 0: never.
+    :param cgroups: put all instances into a control group, where the node may make one.
     :param deadline: seconds that each process may take until it serves.
+    :param endpoints: service and URL of AWS services that this node has endpoints of its own for, besides S3.
     """
 
     port: int = DEFAULT_PORT
@@ -48,6 +50,8 @@ class Settings:
     shells: int = 2
     tidy_ms: int = 5000
     deadline: float = 20.0
+    cgroups: bool = False
+    endpoints: tuple[tuple[str, str], ...] = ()
 
 
 def up(state: Path, settings: Settings) -> NodeRecord:
@@ -160,6 +164,7 @@ def _start(state: Path, settings: Settings, started: dict[str, Process]) -> Node
 def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
     # JSON's strings are TOML's basic strings.
     text = json.dumps
+    others = "".join(f"{service} = {text(url)}\n" for service, url in settings.endpoints if service != "s3")
     return (
         f'listen = "127.0.0.1:{settings.port}"\n'
         f"state = {text(str(home))}\n"
@@ -170,7 +175,8 @@ def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
         f"max_instances = {settings.max_instances}\n"
         f"shells = {settings.shells}\n"
         f"tidy_ms = {settings.tidy_ms}\n"
-        f"\n[endpoints]\ns3 = {text(store_url)}\n"
+        f"cgroups = {text(settings.cgroups)}\n"
+        f"\n[endpoints]\ns3 = {text(store_url)}\n{others}"
         f"\n[credentials]\nfile = {text(str(secret))}\n"
     )
 

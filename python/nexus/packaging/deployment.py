@@ -28,11 +28,13 @@ class Options:
     :param max_instances: instances at a time; more invocations than that wait.
     :param keep_alive_s: seconds that an idle instance is kept.
     :param isolation: ``auto``, ``kvm`` or ``process``.
-    :param offload: where AWS calls leave the guest: ``api`` or ``http``.
+    :param offload: where AWS calls leave the guest: ``api`` or ``http``; ``coupled``: nowhere, its credentials are given to it.
     :param prewarm: instances to keep ready.
     :param tmp_mib: size of ``/tmp``.
     :param environment: variables for the function.
     :param requirements: a requirements file, or None.
+    :param credentials: whose requests the function makes: a credentials file, or ``profile:NAME``; None: the node's.
+    :param policy: what the function's I/O may reach (docs/protocols.md); None allows AWS and public addresses.
     :param python: interpreter to run on; by default the one behind the running environment.
     """
 
@@ -46,6 +48,8 @@ class Options:
     tmp_mib: int = 512
     environment: dict[str, str] = field(default_factory=dict)
     requirements: Path | None = None
+    policy: dict[str, Any] | None = None
+    credentials: str | None = None
     python: Path | None = None
 
 
@@ -109,7 +113,14 @@ def document(package: Package, options: Options) -> dict[str, Any]:
         "offload": options.offload,
         "digest": package.digest,
         "prewarm": options.prewarm,
+        **({"policy": options.policy} if options.policy is not None else {}),
+        **({"credentials": _credentials(options.credentials)} if options.credentials is not None else {}),
     }
+
+
+def _credentials(text: str) -> dict[str, str]:
+    kind, colon, name = text.partition(":")
+    return {"profile": name} if colon and kind == "profile" else {"file": str(Path(text).absolute())}
 
 
 def check_name(name: str) -> str:

@@ -6,7 +6,7 @@
 // What ends or blocks this program by design, or takes away what it needs to report. `threads` and `frames` try some of it.
 static const int skipped[] = {
     15 /* rt_sigreturn */, 34 /* pause */, 56 /* clone */, 60 /* exit */, 130 /* rt_sigsuspend */,
-    58 /* vfork, whose child would go on here as well */, 158 /* arch_prctl */, 219, 231 /* exit_group */, 436 /* close_range */,
+    57, 58 /* fork and vfork, whose child would go on here as well */, 158 /* arch_prctl */, 219, 231 /* exit_group */, 436 /* close_range */,
 };
 
 static int is_skipped(int number) {

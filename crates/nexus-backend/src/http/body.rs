@@ -34,6 +34,7 @@ pub struct ResponseBody {
     total: Option<u64>,
     keep_alive: bool,
     authority: Arc<Authority>,
+    owner: Option<Arc<str>>,
     pool: Arc<Pool>,
     patience: Duration,
 }
@@ -44,6 +45,7 @@ impl ResponseBody {
         framing: Framing,
         keep_alive: bool,
         authority: Arc<Authority>,
+        owner: Option<Arc<str>>,
         pool: Arc<Pool>,
         patience: Duration,
     ) -> Self {
@@ -58,6 +60,7 @@ impl ResponseBody {
             total,
             keep_alive,
             authority,
+            owner,
             pool,
             patience,
         };
@@ -214,7 +217,8 @@ impl ResponseBody {
         if let Some(connection) = self.connection.take()
             && self.keep_alive
         {
-            self.pool.put(&self.authority, connection);
+            self.pool
+                .put(&self.authority, self.owner.clone(), connection);
         }
     }
 }

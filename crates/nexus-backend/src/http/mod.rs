@@ -7,6 +7,7 @@ pub mod pool;
 pub mod socket;
 pub mod url;
 
+use crate::policy::Allowed;
 use crate::raw::{Part, RawSlice, RequestBody};
 use body::ResponseBody;
 use error::{Kind, TransportError};
@@ -28,8 +29,8 @@ const MAX_INTERIM: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Route {
     pub authority: Arc<Authority>,
-    /// The operator named this endpoint: it may be at any address.
-    pub anywhere: bool,
+    /// Which of its addresses may be connected to, and who shares the connection.
+    pub allowed: Allowed,
     pub connect_timeout: Duration,
     /// Longest silence.
     pub read_timeout: Duration,
@@ -83,7 +84,7 @@ impl Client {
                 request.method.as_str(),
                 "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS"
             );
-        if let Some(mut connection) = self.pool.take(&route.authority) {
+        if let Some(mut connection) = self.pool.take(&route.authority, &route.allowed) {
             match exchange(&mut connection, route, request, &head, sending, body).await {
                 Ok((found, whole)) => return Ok(self.response(connection, found, whole, route)),
                 Err(error) if !(again && error.kind == Kind::Closed && connection.end == 0) => {
@@ -94,7 +95,7 @@ impl Client {
         }
         let mut connection = self
             .pool
-            .connect(&route.authority, route.anywhere, route.connect_timeout)
+            .connect(&route.authority, &route.allowed, route.connect_timeout)
             .await?;
         let (found, whole) =
             exchange(&mut connection, route, request, &head, sending, body).await?;
@@ -107,6 +108,7 @@ impl Client {
             head.framing,
             head.keep_alive && whole,
             Arc::clone(&route.authority),
+            route.allowed.owner(),
             Arc::clone(&self.pool),
             route.read_timeout,
         );

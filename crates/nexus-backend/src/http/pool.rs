@@ -3,8 +3,9 @@
 use super::error::{Kind, TransportError};
 use super::socket::Socket;
 use super::url::Authority;
+use crate::policy::Allowed;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -51,9 +52,12 @@ struct Idle {
     since: Instant,
 }
 
+/// Connections are shared by the requests to one authority, within one owner where they were allowed by its own policy.
+type Key = (Arc<Authority>, Option<Arc<str>>);
+
 #[derive(Debug, Default)]
 struct Table {
-    idle: HashMap<Arc<Authority>, Vec<Idle>>,
+    idle: HashMap<Key, Vec<Idle>>,
     count: usize,
 }
 
@@ -78,11 +82,12 @@ impl Pool {
     }
 
     /// An idle connection that is still good, the one used last first.
-    pub fn take(&self, authority: &Authority) -> Option<Connection> {
+    pub fn take(&self, authority: &Arc<Authority>, allowed: &Allowed) -> Option<Connection> {
+        let key = (Arc::clone(authority), allowed.owner());
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let mut removed = 0;
         let mut found = None;
-        if let Some(idle) = table.idle.get_mut(authority) {
+        if let Some(idle) = table.idle.get_mut(&key) {
             while let Some(one) = idle.pop() {
                 removed += 1;
                 if one.since.elapsed() < IDLE_FOR && !one.connection.socket.is_stale() {
@@ -96,7 +101,12 @@ impl Pool {
     }
 
     /// Keep a connection on which nothing is under way.
-    pub fn put(&self, authority: &Arc<Authority>, mut connection: Connection) {
+    pub fn put(
+        &self,
+        authority: &Arc<Authority>,
+        owner: Option<Arc<str>>,
+        mut connection: Connection,
+    ) {
         if connection.start != connection.end {
             return;
         }
@@ -116,21 +126,24 @@ impl Pool {
             connection,
             since: Instant::now(),
         };
-        let list = table.idle.entry(Arc::clone(authority)).or_default();
+        let list = table
+            .idle
+            .entry((Arc::clone(authority), owner))
+            .or_default();
         if list.len() < MAX_IDLE {
             list.push(idle);
             table.count += 1;
         }
     }
 
-    /// A new connection. `anywhere`: the operator named this endpoint, so it may be any address.
+    /// A new connection, to an address that is allowed.
     pub async fn connect(
         &self,
         authority: &Authority,
-        anywhere: bool,
+        allowed: &Allowed,
         patience: Duration,
     ) -> Result<Connection, TransportError> {
-        let made = tokio::time::timeout(patience, self.connect_now(authority, anywhere)).await;
+        let made = tokio::time::timeout(patience, self.connect_now(authority, allowed)).await;
         made.unwrap_or_else(|_| {
             let seconds = patience.as_secs_f32();
             Err(TransportError::new(
@@ -143,9 +156,9 @@ impl Pool {
     async fn connect_now(
         &self,
         authority: &Authority,
-        anywhere: bool,
+        allowed: &Allowed,
     ) -> Result<Connection, TransportError> {
-        let tcp = connect_tcp(authority, anywhere).await?;
+        let tcp = connect_tcp(authority, allowed).await?;
         let _ = tcp.set_nodelay(true);
         if !authority.https {
             return Ok(Connection::new(Socket::Plain(tcp)));
@@ -162,7 +175,10 @@ impl Pool {
     }
 }
 
-async fn connect_tcp(authority: &Authority, anywhere: bool) -> Result<TcpStream, TransportError> {
+async fn connect_tcp(
+    authority: &Authority,
+    allowed: &Allowed,
+) -> Result<TcpStream, TransportError> {
     let failed = |what: String| {
         TransportError::new(Kind::Connect, format!("cannot reach {authority}: {what}"))
     };
@@ -175,11 +191,8 @@ async fn connect_tcp(authority: &Authority, anywhere: bool) -> Result<TcpStream,
     };
     let mut last = None;
     for address in addresses {
-        if !anywhere && is_inside(address.ip()) {
-            let what = format!(
-                "{authority} resolves to {}, which no function may reach",
-                address.ip()
-            );
+        if let Err(denied) = allowed.address(address.ip(), address.port()) {
+            let what = format!("{authority}: {denied}");
             last = Some(TransportError::new(Kind::Forbidden, what));
             continue;
         }
@@ -189,53 +202,4 @@ async fn connect_tcp(authority: &Authority, anywhere: bool) -> Result<TcpStream,
         }
     }
     Err(last.unwrap_or_else(|| failed("the name has no address".to_owned())))
-}
-
-/// Addresses of this machine and its metadata service. (Private ones are where VPC endpoints live.)
-fn is_inside(ip: IpAddr) -> bool {
-    let v4 = match ip {
-        IpAddr::V4(v4) => Some(v4),
-        IpAddr::V6(v6) => v6.to_ipv4_mapped(),
-    };
-    match (v4, ip) {
-        (Some(v4), _) => {
-            v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_unspecified()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-        }
-        (None, IpAddr::V6(v6)) => {
-            v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_multicast()
-                || v6.is_unicast_link_local()
-                || v6.segments().first() == Some(&0xfd00)
-        }
-        (None, IpAddr::V4(_)) => true,
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_inside() {
-        for ip in [
-            "127.0.0.1",
-            "169.254.169.254",
-            "0.0.0.0",
-            "::1",
-            "fe80::1",
-            "::ffff:127.0.0.1",
-            "fd00:ec2::254",
-        ] {
-            assert!(is_inside(ip.parse().unwrap()), "{ip}");
-        }
-        for ip in ["52.216.0.1", "10.0.0.1", "2600:1f00::1"] {
-            assert!(!is_inside(ip.parse().unwrap()), "{ip}");
-        }
-    }
 }

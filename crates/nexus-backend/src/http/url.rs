@@ -125,6 +125,28 @@ fn split_port(authority: &str) -> Result<(&str, Option<u16>), String> {
     }
 }
 
+/// What a percent-encoded text stands for; bytes that are no UTF-8 are replaced.
+pub fn decode(text: &str) -> String {
+    let hex = |digit: u8| char::from(digit).to_digit(16);
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let pair = match after {
+            [high, low, ..] if byte == b'%' => hex(*high).zip(hex(*low)),
+            _ => None,
+        };
+        match pair.and_then(|(high, low)| u8::try_from(high * 16 + low).ok()) {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Percent-encode everything but unreserved characters (RFC 3986), and the slash where `slash` is set.
 pub fn encode(text: &str, slash: bool, into: &mut String) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -190,5 +212,7 @@ mod tests {
         out.clear();
         encode("a/b", false, &mut out);
         assert_eq!(out, "a%2Fb");
+        assert_eq!(decode("a%20b%2Bc/%C3%BC~//."), "a b+c/ü~//.");
+        assert_eq!(decode("%4%zz%"), "%4%zz%");
     }
 }

@@ -1,11 +1,12 @@
 //! Requests that a real SDK made: signed where it asks for that, and sent as they are.
 
-use super::send::{Headers, clean, has, is_placeholder, reply, set};
+use super::send::{Headers, clean, has, is_placeholder, refused, reply, set};
 use super::{Engine, Refusal, Reply};
+use crate::FunctionIdentity;
 use crate::http::Route;
 use crate::http::head::{Request, Sending, is_token, values};
 use crate::http::url::Url;
-use crate::policy::Allowed;
+use crate::policy::Call;
 use crate::raw::RequestBody;
 use crate::sigv4::{EMPTY_SHA256, UNSIGNED, payload_hash};
 use serde::Deserialize;
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 /// The longest time-outs that a guest may ask for, in seconds.
 const LONGEST_S: f64 = 900.0;
+
+/// Longest form that is looked at.
+const FORM: usize = 16 << 10;
 
 /// The submission's head (docs/abi.md).
 #[derive(Debug, Deserialize)]
@@ -35,6 +39,8 @@ pub struct Head {
 struct Sign {
     service: String,
     region: String,
+    /// SHA-256 of a body that comes in parts, in hexadecimal digits, or UNSIGNED-PAYLOAD.
+    payload_hash: Option<String>,
 }
 
 fn sixty() -> f64 {
@@ -43,6 +49,7 @@ fn sixty() -> f64 {
 
 pub async fn execute(
     engine: &Engine,
+    identity: &FunctionIdentity,
     mut head: Head,
     mut body: RequestBody,
 ) -> Result<Reply, Refusal> {
@@ -52,22 +59,40 @@ pub async fn execute(
     }
     let sign = scope(&mut head)?;
     let service = sign.as_ref().map(|sign| sign.service.as_str());
-    let allowed = engine
-        .policy
+    let policy = engine.policy(identity);
+    let allowed = policy
         .check(&url.authority, service)
         .map_err(|why| Refusal::denied(&why, &url.authority.to_string()))?;
     let sending = framing(&head, &body)?;
     let mut headers = clean(head.headers)?;
-    if let Some(Sign { service, region }) = &sign {
-        let hash = hash(service, &url, &body, &headers)?;
+    let call = Call {
+        service,
+        method: &head.method,
+        url: &url,
+        headers: &headers,
+        body: &start(&body),
+    };
+    if let Err(denied) = policy.call(&call) {
+        return Ok(refused(&call, &denied));
+    }
+    if let Some(sign) = &sign {
+        let (service, region) = (&sign.service, &sign.region);
+        let hash = hash(sign, &url, &body, &headers)?;
         if service.starts_with("s3") {
             set(&mut headers, "X-Amz-Content-SHA256", &hash);
         }
-        engine.sign(&mut headers, &head.method, &url, (service, region), &hash)?;
+        engine.sign(
+            identity,
+            &mut headers,
+            &head.method,
+            &url,
+            (service, region),
+            &hash,
+        )?;
     }
     let route = Route {
         authority: Arc::clone(&url.authority),
-        anywhere: allowed == Allowed::Configured,
+        allowed,
         connect_timeout: seconds(head.connect_timeout_s)?,
         read_timeout: seconds(head.read_timeout_s)?,
     };
@@ -84,6 +109,14 @@ pub async fn execute(
     {
         Ok(response) => Ok(reply(response, &url.authority, 0, None)),
         Err(error) => Err(Refusal::transport(&error, &url.authority.to_string())),
+    }
+}
+
+/// As much of a body as tells which action a form asks for.
+fn start(body: &RequestBody) -> Vec<u8> {
+    match body {
+        RequestBody::Whole(bytes) => bytes.slice(0, FORM).to_vec(),
+        RequestBody::Parts(_) => Vec::new(),
     }
 }
 
@@ -110,44 +143,49 @@ fn scope(head: &mut Head) -> Result<Option<Sign>, Refusal> {
                 ["aws4_request", service, region, ..] => Some(Sign {
                     service: (*service).to_owned(),
                     region: (*region).to_owned(),
+                    payload_hash: None,
                 }),
                 _ => return Err(Refusal::invalid("Authorization names no scope")),
             }
         }
     };
-    let sound = |text: &str| {
-        !text.is_empty()
-            && text.len() <= 64
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-    };
     match &sign {
-        Some(sign) if !sound(&sign.service) || !sound(&sign.region) => {
+        Some(sign) if !is_scope_part(&sign.service) || !is_scope_part(&sign.region) => {
             Err(Refusal::invalid("the scope to sign for has odd characters"))
         }
         _ => Ok(sign),
     }
 }
 
+/// Whether a text may be a service or a region.
+pub fn is_scope_part(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 64
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
 /// The payload's hash, as it is signed.
-fn hash(
-    service: &str,
-    url: &Url,
-    body: &RequestBody,
-    headers: &Headers,
-) -> Result<String, Refusal> {
+fn hash(sign: &Sign, url: &Url, body: &RequestBody, headers: &Headers) -> Result<String, Refusal> {
     if let Some(given) = values(headers, "x-amz-content-sha256").next() {
         return Ok(given.to_owned());
     }
-    let s3 = service.starts_with("s3");
+    if let (RequestBody::Parts(_), Some(told)) = (body, &sign.payload_hash) {
+        let is_hash = told.len() == 64 && told.bytes().all(|b| b.is_ascii_hexdigit());
+        if is_hash || told == UNSIGNED {
+            return Ok(told.clone());
+        }
+        return Err(Refusal::invalid("the payload's hash is none"));
+    }
+    let s3 = sign.service.starts_with("s3");
     match body {
         RequestBody::Whole(bytes) if bytes.is_empty() => Ok(EMPTY_SHA256.to_owned()),
         RequestBody::Whole(_) if s3 && url.authority.https => Ok(UNSIGNED.to_owned()),
         RequestBody::Whole(bytes) => Ok(payload_hash(bytes)),
         RequestBody::Parts(_) if s3 => Ok(UNSIGNED.to_owned()),
         RequestBody::Parts(_) => Err(Refusal::invalid(
-            "a body that comes in parts can be signed for S3 only, or with the header X-Amz-Content-SHA256",
+            "a body that comes in parts can be signed for S3 only, or with its hash",
         )),
     }
 }

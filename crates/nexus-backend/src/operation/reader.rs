@@ -1,32 +1,26 @@
 //! A reply's body on its way into rooms, verified where the server told its checksum.
 
 use super::Refusal;
+use super::checksum::{Algorithm, Checksum};
 use crate::http::body::ResponseBody;
 use crate::http::error::{Kind, TransportError};
 use crate::raw::RawRoom;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 #[derive(Debug)]
 pub struct BodyReader {
     body: ResponseBody,
     endpoint: String,
-    checksum: Option<Checksum>,
-}
-
-/// CRC-32 of what has been read so far, and what it should become (base64).
-#[derive(Debug)]
-struct Checksum {
-    so_far: crc32fast::Hasher,
-    expected: String,
+    /// Of what has been read so far, and what it should become.
+    checksum: Option<(Checksum, String)>,
 }
 
 impl BodyReader {
-    pub fn new(body: ResponseBody, endpoint: String, crc32: Option<String>) -> Self {
-        let checksum = crc32.map(|expected| Checksum {
-            so_far: crc32fast::Hasher::new(),
-            expected,
-        });
+    pub fn new(
+        body: ResponseBody,
+        endpoint: String,
+        expected: Option<(Algorithm, String)>,
+    ) -> Self {
+        let checksum = expected.map(|(algorithm, value)| (Checksum::new(algorithm), value));
         Self {
             body,
             endpoint,
@@ -46,15 +40,15 @@ impl BodyReader {
 
     async fn read(&mut self, room: &RawRoom) -> Result<usize, TransportError> {
         let count = self.body.read_into(room).await?;
-        if let Some(checksum) = &mut self.checksum {
+        if let Some((checksum, _)) = &mut self.checksum {
             room.as_slice(count)
-                .for_each_copy(|piece| checksum.so_far.update(piece));
+                .for_each_copy(|piece| checksum.update(piece));
         }
         if count == 0
             && self.body.remaining() == Some(0)
-            && let Some(Checksum { so_far, expected }) = self.checksum.take()
+            && let Some((so_far, expected)) = self.checksum.take()
         {
-            let actual = crc32_text(so_far);
+            let actual = so_far.finish();
             if actual != expected {
                 let message = format!(
                     "Expected checksum {expected} did not match calculated checksum: {actual}"
@@ -90,8 +84,3 @@ impl BodyReader {
 
 /// Most bytes of an unwanted body that are read.
 const DISCARD: usize = 16 << 10;
-
-/// A checksum as S3 writes it.
-pub fn crc32_text(hasher: crc32fast::Hasher) -> String {
-    STANDARD.encode(hasher.finalize().to_be_bytes())
-}

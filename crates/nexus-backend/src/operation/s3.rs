@@ -1,14 +1,16 @@
 //! S3's hot operations: the request is built, signed, sent and retried here.
 
-use super::reader::{BodyReader, crc32_text};
-use super::send::{Headers, clean, has, reply, set};
+use super::checksum::{Algorithm, Checksum};
+use super::reader::BodyReader;
+use super::s3_model::Operation;
+use super::send::{Headers, clean, has, refused, reply, set};
 use super::{Engine, Refusal, Reply};
 use crate::FunctionIdentity;
 use crate::http::error::Kind;
 use crate::http::head::{Request, Sending, values};
 use crate::http::url::{Url, encode};
 use crate::http::{Response, Route};
-use crate::policy::Allowed;
+use crate::policy::{Call, Policy};
 use crate::raw::RequestBody;
 use crate::sigv4::{EMPTY_SHA256, UNSIGNED, payload_hash};
 use serde::Deserialize;
@@ -25,7 +27,7 @@ const USER_AGENT: &str = concat!("nexus/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    op: Operation,
+    op: String,
     bucket: Option<String>,
     key: Option<String>,
     #[serde(default)]
@@ -37,45 +39,17 @@ pub struct Head {
     endpoint: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-enum Operation {
-    GetObject,
-    PutObject,
-    HeadObject,
-    DeleteObject,
-    ListObjectsV2,
-    CopyObject,
-    CreateBucket,
-    ListBuckets,
-}
-
-impl Operation {
-    fn method(self) -> &'static str {
-        match self {
-            Self::GetObject | Self::ListObjectsV2 | Self::ListBuckets => "GET",
-            Self::HeadObject => "HEAD",
-            Self::DeleteObject => "DELETE",
-            Self::PutObject | Self::CopyObject | Self::CreateBucket => "PUT",
-        }
-    }
-
-    /// Whether it names a bucket, and a key.
-    fn names(self) -> (bool, bool) {
-        match self {
-            Self::ListBuckets => (false, false),
-            Self::ListObjectsV2 | Self::CreateBucket => (true, false),
-            _ => (true, true),
-        }
-    }
-}
-
 pub async fn execute(
     engine: &Engine,
     identity: &FunctionIdentity,
     mut head: Head,
     mut body: RequestBody,
 ) -> Result<Reply, Refusal> {
-    let operation = head.op;
+    let Some(operation) = Operation::find(&head.op) else {
+        let what = format!("{:.60?} has no fast path", head.op);
+        return Err(Refusal::invalid(&what));
+    };
+    operation.admit(&head.query, &head.headers)?;
     if head.region.is_empty() {
         head.region = [&identity.region, &engine.region]
             .into_iter()
@@ -89,22 +63,32 @@ pub async fn execute(
         .next()
         .map(str::parse);
     let guest_headers = std::mem::take(&mut head.headers);
-    let url = url(engine, &head)?;
-    let allowed = engine
-        .policy
+    let policy = engine.policy(identity);
+    let url = url(policy, operation, &head)?;
+    let allowed = policy
         .check(&url.authority, Some("s3"))
         .map_err(|why| Refusal::denied(&why, &url.authority.to_string()))?;
     let mut headers = clean(guest_headers)?;
+    let call = Call {
+        service: Some("s3"),
+        method: operation.method,
+        url: &url,
+        headers: &headers,
+        body: b"",
+    };
+    if let Err(denied) = policy.call(&call) {
+        return Ok(refused(&call, &denied));
+    }
     let sending = framing(operation, &body, guest_length)?;
-    let hash = prepare(operation, &url, &body, &mut headers);
+    let hash = prepare(operation, &url, &body, &mut headers)?;
     let route = Route {
         authority: Arc::clone(&url.authority),
-        anywhere: allowed == Allowed::Configured,
+        allowed,
         connect_timeout: TIMEOUT,
         read_timeout: TIMEOUT,
     };
     let mut request = Request {
-        method: operation.method().to_owned(),
+        method: operation.method.to_owned(),
         target: url.target(),
         headers,
     };
@@ -113,7 +97,14 @@ pub async fn execute(
     loop {
         // Signed anew for each attempt: the date is part of it.
         let scope = ("s3", head.region.as_str());
-        engine.sign(&mut request.headers, &request.method, &url, scope, &hash)?;
+        engine.sign(
+            identity,
+            &mut request.headers,
+            &request.method,
+            &url,
+            scope,
+            &hash,
+        )?;
         let result = engine
             .client
             .send(&route, &request, sending, &mut body)
@@ -121,8 +112,8 @@ pub async fn execute(
         let again = replayable && retries + 1 < ATTEMPTS;
         match result {
             Ok(response) if !(again && is_transient(response.status)) => {
-                let crc32 = checksum(operation, &request.headers, &response);
-                return Ok(reply(response, &url.authority, retries, crc32));
+                let expected = checksum(operation, &request.headers, &response);
+                return Ok(reply(response, &url.authority, retries, expected));
             }
             Ok(response) => {
                 BodyReader::new(response.body, String::new(), None)
@@ -147,8 +138,8 @@ fn is_label(text: &str) -> bool {
 }
 
 /// Path style at an endpoint that somebody named, virtual-host style at AWS's.
-fn url(engine: &Engine, head: &Head) -> Result<Url, Refusal> {
-    let (wants_bucket, wants_key) = head.op.names();
+fn url(policy: Policy<'_>, operation: &Operation, head: &Head) -> Result<Url, Refusal> {
+    let (wants_bucket, wants_key) = (operation.bucket, operation.key);
     let bucket = head.bucket.as_deref().unwrap_or_default();
     let key = head.key.as_deref().unwrap_or_default();
     if wants_bucket == bucket.is_empty() || wants_key == key.is_empty() {
@@ -157,7 +148,7 @@ fn url(engine: &Engine, head: &Head) -> Result<Url, Refusal> {
         ));
     }
     let named = match &head.endpoint {
-        None => engine.policy.endpoint("s3").cloned(),
+        None => policy.endpoint("s3").cloned(),
         Some(text) => Some(Url::parse(text).map_err(|what| Refusal::invalid(&what))?),
     };
     let mut url = match named {
@@ -181,16 +172,20 @@ fn url(engine: &Engine, head: &Head) -> Result<Url, Refusal> {
         url.path.push('/');
     }
     url.query.clear();
-    let list_type = [("list-type".to_owned(), "2".to_owned())];
-    let listing = head.op == Operation::ListObjectsV2 && !has(&head.query, "list-type");
-    let constant = if listing { list_type.as_slice() } else { &[] };
-    for (name, value) in constant.iter().chain(&head.query) {
+    let given = head
+        .query
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let free = given.filter(|pair| !operation.fixed.contains(pair));
+    for (name, value) in operation.fixed.iter().copied().chain(free) {
         if !url.query.is_empty() {
             url.query.push('&');
         }
         encode(name, false, &mut url.query);
-        url.query.push('=');
-        encode(value, false, &mut url.query);
+        if !(value.is_empty() && operation.fixed.contains(&(name, value))) {
+            url.query.push('=');
+            encode(value, false, &mut url.query);
+        }
     }
     Ok(url)
 }
@@ -216,12 +211,14 @@ fn at_aws(bucket: &str, region: &str) -> Result<Url, Refusal> {
 
 /// S3 wants every upload's length.
 fn framing(
-    operation: Operation,
+    operation: &Operation,
     body: &RequestBody,
     told: Option<Result<u64, std::num::ParseIntError>>,
 ) -> Result<Sending, Refusal> {
     match (body, told) {
-        (RequestBody::Whole(bytes), _) if bytes.is_empty() && operation.method() != "PUT" => {
+        (RequestBody::Whole(bytes), _)
+            if bytes.is_empty() && !matches!(operation.method, "PUT" | "POST") =>
+        {
             Ok(Sending::Nothing)
         }
         (RequestBody::Whole(bytes), _) => Ok(Sending::Length(bytes.len() as u64)),
@@ -233,21 +230,38 @@ fn framing(
 }
 
 /// Complete the headers but for the signature; the payload's hash.
-fn prepare(operation: Operation, url: &Url, body: &RequestBody, headers: &mut Headers) -> String {
+///
+/// # Errors
+/// INVALID: a checksum of a kind that nobody here can make.
+fn prepare(
+    operation: &Operation,
+    url: &Url,
+    body: &RequestBody,
+    headers: &mut Headers,
+) -> Result<String, Refusal> {
     if !has(headers, "user-agent") {
         set(headers, "User-Agent", USER_AGENT);
     }
     if !has(headers, "accept-encoding") {
         set(headers, "Accept-Encoding", "identity");
     }
-    let told = headers
-        .iter()
-        .any(|(name, _)| name.to_ascii_lowercase().starts_with("x-amz-checksum-"));
-    if let (Operation::PutObject, RequestBody::Whole(bytes), false) = (operation, body, told) {
-        let mut hasher = crc32fast::Hasher::new();
-        bytes.for_each_copy(|piece| hasher.update(piece));
-        set(headers, "x-amz-checksum-crc32", &crc32_text(hasher));
-        set(headers, "x-amz-sdk-checksum-algorithm", "CRC32");
+    // As has_checksum_header in botocore: what says how the checksum is made is none.
+    let told = headers.iter().any(|(name, _)| {
+        let name = name.to_ascii_lowercase();
+        name.strip_prefix("x-amz-checksum-")
+            .is_some_and(|rest| !matches!(rest, "mode" | "type" | "algorithm"))
+    });
+    if let (true, RequestBody::Whole(bytes), false) = (operation.checksum, body, told) {
+        let wanted = values(headers, "x-amz-sdk-checksum-algorithm").next();
+        let wanted = wanted.unwrap_or("CRC32").to_owned();
+        let Some(algorithm) = Algorithm::named(&wanted) else {
+            let what = format!("no checksum {wanted:.20?} can be made here");
+            return Err(Refusal::invalid(&what));
+        };
+        let mut sum = Checksum::new(algorithm);
+        bytes.for_each_copy(|piece| sum.update(piece));
+        set(headers, algorithm.header(), &sum.finish());
+        set(headers, "x-amz-sdk-checksum-algorithm", &wanted);
     }
     let given = values(headers, "x-amz-content-sha256")
         .next()
@@ -258,16 +272,23 @@ fn prepare(operation: Operation, url: &Url, body: &RequestBody, headers: &mut He
         _ => UNSIGNED.to_owned(),
     });
     set(headers, "X-Amz-Content-SHA256", &hash);
-    hash
+    Ok(hash)
 }
 
-/// The whole object's CRC-32, where the server told it and what comes is the whole object.
-fn checksum(operation: Operation, sent: &Headers, response: &Response) -> Option<String> {
-    if operation != Operation::GetObject || response.status != 200 || has(sent, "range") {
+/// The whole object's checksum, where the server told it and what comes is the whole object.
+fn checksum(
+    operation: &Operation,
+    sent: &Headers,
+    response: &Response,
+) -> Option<(Algorithm, String)> {
+    if operation.name != "GetObject" || response.status != 200 || has(sent, "range") {
         return None;
     }
-    values(&response.headers, "x-amz-checksum-crc32")
-        .next()
-        .filter(|value| !value.contains('-'))
-        .map(str::to_owned)
+    Algorithm::ALL.iter().find_map(|algorithm| {
+        values(&response.headers, algorithm.header())
+            .next()
+            // One of a multipart upload is made of its parts' checksums.
+            .filter(|value| !value.contains('-'))
+            .map(|value| (*algorithm, value.to_owned()))
+    })
 }

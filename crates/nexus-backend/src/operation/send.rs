@@ -1,10 +1,13 @@
 //! What S3 and HTTP operations have in common: headers, signatures, replies.
 
-use super::{BodyReader, Engine, Refusal, Reply};
+use super::checksum::Algorithm;
+use super::{BodyReader, Content, Engine, Refusal, Reply};
+use crate::FunctionIdentity;
 use crate::credentials::Credentials;
 use crate::http::Response;
 use crate::http::head::{is_ours, is_sound, values};
 use crate::http::url::{Authority, Url};
+use crate::policy::{Call, Denied, Refused};
 use crate::sigv4::{Scope, Signable, amz_date};
 use nexus_abi::operation::{PLACEHOLDER_KEY_ID, status};
 use serde::Serialize;
@@ -44,27 +47,33 @@ pub fn set(headers: &mut Headers, name: &str, value: &str) {
 impl Engine {
     /// # Errors
     /// DENIED: there are none.
-    pub fn credentials(&self, endpoint: &str) -> Result<Arc<Credentials>, Refusal> {
-        self.credentials.current().ok_or_else(|| {
+    pub fn credentials(
+        &self,
+        identity: &FunctionIdentity,
+        endpoint: &str,
+    ) -> Result<Arc<Credentials>, Refusal> {
+        let own = identity.credentials.as_deref();
+        own.unwrap_or(&self.credentials).current().ok_or_else(|| {
             let message = "the node has no credentials to sign with: give nexusd a credentials file, \
                            environment variables or ~/.aws/credentials";
             Refusal::new(status::DENIED, "NoCredentialsError", message, endpoint)
         })
     }
 
-    /// Add date, token and signature. `payload_hash` as it stands in the canonical request.
+    /// Add date, token and signature, the function's. `payload_hash` as it stands in the canonical request.
     ///
     /// # Errors
     /// DENIED: there are no credentials.
     pub fn sign(
         &self,
+        identity: &FunctionIdentity,
         headers: &mut Headers,
         method: &str,
         url: &Url,
         (service, region): (&str, &str),
         payload_hash: &str,
     ) -> Result<(), Refusal> {
-        let credentials = self.credentials(&url.authority.to_string())?;
+        let credentials = self.credentials(identity, &url.authority.to_string())?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = amz_date(now.map_or(0, |since| since.as_secs()));
         set(headers, "X-Amz-Date", &time);
@@ -106,8 +115,25 @@ pub fn reply(
     response: Response,
     authority: &Authority,
     retries: u32,
-    crc32: Option<String>,
+    checksum: Option<(Algorithm, String)>,
 ) -> Reply {
+    let reader = BodyReader::new(response.body, authority.to_string(), checksum);
+    Reply {
+        head: reply_head(response.status, &response.headers, retries),
+        body: Content::Http(Box::new(reader)),
+    }
+}
+
+/// The reply for a call to AWS that the function's policy does not allow.
+pub fn refused(call: &Call<'_>, denied: &Denied) -> Reply {
+    let answer = Refused::new(call, denied);
+    Reply {
+        head: reply_head(answer.status, &answer.headers, 0),
+        body: Content::Memory(answer.body.into()),
+    }
+}
+
+fn reply_head(status: u16, headers: &[(String, String)], retries: u32) -> Vec<u8> {
     #[derive(Serialize)]
     struct ReplyHead<'a> {
         status: u16,
@@ -115,13 +141,10 @@ pub fn reply(
         retries: u32,
     }
     let head = ReplyHead {
-        status: response.status,
-        headers: &response.headers,
+        status,
+        headers,
         retries,
     };
-    Reply {
-        // Strings and numbers: it cannot fail.
-        head: serde_json::to_vec(&head).unwrap_or_default(),
-        body: Some(BodyReader::new(response.body, authority.to_string(), crc32)),
-    }
+    // Strings and numbers: it cannot fail.
+    serde_json::to_vec(&head).unwrap_or_default()
 }

@@ -5,9 +5,12 @@ pub mod guest;
 pub mod server;
 
 use guest::Guest;
-use nexus_backend::{Backend, Config, FunctionIdentity, RuntimeMessage, Statistics};
+use nexus_backend::{
+    Backend, Config, FunctionIdentity, PolicyDocument, PolicyRules, RuntimeMessage, Statistics,
+};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -24,6 +27,10 @@ pub struct Node {
 }
 
 pub fn node(endpoint: &str) -> Node {
+    node_under(endpoint, &PolicyDocument::default())
+}
+
+pub fn node_under(endpoint: &str, policy: &PolicyDocument) -> Node {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("credentials.json");
     let mut file = std::fs::OpenOptions::new()
@@ -44,10 +51,8 @@ pub fn node(endpoint: &str) -> Node {
         credentials_file: Some(path),
     })
     .unwrap();
-    let identity = FunctionIdentity {
-        name: "f".to_owned(),
-        region: "us-east-1".to_owned(),
-    };
+    let rules = Arc::new(PolicyRules::new("f", policy).unwrap());
+    let identity = FunctionIdentity::new("f", "us-east-1", rules);
     let (mut channel, descriptors) = backend.open(identity, 8 << 20).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let message = tokio::spawn(async move {

@@ -2,8 +2,10 @@
 
 use super::HostFile;
 use super::socket::Socket;
+use super::terminal::Side;
 use super::tmpfs::Inode;
 use crate::errno::{EINVAL, Errno};
+use crate::ledger::Held;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,12 +34,25 @@ pub enum Object {
     Pipe(OwnedFd, bool),
     /// A socket.
     Socket(Arc<Socket>),
+    /// One end of a pseudo-terminal.
+    Terminal(Arc<Side>),
     /// eventfd.
     Event(OwnedFd),
-    /// timerfd.
-    Timer(OwnedFd),
+    /// timerfd, with how it was last set.
+    Timer(OwnedFd, Mutex<TimerSetting>),
     /// epoll instance, with what was registered: guest descriptor, events, data.
     Poll(OwnedFd, Mutex<Vec<Registration>>),
+}
+
+/// What the host does not tell of a timerfd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimerSetting {
+    /// `CLOCK_*`.
+    pub clock: i32,
+    /// Of timerfd_settime(2).
+    pub flags: i32,
+    /// Interval and value, as `struct itimerspec`.
+    pub value: [i64; 4],
 }
 
 /// One registration with an epoll instance, as a snapshot keeps it.
@@ -58,6 +73,8 @@ pub struct Description {
     pub object: Object,
     state: Mutex<State>,
     listing: Mutex<Vec<Entry>>,
+    /// What the host may have to keep for it; of a pipe both ends have it in common.
+    held: Option<Arc<Held>>,
 }
 
 /// What of a description changes.
@@ -77,7 +94,25 @@ impl Description {
             object,
             state: Mutex::new(State { flags, position: 0 }),
             listing: Mutex::default(),
+            held: None,
         })
+    }
+
+    /// A description whose buffers are charged.
+    #[must_use]
+    pub fn holding(object: Object, flags: i32, held: Arc<Held>) -> Arc<Self> {
+        Arc::new(Self {
+            object,
+            state: Mutex::new(State { flags, position: 0 }),
+            listing: Mutex::default(),
+            held: Some(held),
+        })
+    }
+
+    /// What its buffers are charged as.
+    #[must_use]
+    pub fn held(&self) -> Option<&Arc<Held>> {
+        self.held.as_ref()
     }
 
     /// The changing part.
@@ -100,9 +135,11 @@ impl Description {
             Object::Host(file) => Ok(file.fd.as_raw_fd()),
             Object::Memory(inode) => inode.host().ok_or(EINVAL),
             Object::Socket(socket) => Ok(socket.host()),
-            Object::Pipe(fd, _) | Object::Event(fd) | Object::Timer(fd) | Object::Poll(fd, _) => {
-                Ok(fd.as_raw_fd())
-            }
+            Object::Terminal(side) => Ok(side.host()),
+            Object::Pipe(fd, _)
+            | Object::Event(fd)
+            | Object::Timer(fd, _)
+            | Object::Poll(fd, _) => Ok(fd.as_raw_fd()),
             Object::Directory(_)
             | Object::Null
             | Object::Zero

@@ -1,5 +1,6 @@
 //! Locks of whole files, as `flock` takes them: held by open file descriptions, gone with them.
 
+use super::record_lock::Records;
 use super::{Description, Object};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Weak};
 const MAX_LOCKED: usize = 4096;
 
 /// Which file: a file of the host by device and inode, one in memory by 0 and its number.
-type FileId = (u64, u64);
+pub type FileId = (u64, u64);
 
 #[derive(Debug, Default)]
 struct Lock {
@@ -19,10 +20,14 @@ struct Lock {
 /// All locks of a guest.
 #[derive(Debug, Default)]
 pub struct Locks {
+    /// Those of parts of files.
+    pub records: Records,
     files: BTreeMap<FileId, Lock>,
 }
 
-fn file_of(d: &Description) -> Option<FileId> {
+/// The file that a description's locks are about; `None` for what cannot be opened twice.
+#[must_use]
+pub fn file_of(d: &Description) -> Option<FileId> {
     match &d.object {
         Object::Memory(inode) => Some((0, inode.number)),
         Object::Host(file) => Some((file.identity.device.wrapping_add(1), file.identity.inode)),

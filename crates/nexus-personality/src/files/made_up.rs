@@ -12,6 +12,7 @@ pub struct Facts {
     memory_mib: u64,
     hostname: String,
     device: bool,
+    network: bool,
 }
 
 /// Files of `/proc/self` that are written when they are opened (`syscall/proc.rs`).
@@ -28,7 +29,7 @@ const OF_PROCESS: [&str; 9] = [
 ];
 
 /// The others.
-const FIXED: [&str; 29] = [
+const FIXED: [&str; 31] = [
     "/proc/self/exe",
     "/proc/self/cwd",
     "/proc/self/cgroup",
@@ -55,9 +56,11 @@ const FIXED: [&str; 29] = [
     "/sys/devices/system/cpu/present",
     "/etc/passwd",
     "/etc/group",
+    "/etc/shadow",
     "/etc/hostname",
     "/etc/hosts",
     "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
 ];
 
 /// Services that programs look up by name.
@@ -82,6 +85,7 @@ impl Facts {
             memory_mib: config.memory_mib,
             hostname: config.hostname.clone(),
             device: config.device.is_some(),
+            network: config.device.is_some_and(|d| d.network.is_some()),
         }
     }
 
@@ -116,6 +120,9 @@ impl Facts {
         }
         if let Some(found) = OF_PROCESS.iter().find(|p| **p == path) {
             return found.strip_prefix("/proc/self/").map(Node::Process);
+        }
+        if path == "/etc/shadow" {
+            return Some(Node::Shadow);
         }
         if path == "/proc/self/cwd" {
             return Some(Node::Process("cwd"));
@@ -185,7 +192,12 @@ impl Facts {
             "/etc/hostname" => format!("{}\n", self.hostname),
             "/etc/hosts" => format!("127.0.0.1 localhost\n127.0.0.1 {}\n", self.hostname),
             "/etc/nsswitch.conf" => {
-                "passwd: files\ngroup: files\nhosts: files\nservices: files\n".to_owned()
+                let dns = if self.network { " dns" } else { "" };
+                format!("passwd: files\ngroup: files\nhosts: files{dns}\nservices: files\n")
+            }
+            "/etc/resolv.conf" => {
+                let address = std::net::Ipv4Addr::from(nexus_abi::network::RESOLVER);
+                format!("nameserver {address}\n")
             }
             SERVICES => {
                 [

@@ -1,12 +1,16 @@
 //! Files: what a descriptor refers to, and the guest's table of them.
 
 pub mod description;
+pub mod discipline;
 pub mod lock;
 pub mod made_up;
 pub mod names;
+pub mod outside;
+pub mod record_lock;
 pub mod resolve;
 pub mod socket;
 pub mod table;
+pub mod terminal;
 pub mod tmpfs;
 
 pub use description::{Description, Object};
@@ -28,13 +32,16 @@ pub struct HostFile {
     pub writable: bool,
 }
 
-/// Identity of a host file's content, as far as metadata can tell.
+/// Identity of a host file's content. The time of the last change of its inode is set by the kernel alone, so that
+/// nobody can change a file and leave this as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// Length in bytes.
     pub size: u64,
     /// Time of last change of the content: seconds, nanoseconds.
     pub modified: (i64, i64),
+    /// Time of the last change of content or attributes: seconds, nanoseconds.
+    pub changed: (i64, i64),
     /// Inode number.
     pub inode: u64,
     /// Device number.
@@ -48,6 +55,7 @@ impl Identity {
         Self {
             size: stat.st_size.cast_unsigned(),
             modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
             inode: stat.st_ino,
             device: stat.st_dev,
         }

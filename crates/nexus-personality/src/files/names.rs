@@ -1,6 +1,7 @@
 //! The guest's file names: the root table, `/tmp`, and what is made up.
 
 use super::made_up::{Facts, made_up_paths};
+use super::terminal::Terminals;
 use super::tmpfs::{Inode, Usage};
 use crate::config::{Config, Root};
 use crate::errno::Errno;
@@ -23,10 +24,14 @@ pub enum Node {
     Device(&'static str),
     /// A made-up file with this content.
     MadeUp(Vec<u8>),
+    /// `/etc/shadow`, which the one user may not read.
+    Shadow,
     /// A file of `/proc/self` that tells of the process as it is: its name there.
     Process(&'static str),
     /// A link in `/proc/self/fd`, which leads to what the descriptor refers to.
     Descriptor(u64),
+    /// The slave of a pseudo-terminal.
+    Terminal(u32),
     /// A made-up symbolic link.
     Link(Vec<u8>),
 }
@@ -47,11 +52,14 @@ pub struct Namespace {
     pub tmp: Arc<Inode>,
     /// `/dev/shm`, which counts as `/tmp` does.
     pub shm: Arc<Inode>,
+    pub terminals: Arc<Terminals>,
     facts: Facts,
 }
 
 /// Character devices of the guest.
-pub const DEVICES: [&str; 7] = ["null", "zero", "full", "urandom", "random", "tty", "nexus"];
+pub const DEVICES: [&str; 8] = [
+    "null", "zero", "full", "urandom", "random", "tty", "ptmx", "nexus",
+];
 
 fn open_path(path: &Path, directory: bool) -> io::Result<OwnedFd> {
     let mut name = path.as_os_str().as_bytes().to_vec();
@@ -129,6 +137,7 @@ impl Namespace {
             roots: Arc::clone(&self.roots),
             tmp: Arc::clone(&self.tmp),
             shm: Arc::clone(&self.shm),
+            terminals: Arc::clone(&self.terminals),
             facts: self.facts.for_program(program),
         }
     }
@@ -153,6 +162,7 @@ impl Namespace {
             tmp,
             shm: Inode::directory(&usage, 0o1777)
                 .map_err(|e| format!("making /dev/shm: error {}", e.0))?,
+            terminals: Arc::default(),
             facts: Facts::of(config),
         })
     }
@@ -161,7 +171,7 @@ impl Namespace {
     /// not to exist.
     ///
     /// # Errors
-    /// ENOTDIR for a path through a file in memory.
+    /// ENOTDIR for a path through a file in memory, EACCES through a directory that may not be searched.
     pub fn lookup(&self, path: &[u8]) -> Result<Option<Node>, Errno> {
         if let Some(rest) = below(path, b"/tmp") {
             // A root below /tmp comes first; directories on the way to it need not exist in memory.
@@ -256,7 +266,9 @@ impl Namespace {
                     .filter(|d| **d != "nexus" || self.facts.has_device())
                     .map(|d| d.as_bytes().to_vec()),
             );
-            names.extend(["fd", "shm", "stderr", "stdin", "stdout"].map(|n| n.as_bytes().to_vec()));
+            names.extend(
+                ["fd", "pts", "shm", "stderr", "stdin", "stdout"].map(|n| n.as_bytes().to_vec()),
+            );
         }
         names.sort();
         names.dedup();
@@ -276,7 +288,13 @@ impl Namespace {
             b"stdin" => return Some(Node::Link(b"/proc/self/fd/0".to_vec())),
             b"stdout" => return Some(Node::Link(b"/proc/self/fd/1".to_vec())),
             b"stderr" => return Some(Node::Link(b"/proc/self/fd/2".to_vec())),
+            b"pts" => return Some(Node::Synthetic),
+            b"pts/ptmx" => return Some(Node::Device("ptmx")),
             _ => {}
+        }
+        if let Some(number) = rest.strip_prefix(b"pts/") {
+            let number = std::str::from_utf8(number).ok()?.parse().ok()?;
+            return (self.terminals.get(number).is_some()).then_some(Node::Terminal(number));
         }
         DEVICES
             .into_iter()
@@ -289,6 +307,7 @@ fn lookup_memory(root: &Arc<Inode>, rest: &[u8]) -> Result<Option<Node>, Errno> 
     let mut inode = Arc::clone(root);
     for name in rest.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
         let next = inode.entries()?.get(name).cloned();
+        inode.permit(1)?;
         match next {
             Some(next) => inode = next,
             None => return Ok(None),

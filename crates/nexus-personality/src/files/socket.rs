@@ -7,6 +7,7 @@
 
 use crate::errno::{EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENFILE, Errno};
 use crate::files::Description;
+use crate::files::outside::Outside;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -116,6 +117,8 @@ pub enum Role {
     Connected,
     /// Takes datagrams through this end.
     Datagram(OwnedFd),
+    /// A socket of the backend's, connected or connecting to the outside.
+    Outside,
 }
 
 /// What of a socket changes.
@@ -128,6 +131,11 @@ pub struct State {
     pub peer: Option<Address>,
     /// Connected, but the guest was told EINPROGRESS and has not asked again.
     pub in_progress: bool,
+    /// The next write to a connection that is closed at its other end is lost without an error, as TCP's is: it goes
+    /// out before the answer that says so comes back.
+    pub loses_one: bool,
+    /// Where its last datagram to the outside went: that was allowed.
+    pub allowed: Option<Address>,
     /// Options that were set: level, name.
     pub options: BTreeMap<(i32, i32), Vec<u8>>,
 }
@@ -181,6 +189,8 @@ impl Socket {
 /// The sockets of one guest.
 #[derive(Debug, Default)]
 pub struct Net {
+    /// The way out of the instance, where there is one.
+    pub outside: Option<Outside>,
     names: Mutex<BTreeMap<Key, Weak<Socket>>>,
     count: Arc<AtomicUsize>,
     /// Descriptions on their way through a socket, by the inode of the token that travels for them.
@@ -188,6 +198,15 @@ pub struct Net {
 }
 
 impl Net {
+    /// Without sockets; `channel` is the backend's, for connections to the outside.
+    #[must_use]
+    pub fn new(channel: Option<RawFd>) -> Self {
+        Self {
+            outside: channel.map(Outside::new),
+            ..Self::default()
+        }
+    }
+
     /// A socket around a descriptor of the host.
     ///
     /// # Errors
@@ -212,6 +231,8 @@ impl Net {
                 local: None,
                 peer: None,
                 in_progress: false,
+                loses_one: family == libc::AF_INET && kind == libc::SOCK_STREAM,
+                allowed: None,
                 options: BTreeMap::new(),
             }),
             count: Arc::clone(&self.count),

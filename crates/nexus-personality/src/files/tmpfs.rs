@@ -1,13 +1,13 @@
 //! Files in memory: `/tmp`, private to the guest and counted. Each file is a memfd, so that it can be mapped.
 
-use crate::errno::{EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno};
+use crate::errno::{EACCES, EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Directory entries of the whole tree at most.
+/// Files, directories and links that the tree may have, and names in one directory.
 const MAX_INODES: u64 = 100_000;
 
 /// Descriptors the tree may hold at most, one per file; beyond it creating fails with ENOSPC.
@@ -59,6 +59,7 @@ pub struct Meta {
 #[derive(Debug, Default)]
 pub struct Usage {
     next: AtomicU64,
+    inodes: AtomicU64,
     files: AtomicU64,
     /// Bytes that files may have in sum; each file's size counts.
     pub limit: u64,
@@ -87,9 +88,27 @@ impl Usage {
 
 impl Drop for Inode {
     fn drop(&mut self) {
-        if let Content::File(_) = &self.content {
-            self.usage.files.fetch_sub(1, Ordering::Relaxed);
-            self.usage.bytes.fetch_sub(self.size(), Ordering::Relaxed);
+        self.usage.inodes.fetch_sub(1, Ordering::Relaxed);
+        match &mut self.content {
+            Content::File(_) => {
+                self.usage.files.fetch_sub(1, Ordering::Relaxed);
+                self.usage.bytes.fetch_sub(self.size(), Ordering::Relaxed);
+            }
+            Content::Directory(entries) => take_down(entries),
+            _ => {}
+        }
+    }
+}
+
+/// Drop a directory's entries one after another: a tree may be deeper than a stack.
+fn take_down(entries: &mut Mutex<Entries>) {
+    let taken = |entries: &mut Mutex<Entries>| {
+        std::mem::take(entries.get_mut().unwrap_or_else(PoisonError::into_inner)).into_values()
+    };
+    let mut left: Vec<Arc<Inode>> = taken(entries).collect();
+    while let Some(mut inode) = left.pop() {
+        if let Some(Content::Directory(below)) = Arc::get_mut(&mut inode).map(|i| &mut i.content) {
+            left.extend(taken(below));
         }
     }
 }
@@ -108,6 +127,13 @@ pub fn now() -> (i64, i64) {
 
 impl Inode {
     fn make(usage: &Arc<Usage>, content: Content, mode: u32) -> Result<Arc<Self>, Errno> {
+        if usage.inodes.fetch_add(1, Ordering::Relaxed) >= MAX_INODES {
+            usage.inodes.fetch_sub(1, Ordering::Relaxed);
+            if let Content::File(_) = content {
+                usage.files.fetch_sub(1, Ordering::Relaxed);
+            }
+            return Err(ENOSPC);
+        }
         let number = usage.next.fetch_add(1, Ordering::Relaxed) + 1;
         let meta = Meta {
             mode,
@@ -167,7 +193,7 @@ impl Inode {
     /// An empty directory.
     ///
     /// # Errors
-    /// None today.
+    /// ENOSPC at the limit, as of the others below.
     pub fn directory(usage: &Arc<Usage>, mode: u32) -> Result<Arc<Self>, Errno> {
         Self::make(
             usage,
@@ -179,7 +205,7 @@ impl Inode {
     /// A symbolic link.
     ///
     /// # Errors
-    /// None today.
+    /// ENOSPC.
     pub fn link(usage: &Arc<Usage>, target: Vec<u8>) -> Result<Arc<Self>, Errno> {
         Self::make(usage, Content::Link(target), libc::S_IFLNK | 0o777)
     }
@@ -187,7 +213,7 @@ impl Inode {
     /// The name of a UNIX socket.
     ///
     /// # Errors
-    /// None today.
+    /// ENOSPC.
     pub fn socket(usage: &Arc<Usage>, mode: u32) -> Result<Arc<Self>, Errno> {
         Self::make(usage, Content::Socket, libc::S_IFSOCK | mode & 0o7777)
     }
@@ -195,7 +221,7 @@ impl Inode {
     /// The name of a FIFO.
     ///
     /// # Errors
-    /// None today.
+    /// ENOSPC.
     pub fn fifo(usage: &Arc<Usage>, mode: u32) -> Result<Arc<Self>, Errno> {
         Self::make(usage, Content::Fifo, libc::S_IFIFO | mode & 0o7777)
     }
@@ -219,6 +245,18 @@ impl Inode {
     /// Mode and times.
     pub fn meta(&self) -> MutexGuard<'_, Meta> {
         self.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the one user may do this: 4 read, 2 write, 1 search or execute.
+    ///
+    /// # Errors
+    /// EACCES.
+    pub fn permit(&self, wanted: u32) -> Result<(), Errno> {
+        if self.meta().mode >> 6 & wanted == wanted {
+            Ok(())
+        } else {
+            Err(EACCES)
+        }
     }
 
     /// The tree's usage, for making more inodes.
@@ -295,9 +333,6 @@ impl Inode {
     /// # Errors
     /// EEXIST, ENOTDIR, ENOSPC.
     pub fn add(&self, name: &[u8], inode: Arc<Self>) -> Result<(), Errno> {
-        if self.usage.next.load(Ordering::Relaxed) > MAX_INODES * 100 {
-            return Err(ENOSPC);
-        }
         let mut entries = self.entries()?;
         if entries.len() as u64 >= MAX_INODES {
             return Err(ENOSPC);
@@ -332,5 +367,38 @@ impl Inode {
         drop(entries);
         self.touch();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_tree_deeper_than_any_stack_is_taken_down() {
+        let usage = Arc::new(Usage::new(1 << 20));
+        let mut top = Inode::directory(&usage, 0o700).unwrap();
+        for _ in 0..90_000 {
+            let above = Inode::directory(&usage, 0o700).unwrap();
+            above.add(b"d", top).unwrap();
+            top = above;
+        }
+        let small = std::thread::Builder::new().stack_size(64 << 10);
+        small.spawn(move || drop(top)).unwrap().join().unwrap();
+        assert_eq!(usage.inodes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn there_are_only_so_many_inodes_in_all() {
+        let usage = Arc::new(Usage::new(1 << 20));
+        let all: Vec<_> = (0..MAX_INODES)
+            .map(|_| Inode::link(&usage, b"x".to_vec()).unwrap())
+            .collect();
+        assert_eq!(Inode::directory(&usage, 0o700).unwrap_err(), ENOSPC);
+        assert_eq!(Inode::file(&usage, 0o600).unwrap_err(), ENOSPC);
+        assert_eq!(usage.files.load(Ordering::Relaxed), 0);
+        drop(all);
+        Inode::file(&usage, 0o600).unwrap();
     }
 }

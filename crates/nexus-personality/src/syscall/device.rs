@@ -2,8 +2,10 @@
 
 use crate::errno::{EINTR, EINVAL, ENOTTY, ETIMEDOUT, SysResult, check};
 use crate::machine::Outcome;
+use crate::syscall::time::timespec;
 use crate::thread::Thread;
-use nexus_abi::device::{GENERATION, SIZE, SNAPSHOT, WAIT};
+use nexus_abi::device::{GENERATION, RENEWED, SIZE, SNAPSHOT, SNAPSHOT_AND_HOLD, WAIT};
+use std::time::Duration;
 
 /// Serve one.
 ///
@@ -13,35 +15,34 @@ pub fn ioctl(t: &mut Thread, command: u32, argument: u64) -> SysResult {
     match command {
         WAIT => wait(t, argument as i32),
         SNAPSHOT if argument != 0 => Err(EINVAL),
-        SNAPSHOT if t.process.config.wants_snapshot && t.process.generation() == 0 => {
-            t.control = Some(Outcome::Snapshot);
+        SNAPSHOT | SNAPSHOT_AND_HOLD if t.process.config.wants_snapshot => {
+            let hold = command == SNAPSHOT_AND_HOLD;
+            t.control = Some(Outcome::Snapshot { hold });
             Ok(0)
         }
-        SNAPSHOT => Ok(0),
+        SNAPSHOT | SNAPSHOT_AND_HOLD => Ok(0),
         SIZE => t.process.arena_size(),
         GENERATION => Ok(t.process.generation()),
+        RENEWED => {
+            t.process.machine.renewed();
+            Ok(0)
+        }
         _ => Err(ENOTTY),
     }
 }
 
 /// Wait for the backend's eventfd, then clear it. It may be non-blocking, since the backend has it too.
-fn wait(t: &Thread, timeout_ms: i32) -> SysResult {
+fn wait(t: &mut Thread, timeout_ms: i32) -> SysResult {
     let device = t.process.config.device.ok_or(ENOTTY)?;
+    let asked = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
+    let limit = t.limit(asked).map(timespec);
+    let pointer = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
     let mut count = 0u64;
     loop {
         let mut polled = libc::pollfd {
             fd: device.completion,
             events: libc::POLLIN,
             revents: 0,
-        };
-        let limit = libc::timespec {
-            tv_sec: i64::from(timeout_ms / 1000),
-            tv_nsec: i64::from(timeout_ms % 1000) * 1_000_000,
-        };
-        let pointer = if timeout_ms < 0 {
-            0
-        } else {
-            (&raw const limit) as u64
         };
         // SAFETY: the entry and the time live across the call.
         let ready = unsafe {

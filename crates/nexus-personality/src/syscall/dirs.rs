@@ -42,7 +42,7 @@ pub fn chdir(t: &mut Thread, _: &mut dyn Cpu, [path, ..]: [u64; 6]) -> SysResult
             directory,
             relative,
         }) => open_beneath(*directory, relative, libc::O_PATH | libc::O_DIRECTORY).is_ok(),
-        Some(Node::Memory(inode)) => inode.is_directory(),
+        Some(Node::Memory(inode)) if inode.is_directory() => inode.permit(1).map(|()| true)?,
         Some(Node::Synthetic) => true,
         Some(_) => false,
         None => return Err(ENOENT),

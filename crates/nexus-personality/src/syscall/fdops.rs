@@ -1,11 +1,13 @@
 //! Duplicating descriptors, their flags, ioctl.
 
 use super::io::description;
-use crate::errno::{EAGAIN, EBADF, EINVAL, ENOTTY, EPERM, SysResult, check};
-use crate::files::Object;
+use crate::errno::{EAGAIN, EBADF, EINVAL, ENOTTY, EPERM, Errno, SysResult, check};
+use crate::files::lock::file_of;
+use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 /// Largest pipe, as `/proc/sys/fs/pipe-max-size` has it.
 const MAX_PIPE: u64 = 1 << 20;
@@ -22,7 +24,7 @@ pub fn dup2(t: &mut Thread, _: &mut dyn Cpu, [from, to, ..]: [u64; 6]) -> SysRes
     if from as u32 == to as u32 {
         return Ok(to);
     }
-    t.process.files().insert_at(u64::from(to as u32), d, false)
+    replace(t, to, d, false)
 }
 
 pub fn dup3(t: &mut Thread, _: &mut dyn Cpu, [from, to, flags, ..]: [u64; 6]) -> SysResult {
@@ -30,9 +32,25 @@ pub fn dup3(t: &mut Thread, _: &mut dyn Cpu, [from, to, flags, ..]: [u64; 6]) ->
         return Err(EINVAL);
     }
     let d = description(t, from)?;
-    t.process
-        .files()
-        .insert_at(u64::from(to as u32), d, flags != 0)
+    replace(t, to, d, flags != 0)
+}
+
+/// Put a description at a number, closing what is there.
+fn replace(t: &Thread, to: u64, d: Arc<Description>, close_on_exec: bool) -> SysResult {
+    let closed = description(t, to).ok();
+    let placed = (t.process.files()).insert_at(u64::from(to as u32), d, close_on_exec)?;
+    if let Some(closed) = closed {
+        closes(t, &closed);
+    }
+    Ok(placed)
+}
+
+/// The process closes a descriptor: its record locks of that file go.
+pub fn closes(t: &Thread, d: &Description) {
+    if let Some(file) = file_of(d) {
+        let pid = super::processes::own_pid(t);
+        t.process.locks().records.closed(file, pid);
+    }
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -62,12 +80,8 @@ pub fn fcntl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
         | libc::F_OFD_GETLK
         | libc::F_OFD_SETLK
         | libc::F_OFD_SETLKW => {
-            // Locks between a program and those it starts are not kept (see the table).
-            description(t, fd)?;
-            if matches!(command as i32, libc::F_GETLK | libc::F_OFD_GETLK) {
-                t.process.memory.write(argument, libc::F_UNLCK as u16)?;
-            }
-            Ok(0)
+            let d = description(t, fd)?;
+            super::record_locks::command(t, &d, command as i32, argument)
         }
         libc::F_GETPIPE_SZ | libc::F_SETPIPE_SZ => {
             let d = description(t, fd)?;
@@ -76,6 +90,10 @@ pub fn fcntl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
             };
             if argument > MAX_PIPE {
                 return Err(EPERM);
+            }
+            if let Some(held) = d.held().filter(|_| command as i32 == libc::F_SETPIPE_SZ) {
+                // As the host rounds it.
+                held.resize(argument.max(4096).next_power_of_two())?;
             }
             // SAFETY: a plain call on a descriptor of ours; the size is bounded.
             check(i64::from(unsafe {
@@ -89,13 +107,13 @@ pub fn fcntl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
     }
 }
 
-fn set_status(d: &crate::files::Description, flags: i32) -> SysResult {
+fn set_status(d: &Description, flags: i32) -> SysResult {
     let mut state = d.state();
     state.flags = state.flags & !CHANGEABLE | flags & CHANGEABLE;
     let nonblocking = state.flags & libc::O_NONBLOCK;
     drop(state);
     // Only on what is the guest's own: the standard streams are shared with whoever passed them.
-    if let Object::Pipe(..) | Object::Socket(_) | Object::Event(_) | Object::Timer(_) = &d.object {
+    if let Object::Pipe(..) | Object::Socket(_) | Object::Event(_) | Object::Timer(..) = &d.object {
         // SAFETY: a plain call on a descriptor of ours.
         return check(i64::from(unsafe {
             libc::fcntl(d.host()?, libc::F_SETFL, nonblocking)
@@ -124,21 +142,26 @@ pub fn flock(t: &mut Thread, _: &mut dyn Cpu, [fd, how, ..]: [u64; 6]) -> SysRes
         if how & libc::LOCK_NB != 0 {
             return Err(EAGAIN);
         }
-        let pause = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 5_000_000,
-        };
-        let arguments = [
-            libc::CLOCK_MONOTONIC as u64,
-            0,
-            (&raw const pause) as u64,
-            0,
-            0,
-            0,
-        ];
-        // SAFETY: the time lives across the call.
-        unsafe { t.shared.kick.block(libc::SYS_clock_nanosleep, arguments) }?;
+        pause_for_lock(t)?;
     }
+}
+
+/// Before another look whether a lock can be had; a signal ends the wait.
+pub fn pause_for_lock(t: &Thread) -> Result<(), Errno> {
+    let pause = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 5_000_000,
+    };
+    let arguments = [
+        libc::CLOCK_MONOTONIC as u64,
+        0,
+        (&raw const pause) as u64,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the time lives across the call.
+    unsafe { t.shared.kick.block(libc::SYS_clock_nanosleep, arguments) }.map(|_| ())
 }
 
 #[allow(clippy::cast_possible_truncation)]
@@ -155,6 +178,9 @@ pub fn ioctl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
     let d = description(t, fd)?;
     match (&d.object, command) {
         (Object::Device, _) => super::device::ioctl(t, command, argument),
+        (Object::Terminal(side), _) if command != FIONBIO => {
+            super::terminals::ioctl(t, side, command, argument)
+        }
         (_, FIONBIO) => {
             let on: u32 = t.process.memory.read(argument)?;
             let flags =

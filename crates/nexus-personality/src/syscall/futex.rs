@@ -1,8 +1,10 @@
-//! futex(2): the host's, on the window's address, always private: two guests that share a library page must not
-//! wake each other.
+//! futex(2): the host's, on the window's address. Private, but for memory that this instance's programs share: two guests
+//! that share a library page must not wake each other.
 
+use super::time::{duration, timespec};
 use crate::errno::{EINVAL, ENOSYS, SysResult};
 use crate::machine::Cpu;
+use crate::mm::Backing;
 use crate::thread::Thread;
 
 const WAIT: u64 = 0;
@@ -14,6 +16,25 @@ const WAIT_BITSET: u64 = 9;
 const WAKE_BITSET: u64 = 10;
 const PRIVATE: u64 = 128;
 const REALTIME: u64 = 256;
+
+/// The flag that says who may meet at an address: this process alone, or also those it shares memory with. Only memory
+/// that nobody outside the instance can map counts as shared.
+fn scope(t: &Thread, op: u64, addresses: &[u64]) -> u64 {
+    if op & PRIVATE != 0 {
+        return PRIVATE;
+    }
+    let mm = t.process.mm();
+    let shared = |address: &u64| {
+        mm.find(*address).is_some_and(|(_, vma)| {
+            vma.shared && matches!(vma.backing, Backing::Memory(..) | Backing::Shared(_))
+        })
+    };
+    if addresses.iter().all(shared) {
+        0
+    } else {
+        PRIVATE
+    }
+}
 
 pub fn futex(
     t: &mut Thread,
@@ -28,9 +49,14 @@ pub fn futex(
     let at = t.process.memory.host(address, 4)?;
     match command {
         WAIT | WAIT_BITSET => {
-            let limit = super::time::read_timespec(t, timeout)?;
+            let mut limit = super::time::read_timespec(t, timeout)?;
+            if command == WAIT {
+                // The other one's is a point in time.
+                limit = t.limit(limit.as_ref().map(duration)).map(timespec);
+            }
             let pointer = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
-            let arguments = [at, command | clock | PRIVATE, value, pointer, 0, value3];
+            let private = scope(t, op, &[address]);
+            let arguments = [at, command | clock | private, value, pointer, 0, value3];
             let wait = || {
                 // SAFETY: `at` lies in the window, where the host kernel survives a fault; the time lives across the call.
                 unsafe { t.shared.kick.block(libc::SYS_futex, arguments) }
@@ -38,10 +64,10 @@ pub fn futex(
             t.process.rest.during(wait)
         }
         WAKE | WAKE_BITSET => {
+            let operation = command | scope(t, op, &[address]);
             // SAFETY: as above; a wake does not block.
-            let woken = unsafe {
-                libc::syscall(libc::SYS_futex, at, command | PRIVATE, value, 0, 0, value3)
-            };
+            let woken =
+                unsafe { libc::syscall(libc::SYS_futex, at, operation, value, 0, 0, value3) };
             crate::errno::check(woken)
         }
         REQUEUE | CMP_REQUEUE | WAKE_OP => {
@@ -49,17 +75,10 @@ pub fn futex(
                 return Err(EINVAL);
             }
             let to = t.process.memory.host(second, 4)?;
+            let operation = command | scope(t, op, &[address, second]);
             // SAFETY: both addresses lie in the window; `timeout` is a count for these commands.
             let done = unsafe {
-                libc::syscall(
-                    libc::SYS_futex,
-                    at,
-                    command | PRIVATE,
-                    value,
-                    timeout,
-                    to,
-                    value3,
-                )
+                libc::syscall(libc::SYS_futex, at, operation, value, timeout, to, value3)
             };
             crate::errno::check(done)
         }
@@ -69,12 +88,16 @@ pub fn futex(
 
 /// Clear the word a joiner waits for, and wake it. Errors are the guest's own doing.
 pub fn clear_and_wake(t: &Thread, address: u64) {
-    if !address.is_multiple_of(4) || t.process.memory.write(address, 0u32).is_err() {
-        return;
+    if address.is_multiple_of(4) && t.process.memory.write(address, 0u32).is_ok() {
+        wake_one(t, address);
     }
+}
+
+fn wake_one(t: &Thread, address: u64) {
     if let Ok(at) = t.process.memory.host(address, 4) {
+        let operation = WAKE | scope(t, 0, &[address]);
         // SAFETY: the address lies in the window; a wake does not block.
-        unsafe { libc::syscall(libc::SYS_futex, at, WAKE | PRIVATE, 1, 0, 0, 0) };
+        unsafe { libc::syscall(libc::SYS_futex, at, operation, 1, 0, 0, 0) };
     }
 }
 
@@ -126,11 +149,7 @@ fn owner_died(t: &Thread, address: u64) {
         return;
     }
     let died = word & WAITERS | OWNER_DIED;
-    if t.process.memory.write(address, died).is_err() {
-        return;
-    }
-    if let Ok(at) = t.process.memory.host(address, 4) {
-        // SAFETY: the address lies in the window; a wake does not block.
-        unsafe { libc::syscall(libc::SYS_futex, at, WAKE | PRIVATE, 1, 0, 0, 0) };
+    if t.process.memory.write(address, died).is_ok() {
+        wake_one(t, address);
     }
 }

@@ -84,6 +84,7 @@ fn read_into(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -
         Object::Random => fill(list, random, false),
         Object::Device => Err(EINVAL),
         Object::Poll(..) => Err(EINVAL),
+        Object::Terminal(side) if position == CURRENT => super::terminals::read(t, d, side, list),
         Object::Socket(socket) if position == CURRENT => {
             super::messages::receive(t, socket, list, 0).map(|r| r.length)
         }
@@ -160,6 +161,7 @@ fn write_from(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) 
         Object::Full => Err(ENOSPC),
         Object::Device => Err(EINVAL),
         _ if position != CURRENT => Err(ESPIPE),
+        Object::Terminal(side) => super::terminals::write(t, d, side, list),
         Object::Socket(socket) => super::messages::send(t, socket, list, 0, None, Vec::new()),
         _ => {
             let result = host_vector(t, libc::SYS_writev, d.host()?, list, 0);
@@ -489,7 +491,10 @@ pub fn ftruncate(t: &mut Thread, _: &mut dyn Cpu, [fd, length, ..]: [u64; 6]) ->
 pub fn truncate(t: &mut Thread, _: &mut dyn Cpu, [path, length, ..]: [u64; 6]) -> SysResult {
     let resolved = super::open::resolve(t, 0xffff_ff9c, path, true)?;
     match resolved.node {
-        Some(crate::files::Node::Memory(inode)) => inode.resize(checked(length)?).map(|()| 0),
+        Some(crate::files::Node::Memory(inode)) => {
+            inode.permit(2)?;
+            inode.resize(checked(length)?).map(|()| 0)
+        }
         Some(_) => Err(crate::errno::EROFS),
         None => Err(crate::errno::ENOENT),
     }

@@ -1,6 +1,6 @@
 //! mmap and its relatives.
 
-use crate::errno::{EACCES, EBADF, EINVAL, ENODEV, ENOMEM, SysResult};
+use crate::errno::{EACCES, EBADF, EINVAL, ENODEV, ENOMEM, Errno, SysResult};
 use crate::files::Object;
 use crate::machine::Cpu;
 use crate::mm::{Backing, Request};
@@ -46,16 +46,17 @@ pub fn mmap(
         shared,
         fixed: flags & libc::MAP_FIXED != 0 && !exclusive,
         exclusive,
-        backing: if shared {
-            Backing::Shared
-        } else {
-            Backing::Anonymous
-        },
+        backing: Backing::Anonymous,
         source: None,
         own_chunks: false,
     };
+    // What is only reserved, as stacks of threads are, counts when it is touched.
+    let reserved = flags & (libc::MAP_NORESERVE | libc::MAP_STACK) != 0;
+    let used = !reserved && !shared && prot & libc::PROT_WRITE != 0;
     if flags & libc::MAP_ANONYMOUS != 0 {
-        if prot & libc::PROT_WRITE != 0 {
+        if shared {
+            request.backing = shared_memory(t, length)?;
+        } else if used {
             t.process.check_memory(length)?;
         }
         return t.process.mm().map(request);
@@ -75,6 +76,7 @@ pub fn mmap(
             request.backing = Backing::Memory(Arc::clone(inode), offset);
             request.source = Some((inode.host().ok_or(ENODEV)?, offset));
         }
+        Object::Zero if shared => request.backing = shared_memory(t, length)?,
         Object::Zero => {}
         Object::Device if offset == 0 && shared => return t.process.map_arena(0, length),
         Object::Device
@@ -86,7 +88,15 @@ pub fn mmap(
         Object::Standard(_) => return Err(ENODEV),
         _ => return Err(EBADF),
     }
+    if used {
+        t.process.check_memory(length)?;
+    }
     t.process.mm().map(request)
+}
+
+fn shared_memory(t: &Thread, length: u64) -> Result<Backing, Errno> {
+    let held = t.process.ledger.hold(crate::mm::pages(length)?)?;
+    Ok(Backing::Shared(Arc::new(held)))
 }
 
 pub fn munmap(t: &mut Thread, _: &mut dyn Cpu, [address, length, ..]: [u64; 6]) -> SysResult {

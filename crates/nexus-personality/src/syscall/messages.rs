@@ -1,10 +1,12 @@
 //! Messages through sockets: addresses of senders, and descriptors that travel along.
 
 use super::io::one;
-use super::sockets::{is_nonblocking, name_it, reach, read_address, socket_of, write_address};
+use super::sockets::{
+    allow, is_nonblocking, name_it, reach, read_address, socket_of, write_address,
+};
 use crate::errno::{
-    EAGAIN, EBADF, ECONNREFUSED, EDESTADDRREQ, EINVAL, EISCONN, EMSGSIZE, ENOTCONN, EPIPE,
-    ETOOMANYREFS, Errno, SysResult,
+    EAGAIN, EBADF, ECONNREFUSED, EDESTADDRREQ, EINVAL, EISCONN, EMSGSIZE, ENETUNREACH, ENOTCONN,
+    EPIPE, ETOOMANYREFS, Errno, SysResult,
 };
 use crate::files::Description;
 use crate::files::resolve::host_stat;
@@ -15,7 +17,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, PoisonError};
 
 /// Flags that go to the host; `MSG_NOSIGNAL` always does.
-const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_TRUNC;
+const FLAGS: i32 =
+    libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_TRUNC | libc::MSG_OOB;
 /// Longest Internet datagram.
 const MAX_DATAGRAM: usize = 65_507;
 /// Descriptors in one message at most, as on Linux.
@@ -118,7 +121,12 @@ pub(super) fn send(
         if let (Err(_), Some(token)) = (&sent, &token) {
             take_in_flight(t, token, true);
         }
-        sent.map(|(moved, ..)| moved)
+        match sent {
+            Err(e) if e == EPIPE && std::mem::take(&mut socket.state().loses_one) => {
+                Ok(length_of(list) as u64)
+            }
+            sent => sent.map(|(moved, ..)| moved),
+        }
     };
     if result == Err(EPIPE) && flags & libc::MSG_NOSIGNAL == 0 {
         super::signals::broken_pipe(t);
@@ -143,7 +151,14 @@ fn send_datagram(
         .or(peer)
         .ok_or(if inet { EDESTADDRREQ } else { ENOTCONN })?;
     let target = match reach(t, socket, &to) {
-        Err(e) if e == ECONNREFUSED && inet => None,
+        Err(e) if inet && (e == ECONNREFUSED || e == ENETUNREACH) => {
+            match allow(t, socket, &to) {
+                Ok(()) => return send_outside(t, socket, list, &to),
+                // At the instance's own addresses.
+                Err(_) if e == ECONNREFUSED => None,
+                Err(denied) => return Err(denied),
+            }
+        }
         other => Some(other?),
     };
     name_it(t, socket)?;
@@ -183,6 +198,18 @@ fn send_datagram(
     }
 }
 
+fn send_outside(t: &Thread, socket: &Arc<Socket>, list: &[libc::iovec], to: &Address) -> SysResult {
+    let outside = t.process.net.outside.as_ref().ok_or(ENETUNREACH)?;
+    name_it(t, socket)?;
+    let answers = match &socket.state().role {
+        Role::Datagram(far) => far.as_raw_fd(),
+        _ => return Err(ECONNREFUSED),
+    };
+    // `socket` is held until the call is over, so the number stays its own.
+    outside.send(socket.host().cast_unsigned(), to, list, answers)?;
+    Ok(length_of(list) as u64)
+}
+
 /// What came in.
 pub(super) struct Received {
     pub length: u64,
@@ -214,7 +241,7 @@ pub(super) fn receive(
     let mut received = Received {
         length: moved,
         from: None,
-        flags: seen & (libc::MSG_TRUNC | libc::MSG_EOR),
+        flags: seen & (libc::MSG_TRUNC | libc::MSG_EOR | libc::MSG_OOB),
         passed: Vec::new(),
     };
     if filled >= 20 {
@@ -334,6 +361,28 @@ pub fn sendmsg(t: &mut Thread, _: &mut dyn Cpu, [fd, at, flags, ..]: [u64; 6]) -
     let list = t.process.memory.read_iovec(list, count)?;
     let passed = read_control(t, &socket, control, control_length)?;
     send(t, &socket, &list, flags as i32, to, passed)
+}
+
+/// sendmmsg(2): one message after the other; an error is told where none was sent.
+pub fn sendmmsg(
+    t: &mut Thread,
+    cpu: &mut dyn Cpu,
+    [fd, at, count, flags, ..]: [u64; 6],
+) -> SysResult {
+    /// `struct mmsghdr`: a msghdr, and the length that was sent.
+    const SIZE: u64 = 64;
+    for n in 0..(count & 0xffff_ffff).min(1024) {
+        let message = at.wrapping_add(n * SIZE);
+        match sendmsg(t, cpu, [fd, message, flags, 0, 0, 0]) {
+            Ok(sent) => t
+                .process
+                .memory
+                .write(message.wrapping_add(56), sent as u32)?,
+            Err(error) if n == 0 => return Err(error),
+            Err(_) => return Ok(n),
+        }
+    }
+    Ok(count.min(1024))
 }
 
 /// Descriptors that a message's control data names. Anything but SCM_RIGHTS on a UNIX socket is refused.

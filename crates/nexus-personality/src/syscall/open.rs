@@ -41,7 +41,7 @@ pub fn resolve(t: &Thread, directory: u64, path: u64, follow: bool) -> Result<Re
 }
 
 /// `/proc/PID` of the guest itself is `/proc/self`.
-fn own_pid(t: &Thread, path: Vec<u8>) -> Vec<u8> {
+pub fn own_pid(t: &Thread, path: Vec<u8>) -> Vec<u8> {
     let Some(rest) = path.strip_prefix(b"/proc/") else {
         return path;
     };
@@ -66,10 +66,10 @@ pub fn resolve_path(t: &Thread, path: &[u8]) -> Result<Resolved, Errno> {
 /// The directory in memory that a new name would be made in.
 ///
 /// # Errors
-/// EROFS where only the host could make it.
+/// EROFS where only the host could make it, EACCES where the directory's mode forbids it.
 pub fn parent(t: &Thread, resolved: &Resolved) -> Result<Arc<Inode>, Errno> {
     match t.process.names.lookup(resolved.split().0)? {
-        Some(Node::Memory(inode)) if inode.is_directory() => Ok(inode),
+        Some(Node::Memory(inode)) if inode.is_directory() => inode.permit(3).map(|()| inode),
         Some(Node::Memory(_)) => Err(ENOTDIR),
         _ => Err(EROFS),
     }
@@ -145,6 +145,12 @@ fn open_unnamed(t: &Thread, directory: u64, path: u64, flags: i32, mode: u32) ->
 fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result<Object, Errno> {
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
     let wants_directory = flags & libc::O_DIRECTORY != 0;
+    if let Node::Memory(inode) = node
+        && flags & libc::O_PATH == 0
+    {
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
+        inode.permit(u32::from(reads) * 4 + u32::from(writes && !inode.is_directory()) * 2)?;
+    }
     match node {
         Node::Host { .. } if writes => Err(EROFS),
         Node::Host {
@@ -182,11 +188,13 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
         Node::Device("null") => Ok(Object::Null),
         Node::Device("zero") => Ok(Object::Zero),
         Node::Device("full") => Ok(Object::Full),
-        // There is no terminal to control the process.
-        Node::Device("tty") => Err(ENXIO),
+        Node::Device("tty") => super::terminals::open_controlling(t),
+        Node::Device("ptmx") => super::terminals::open_master(t),
+        Node::Terminal(number) => super::terminals::open_slave(t, *number, flags),
         Node::Device("nexus") => Ok(Object::Device),
         Node::Device(_) => Ok(Object::Random),
         Node::MadeUp(_) | Node::Process(_) if writes => Err(EACCES),
+        Node::Shadow => Err(EACCES),
         Node::MadeUp(content) => made_up(t, content),
         Node::Process(name) => made_up(t, &super::proc::content(t, name)?),
         Node::Descriptor(fd) => open_again(t, *fd, flags),
@@ -218,13 +226,19 @@ fn open_again(t: &Thread, fd: u64, flags: i32) -> Result<Object, Errno> {
         Object::Full => Object::Full,
         Object::Random => Object::Random,
         Object::Standard(fd) => Object::Standard(*fd),
+        Object::Terminal(side) if !side.is_master => {
+            super::terminals::open_slave(t, side.terminal.number, flags)?
+        }
         Object::Pipe(end, writing) => Object::Pipe(end.try_clone()?, *writing),
         _ => return Err(ENXIO),
     })
 }
 
 pub fn close(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult {
-    t.process.files().close(fd).map(|()| 0)
+    let d = super::io::description(t, fd)?;
+    t.process.files().close(fd)?;
+    super::fdops::closes(t, &d);
+    Ok(0)
 }
 
 pub fn close_range(
@@ -237,6 +251,7 @@ pub fn close_range(
         return Err(EINVAL);
     }
     let mut files = t.process.files();
+    let mut closed = Vec::new();
     let inside: Vec<u64> = files
         .iter()
         .map(|(n, _)| n)
@@ -246,8 +261,13 @@ pub fn close_range(
         if flags & CLOEXEC != 0 {
             files.entry(fd)?.close_on_exec = true;
         } else {
+            closed.push(Arc::clone(&files.entry(fd)?.description));
             files.close(fd)?;
         }
+    }
+    drop(files);
+    for description in closed {
+        super::fdops::closes(t, &description);
     }
     Ok(0)
 }

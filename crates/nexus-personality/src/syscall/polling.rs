@@ -1,14 +1,16 @@
 //! Waiting for descriptors, and the descriptors made for that: poll, select, epoll, eventfd, timerfd, pipes.
 
 use super::io::description;
-use super::time::read_timespec;
+use super::time::{duration, read_timespec, timespec};
 use crate::errno::{EBADF, EINVAL, EPERM, Errno, SysResult, check};
-use crate::files::description::Registration;
+use crate::files::description::{Registration, TimerSetting};
+use crate::files::socket::Socket;
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Descriptors in one call at most.
 const MAX_POLLED: u64 = 1024;
@@ -28,7 +30,8 @@ fn pollable(d: &Description) -> Option<i32> {
         | Object::Pipe(..)
         | Object::Socket(_)
         | Object::Event(_)
-        | Object::Timer(_)
+        | Object::Timer(..)
+        | Object::Terminal(_)
         | Object::Poll(..) => d.host().ok(),
         _ => None,
     }
@@ -48,6 +51,7 @@ fn wait(
             return Err(crate::errno::EINTR);
         }
     }
+    let limit = t.limit(limit.as_ref().map(duration)).map(timespec);
     let pointer = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
     let arguments = [
         list.as_mut_ptr() as u64,
@@ -327,6 +331,29 @@ pub(crate) fn register(
     control(poller, target, libc::EPOLL_CTL_ADD, registration)
 }
 
+/// A socket has another host's socket in its place: whatever polled the old one polls the new one.
+pub(super) fn register_again(t: &Thread, socket: &Arc<Socket>) {
+    let files = t.process.files().clone();
+    let is_it = |fd: u64| {
+        files.iter().any(|(number, entry)| {
+            number == fd
+                && matches!(&entry.description.object, Object::Socket(s) if Arc::ptr_eq(s, socket))
+        })
+    };
+    for (_, entry) in files.iter() {
+        let Object::Poll(_, list) = &entry.description.object else {
+            continue;
+        };
+        let list = list.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for registration in list.into_iter().filter(|r| is_it(r.fd)) {
+            if let Some((_, target)) = files.iter().find(|(fd, _)| *fd == registration.fd) {
+                // Registered twice through a duplicate of the poller's descriptor: it is there.
+                let _ = register(&entry.description, &target.description, registration);
+            }
+        }
+    }
+}
+
 fn control(
     poller: &Description,
     target: &Description,
@@ -380,14 +407,14 @@ pub fn epoll_pwait(
         t.set_mask(mask);
     }
     let to = t.process.memory.host(events, count * 12)?;
-    let arguments = [
-        host.as_raw_fd() as u64,
-        to,
-        count,
-        timeout as i32 as u64,
-        0,
-        8,
-    ];
+    let asked = u64::try_from(timeout as i32)
+        .ok()
+        .map(Duration::from_millis);
+    // Rounded up: it must not end early.
+    let limit = t.limit(asked).map_or(-1, |left| {
+        i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+    });
+    let arguments = [host.as_raw_fd() as u64, to, count, limit as u64, 0, 8];
     // SAFETY: the buffer lies in the window, where the host kernel survives a fault.
     unsafe { t.shared.kick.block(libc::SYS_epoll_pwait, arguments) }
 }
@@ -418,11 +445,13 @@ pub fn eventfd(t: &mut Thread, cpu: &mut dyn Cpu, [value, ..]: [u64; 6]) -> SysR
 #[allow(clippy::cast_possible_truncation)]
 pub fn timerfd_create(t: &mut Thread, _: &mut dyn Cpu, [clock, flags, ..]: [u64; 6]) -> SysResult {
     let flags = flags as i32;
-    // SAFETY: no pointer is passed.
-    let fd = owned(i64::from(unsafe {
-        libc::timerfd_create(clock as i32, flags | libc::TFD_CLOEXEC)
-    }))?;
-    let d = Description::new(Object::Timer(fd), libc::O_RDWR | flags & libc::O_NONBLOCK);
+    let setting = TimerSetting {
+        clock: clock as i32,
+        ..TimerSetting::default()
+    };
+    let fd = new_timer(setting.clock, flags)?;
+    let object = Object::Timer(fd, Mutex::new(setting));
+    let d = Description::new(object, libc::O_RDWR | flags & libc::O_NONBLOCK);
     t.process
         .files()
         .insert(d, flags & libc::TFD_CLOEXEC != 0, 0)
@@ -435,22 +464,14 @@ pub fn timerfd_settime(
     [fd, flags, new, old, ..]: [u64; 6],
 ) -> SysResult {
     let d = description(t, fd)?;
-    let Object::Timer(host) = &d.object else {
+    let Object::Timer(host, setting) = &d.object else {
         return Err(EINVAL);
     };
     let value: [i64; 4] = t.process.memory.read(new)?;
-    let mut before = [0i64; 4];
-    // SAFETY: both have the size of struct itimerspec.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_timerfd_settime,
-            host.as_raw_fd(),
-            flags,
-            value.as_ptr(),
-            before.as_mut_ptr(),
-        )
-    };
-    check(done)?;
+    let mut setting = setting.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = set_timer(host, flags as i32, value)?;
+    (setting.flags, setting.value) = (flags as i32, value);
+    drop(setting);
     if old != 0 {
         t.process.memory.write(old, before)?;
     }
@@ -459,19 +480,49 @@ pub fn timerfd_settime(
 
 pub fn timerfd_gettime(t: &mut Thread, _: &mut dyn Cpu, [fd, to, ..]: [u64; 6]) -> SysResult {
     let d = description(t, fd)?;
-    let Object::Timer(host) = &d.object else {
+    let Object::Timer(host, _) = &d.object else {
         return Err(EINVAL);
     };
+    let left = timer_left(host)?;
+    t.process.memory.write(to, left).map(|()| 0)
+}
+
+/// A new timerfd of the host.
+pub(crate) fn new_timer(clock: i32, flags: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointer is passed.
+    owned(i64::from(unsafe {
+        libc::timerfd_create(clock, flags | libc::TFD_CLOEXEC)
+    }))
+}
+
+/// Set a timerfd of the host: interval, then value; what was left of it.
+pub(crate) fn set_timer(timer: &OwnedFd, flags: i32, value: [i64; 4]) -> Result<[i64; 4], Errno> {
+    let mut before = [0i64; 4];
+    // SAFETY: both have the size of struct itimerspec.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_timerfd_settime,
+            timer.as_raw_fd(),
+            flags,
+            value.as_ptr(),
+            before.as_mut_ptr(),
+        )
+    })?;
+    Ok(before)
+}
+
+/// What is left of a timerfd of the host: interval, then value.
+pub(crate) fn timer_left(timer: &OwnedFd) -> Result<[i64; 4], Errno> {
     let mut left = [0i64; 4];
     // SAFETY: the buffer has the size of struct itimerspec.
     check(unsafe {
         libc::syscall(
             libc::SYS_timerfd_gettime,
-            host.as_raw_fd(),
+            timer.as_raw_fd(),
             left.as_mut_ptr(),
         )
     })?;
-    t.process.memory.write(to, left).map(|()| 0)
+    Ok(left)
 }
 
 pub fn pipe(t: &mut Thread, cpu: &mut dyn Cpu, [to, ..]: [u64; 6]) -> SysResult {
@@ -484,12 +535,17 @@ pub fn pipe2(t: &mut Thread, _: &mut dyn Cpu, [to, flags, ..]: [u64; 6]) -> SysR
     if flags & !(libc::O_CLOEXEC | libc::O_NONBLOCK) != 0 {
         return Err(EINVAL);
     }
+    let held = Arc::new(t.process.ledger.hold(PIPE_BYTES)?);
     let (read, write) = new_pipe(flags)?;
     let status = flags & libc::O_NONBLOCK;
-    let read = Description::new(Object::Pipe(read, false), libc::O_RDONLY | status);
-    let write = Description::new(Object::Pipe(write, true), libc::O_WRONLY | status);
+    let (read, write) = (Object::Pipe(read, false), Object::Pipe(write, true));
+    let read = Description::holding(read, libc::O_RDONLY | status, Arc::clone(&held));
+    let write = Description::holding(write, libc::O_WRONLY | status, held);
     give_pair(t, to, read, write, flags & libc::O_CLOEXEC != 0)
 }
+
+/// What a pipe can hold at first, in bytes.
+const PIPE_BYTES: u64 = 64 << 10;
 
 /// A new pipe of the host: reading end, writing end.
 pub(crate) fn new_pipe(flags: i32) -> Result<(OwnedFd, OwnedFd), Errno> {

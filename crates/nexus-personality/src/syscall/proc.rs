@@ -112,9 +112,12 @@ fn stat(t: &Thread) -> String {
     put(1, pid.to_string());
     put(2, format!("({})", comm(t)));
     put(3, "R".to_owned());
-    put(4, "1".to_owned());
-    put(5, pid.to_string());
-    put(6, pid.to_string());
+    let parent = t.process.parent().map_or(1, |p| p.pid());
+    put(4, parent.to_string());
+    let member = t.process.groups.get(pid);
+    let (group, session) = member.map_or((pid, pid), |m| (m.group, m.session));
+    put(5, group.to_string());
+    put(6, session.to_string());
     put(8, "-1".to_owned());
     put(18, "20".to_owned());
     put(20, threads.to_string());
@@ -136,7 +139,7 @@ fn status(t: &Thread) -> String {
         "State:\tR (running)".to_owned(),
         format!("Tgid:\t{pid}"),
         format!("Pid:\t{}", t.tid()),
-        "PPid:\t1".to_owned(),
+        format!("PPid:\t{}", t.process.parent().map_or(1, |p| p.pid())),
         "TracerPid:\t0".to_owned(),
         format!("Uid:\t{id}\t{id}\t{id}\t{id}"),
         format!("Gid:\t{id}\t{id}\t{id}\t{id}"),
@@ -217,8 +220,10 @@ pub fn target(d: &Description) -> Vec<u8> {
         Object::Standard(fd) => format!("pipe:[{fd}]").into_bytes(),
         Object::Pipe(fd, _) => format!("pipe:[{}]", fd.as_raw_fd()).into_bytes(),
         Object::Socket(socket) => format!("socket:[{}]", socket.host()).into_bytes(),
+        Object::Terminal(side) if side.is_master => b"/dev/ptmx".to_vec(),
+        Object::Terminal(side) => format!("/dev/pts/{}", side.terminal.number).into_bytes(),
         Object::Event(_) => b"anon_inode:[eventfd]".to_vec(),
-        Object::Timer(_) => b"anon_inode:[timerfd]".to_vec(),
+        Object::Timer(..) => b"anon_inode:[timerfd]".to_vec(),
         Object::Poll(..) => b"anon_inode:[eventpoll]".to_vec(),
     }
 }

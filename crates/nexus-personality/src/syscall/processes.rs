@@ -3,18 +3,19 @@
 //! Between vfork and exec the child borrows the parent's thread and vCPU: the same thread goes on with a descriptor
 //! table, working directory, signal dispositions and mask of the child's, until it executes a program or ends. The
 //! program then runs in a microVM of its own; the thread gets the parent's registers back. One child at a time is
-//! in the making. fork(2) without exec would have to copy the whole machine: ENOSYS.
+//! in the making. fork(2) is in `fork`.
 
 use super::open;
-use crate::children::{self, Found, Place};
+use crate::children::{self, Found, Place, Wanted};
 use crate::config::{Exact, Program};
 use crate::errno::{
-    E2BIG, EACCES, EAGAIN, ECHILD, EINTR, EINVAL, ENOENT, ENOEXEC, ENOSYS, Errno, SysResult,
+    E2BIG, EACCES, EAGAIN, ECHILD, EINTR, EINVAL, ELOOP, ENOENT, ENOEXEC, ENOSYS, Errno, SysResult,
 };
+use crate::files::Object;
 use crate::files::names::Node;
 use crate::heritage::{Heritage, with_others};
-use crate::machine::{Cpu, Outcome, Tid, UserRegs};
-use crate::process::Process;
+use crate::machine::{Cpu, Outcome, Start, Tid, UserRegs};
+use crate::process::{Process, Stop};
 use crate::signal;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, RawFd};
@@ -48,13 +49,17 @@ pub fn vfork(t: &mut Thread, cpu: &mut dyn Cpu, _: [u64; 6]) -> SysResult {
     begin(t, cpu)
 }
 
-/// clone(2) as vfork with a stack and a thread pointer of its own.
-pub fn clone_vfork(
+/// clone(2) of a process: as fork, or as vfork with a stack and a thread pointer of its own.
+pub fn clone_process(
     t: &mut Thread,
     cpu: &mut dyn Cpu,
-    [flags, stack, _, _, tls, _]: [u64; 6],
+    [flags, stack, parent_tid, child_tid, tls, _]: [u64; 6],
 ) -> SysResult {
     let both = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    if flags & both == 0 {
+        let arguments = [flags, stack, parent_tid, child_tid, tls, 0];
+        return super::fork::clone_copy(t, cpu, arguments);
+    }
     // The lowest byte is the signal at its end, which is SIGCHLD in all that asks.
     let served = both | libc::CLONE_SETTLS as u64 | 0xff;
     if flags & both != both || flags & !served != 0 {
@@ -96,6 +101,7 @@ fn begin(t: &mut Thread, cpu: &mut dyn Cpu) -> SysResult {
         t.process.take_back();
         return Err(error);
     }
+    t.process.groups.enter(pid, t.process.pid());
     t.making = Some(Box::new(Making {
         pid,
         regs: *cpu.regs(),
@@ -139,22 +145,79 @@ pub fn ends_in_making(t: &mut Thread, cpu: &mut dyn Cpu, status: i32) -> bool {
 /// execve(2): the program runs in a microVM of its own. Of a child in the making that is all; else the caller's own
 /// microVM stands for the new one until that ends.
 pub fn execve(t: &mut Thread, cpu: &mut dyn Cpu, [path, argv, envp, ..]: [u64; 6]) -> SysResult {
-    let path = t.process.memory.read_path(path)?;
+    let path = open::own_pid(t, t.process.memory.read_path(path)?);
+    let opened = [b"/proc/self/fd/".as_slice(), b"/dev/fd/"]
+        .iter()
+        .find_map(|links| path.strip_prefix(*links));
+    let path = match opened.map(std::str::from_utf8) {
+        Some(Ok(number)) => opened_path(t, number.parse().map_err(|_| ENOENT)?)?,
+        // The new program's link of that name will lead to itself.
+        _ if path == b"/proc/self/exe" => t.process.config.program.path.clone().into_bytes(),
+        _ => path,
+    };
+    execute(t, cpu, path, argv, envp)
+}
+
+/// execveat(2).
+pub fn execveat(
+    t: &mut Thread,
+    cpu: &mut dyn Cpu,
+    [directory, path, argv, envp, flags, _]: [u64; 6],
+) -> SysResult {
+    let served = (libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW) as u64;
+    if flags & !served != 0 {
+        return Err(EINVAL);
+    }
+    let mut path = t.process.memory.read_path(path)?;
+    if path.is_empty() && flags & libc::AT_EMPTY_PATH as u64 != 0 {
+        path = opened_path(t, directory)?;
+    } else if !path.starts_with(b"/") {
+        let base = open::base(t, directory, &path)?;
+        path = [&base, b"/".as_slice(), &path].concat();
+    }
+    let follow = flags & libc::AT_SYMLINK_NOFOLLOW as u64 == 0;
+    let resolved = t.process.names.resolve(b"", &path, follow)?;
+    if matches!(resolved.node, Some(Node::Link(_))) {
+        return Err(ELOOP);
+    }
+    execute(t, cpu, path, argv, envp)
+}
+
+/// The path of the program that a descriptor refers to: of the host's files alone, which keep theirs.
+fn opened_path(t: &Thread, fd: u64) -> Result<Vec<u8>, Errno> {
+    match &super::io::description(t, fd)?.object {
+        Object::Host(file) => Ok(file.path.clone()),
+        _ => Err(EACCES),
+    }
+}
+
+fn execute(t: &mut Thread, cpu: &mut dyn Cpu, path: Vec<u8>, argv: u64, envp: u64) -> SysResult {
     let mut budget = MOST_BYTES;
     let argv = strings(t, argv, &mut budget)?;
     let envp = strings(t, envp, &mut budget)?;
     let program = program(t, path, argv, envp)?;
-    let place = Place::take(&t.process.alive)?;
     let mask = t.mask;
     match t.making.as_ref().map(|made| made.pid) {
         Some(pid) => {
-            launch(t, pid, program, mask, place, move |parent, status| {
+            launch(t, pid, program, mask, move |parent, status| {
                 children::ended(parent, pid, status);
             })?;
+            close_on_exec(t);
             resume_parent(t, cpu);
             Ok(0)
         }
-        None => replace(t, program, mask, place),
+        None => replace(t, program, mask),
+    }
+}
+
+/// Record locks of files that the new program does not have open go; those of others stay.
+fn close_on_exec(t: &Thread) {
+    let closed: Vec<_> = (t.process.files().iter())
+        .filter(|(_, entry)| entry.close_on_exec)
+        .map(|(_, entry)| Arc::clone(&entry.description))
+        .collect();
+    for description in closed {
+        super::fdops::closes(t, &description);
     }
 }
 
@@ -163,43 +226,51 @@ fn launch(
     pid: Tid,
     program: Program,
     mask: u64,
-    place: Place,
     ended: impl FnOnce(&Process, i32) + Send + 'static,
 ) -> Result<(), Errno> {
     let parent = Arc::clone(&t.process);
     let heritage = Heritage::of(&parent, pid, program);
-    let told = Arc::clone(&parent);
-    let machine = Arc::clone(&parent.machine);
-    with_others(|| {
-        machine.launch(
-            Box::new(move |window, machine| {
-                let child = Process::inherit(window, machine, heritage)?;
-                let state = child.load_with_mask(mask)?;
-                if pid == parent.pid() {
-                    parent.set_successor(&child);
-                } else {
-                    parent.children.started(pid, &child);
-                }
-                Ok((child, state))
-            }),
-            Box::new(move |status| {
-                drop(place);
-                ended(&told, status);
-            }),
-        )
-    })
+    let start: Start = Box::new(move |window, machine| {
+        let child = Process::inherit(window, machine, heritage)?;
+        let state = child.load_with_mask(mask)?;
+        if pid == parent.pid() {
+            parent.set_successor(&child);
+        }
+        Ok((child, state))
+    });
+    with_place(t, start, ended)
 }
 
-fn replace(t: &mut Thread, program: Program, mask: u64, place: Place) -> SysResult {
+/// Have the machine make another microVM, if one more may live; `ended` gets the calling process and the new one's
+/// wait status.
+///
+/// # Errors
+/// EAGAIN where too many live; the machine's.
+pub fn with_place(
+    t: &Thread,
+    start: Start,
+    ended: impl FnOnce(&Process, i32) + Send + 'static,
+) -> Result<(), Errno> {
+    let place = Place::take(&t.process.alive)?;
+    let told = Arc::clone(&t.process);
+    let ended = Box::new(move |status| {
+        drop(place);
+        ended(&told, status);
+    });
+    with_others(|| t.process.machine.launch(start, ended))
+}
+
+fn replace(t: &mut Thread, program: Program, mask: u64) -> SysResult {
     let pid = t.process.pid();
     let caller = t.tid();
-    launch(t, pid, program, mask, place, move |old, status| {
+    launch(t, pid, program, mask, move |old, status| {
         old.set_succeeded(status);
         old.machine.kick(caller);
     })?;
     // Nothing of the old program goes on but this thread, which waits for the new one.
+    close_on_exec(t);
     t.process.close_files();
-    t.process.set_stopping(true);
+    t.process.set_stopping(Stop::Anywhere);
     let others: Vec<Tid> = t.process.tids();
     let others = others.into_iter().filter(|tid| *tid != caller);
     let alone = others.map(|tid| t.process.machine.kick(tid)).count() == 0;
@@ -306,7 +377,7 @@ fn program(
             .collect();
         path = interpreter.as_bytes().to_vec();
     }
-    Err(crate::errno::ELOOP)
+    Err(ELOOP)
 }
 
 /// The first bytes of an executable file.
@@ -348,9 +419,13 @@ pub fn wait4(
     _: &mut dyn Cpu,
     [pid, status, options, usage, ..]: [u64; 6],
 ) -> SysResult {
-    // Process groups are not told apart: whoever asks for one means all.
-    let pid = Some(pid as i32).filter(|pid| *pid > 0);
-    match wait_for(t, pid, options & WNOHANG != 0, false)? {
+    let wanted = match pid as i32 {
+        -1 => Wanted::Any,
+        0 => Wanted::Group(t.process.groups.get(t.process.pid())?.group),
+        one if one > 0 => Wanted::One(one),
+        group => Wanted::Group(group.checked_neg().ok_or(ECHILD)?),
+    };
+    match wait_for(t, wanted, options & WNOHANG != 0, false)? {
         Some((pid, code)) => {
             if status != 0 {
                 t.process.memory.write(status, code)?;
@@ -379,12 +454,14 @@ pub fn waitid(
             },
         );
     }
-    let pid = match kind {
-        0 | 2 => None,
-        1 => Some(id as i32),
+    let wanted = match kind {
+        0 => Wanted::Any,
+        1 => Wanted::One(id as i32),
+        2 if id as i32 == 0 => Wanted::Group(t.process.groups.get(t.process.pid())?.group),
+        2 => Wanted::Group(id as i32),
         _ => return Err(EINVAL),
     };
-    let found = wait_for(t, pid, options & WNOHANG != 0, options & WNOWAIT != 0)?;
+    let found = wait_for(t, wanted, options & WNOHANG != 0, options & WNOWAIT != 0)?;
     if info != 0 {
         let words = found.map_or([0; 16], |(pid, status)| children::about(pid, status).info());
         let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
@@ -398,7 +475,7 @@ pub fn waitid(
 
 fn wait_for(
     t: &Thread,
-    pid: Option<Tid>,
+    wanted: Wanted,
     now: bool,
     stay: bool,
 ) -> Result<Option<(Tid, i32)>, Errno> {
@@ -406,13 +483,13 @@ fn wait_for(
         return Err(ECHILD); // the parent's are not the child's
     }
     loop {
-        match t.process.children.find(pid, stay) {
+        match t.process.children.find(wanted, &t.process.groups, stay) {
             Found::Ended(pid, status) => return Ok(Some((pid, status))),
             Found::Nobody => return Err(ECHILD),
             Found::Running if now => return Ok(None),
             Found::Running => {}
         }
-        if t.process.stopping() || signal::pending(t) & !t.mask != 0 {
+        if t.process.stops(true) || signal::pending(t) & !t.mask != 0 {
             return Err(EINTR);
         }
         // SAFETY: no pointer is passed but null.

@@ -120,20 +120,31 @@ fn sent(t: &Thread, signal: u64, cause: Cause) -> Sent {
 }
 
 pub fn kill(t: &mut Thread, _: &mut dyn Cpu, [pid, signal, ..]: [u64; 6]) -> SysResult {
-    let pid = pid as i32;
-    let own = t.process.pid();
-    if ![own, -own, 0, -1].contains(&pid) {
-        let sent = sent(t, signal, Cause::User);
-        let number = pid.checked_abs().ok_or(ESRCH)?;
-        let parent = t.process.parent().filter(|p| p.pid() == number);
-        return match t.process.children.get(number).or(parent) {
-            Some(other) => signal::send(&other, None, sent),
-            // One that has ended and was not waited for.
-            None if t.process.children.has(number) => Ok(0),
-            None => Err(ESRCH),
-        };
+    let sent = sent(t, signal, Cause::User);
+    let (own, groups) = (t.process.pid(), &t.process.groups);
+    let others = match pid as i32 {
+        pid if pid == own => return to_process(t, sent),
+        // One that is in the making, or has ended and was not waited for, takes it without effect.
+        pid if pid > 0 && groups.get(pid).is_err() && t.process.children.has(pid) => return Ok(0),
+        pid if pid > 0 => groups.select(|number, _| number == pid),
+        -1 => groups.select(|number, _| number != own),
+        pid => {
+            let group = match pid {
+                0 => groups.get(own)?.group,
+                pid => pid.checked_neg().ok_or(ESRCH)?,
+            };
+            groups.select(|_, member| member.group == group)
+        }
+    };
+    let mut result = Err(ESRCH);
+    for (_, process) in others.iter().filter(|(number, _)| *number != own) {
+        result = signal::send(process, None, sent);
     }
-    to_process(t, sent(t, signal, Cause::User))
+    // Itself last, as the signal may end it.
+    if others.iter().any(|(number, _)| *number == own) {
+        result = to_process(t, sent);
+    }
+    result
 }
 
 /// To the process; by the caller itself, before the call returns, if it does not block it.
@@ -236,7 +247,8 @@ pub fn rt_sigtimedwait(
     let unwaitable = bit(libc::SIGKILL as u64) | bit(libc::SIGSTOP as u64);
     let set = set & !unwaitable;
     let limit = super::time::read_timespec(t, timeout)?;
-    let deadline = limit.map(|l| Instant::now() + super::time::duration(&l));
+    let limit = t.limit(limit.as_ref().map(super::time::duration));
+    let deadline = limit.map(|l| Instant::now() + l);
     t.shared.awaited.store(set, Ordering::SeqCst);
     let waited = wait_for(t, set, deadline);
     t.shared.awaited.store(0, Ordering::SeqCst);
@@ -269,7 +281,7 @@ fn wait_for(t: &Thread, set: u64, deadline: Option<Instant>) -> Result<Sent, Err
                 .kick
                 .block(libc::SYS_ppoll, [0, 0, time.as_ptr() as u64, 0, 0, 0])
         };
-        if waited == Err(EINTR) && t.process.stopping() {
+        if waited == Err(EINTR) && t.process.stops(true) {
             return Err(EINTR);
         }
         t.shared.kick.take();

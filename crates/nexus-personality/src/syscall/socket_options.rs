@@ -2,6 +2,7 @@
 
 use super::sockets::socket_of;
 use crate::errno::{EINVAL, ENOPROTOOPT, Errno, SysResult};
+use crate::files::outside::take_error;
 use crate::files::socket::{Role, Socket};
 use crate::machine::Cpu;
 use crate::thread::Thread;
@@ -63,10 +64,42 @@ pub fn setsockopt(
         }
     }
     let mut state = socket.state();
+    if matches!(state.role, Role::Outside) {
+        pass_on(socket.host(), level, name, &value);
+    }
     if state.options.len() < MAX_OPTIONS || state.options.contains_key(&(level, name)) {
         state.options.insert((level, name), value);
     }
     Ok(0)
+}
+
+/// Options of a connection to the outside that take effect, as far as the host likes their values. The jail allows these alone.
+const EFFECTIVE: [(i32, i32); 10] = [
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_CORK),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+];
+
+pub(super) fn pass_on(fd: std::os::fd::RawFd, level: i32, name: i32, value: &[u8]) {
+    if EFFECTIVE.contains(&(level, name)) {
+        // SAFETY: the value is live, of the length given.
+        unsafe {
+            libc::setsockopt(
+                fd,
+                level,
+                name,
+                value.as_ptr().cast(),
+                value.len() as libc::socklen_t,
+            );
+        }
+    }
 }
 
 fn value(t: &Thread, socket: &Socket, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
@@ -75,6 +108,9 @@ fn value(t: &Thread, socket: &Socket, level: i32, name: i32) -> Result<Vec<u8>, 
         return Ok(value.clone());
     }
     let number = match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_ERROR) if matches!(state.role, Role::Outside) => {
+            take_error(socket.host())
+        }
         (libc::SOL_SOCKET, libc::SO_TYPE) => socket.kind,
         (libc::SOL_SOCKET, libc::SO_DOMAIN) => socket.family,
         (libc::SOL_SOCKET, libc::SO_PROTOCOL) => match (socket.family, socket.kind) {

@@ -1,13 +1,15 @@
-//! Sockets: made, named, connected. They reach no further than the instance (`files/socket.rs`).
+//! Sockets: made, named, connected, inside the instance (`files/socket.rs`), or to the outside by the backend
+//! (`files/outside.rs`).
 
 use super::io::description;
 use super::open::resolve_path;
 use crate::errno::{
-    EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNREFUSED, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH,
-    ENOENT, ENOTCONN, ENOTSOCK, EOPNOTSUPP, EPERM, EPROTONOSUPPORT, EPROTOTYPE, Errno, SysResult,
-    check,
+    EADDRINUSE, EAFNOSUPPORT, EAGAIN, EALREADY, ECONNREFUSED, EINPROGRESS, EINVAL, EISCONN,
+    ENETUNREACH, ENOBUFS, ENOENT, ENOTCONN, ENOTSOCK, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
+    EPROTOTYPE, Errno, SysResult, check,
 };
 use crate::files::names::Node;
+use crate::files::outside::{self, Progress};
 use crate::files::socket::{Address, Key, Role, Socket, State};
 use crate::files::tmpfs::{Content, Inode};
 use crate::files::{Description, Object};
@@ -20,6 +22,8 @@ use std::sync::{Arc, MutexGuard};
 /// Connections that may wait at one listening socket, whatever it asked for.
 const BACKLOG: usize = 128;
 const LOOPBACK: u32 = 0x7f00_0001;
+/// What the guest is told its address to the outside is.
+const OWN: u32 = u32::from_be_bytes(nexus_abi::network::OWN);
 
 /// The socket behind a descriptor.
 ///
@@ -82,9 +86,22 @@ fn kind_of(kind: u64) -> Result<(i32, i32), Errno> {
     }
 }
 
+/// What the host keeps at most of what one end has sent, in bytes: `/proc/sys/net/core/wmem_default`, and the message that
+/// passes it.
+const SOCKET_BYTES: u64 = 212_992 + (64 << 10);
+
+fn described(t: &Thread, socket: Arc<Socket>, status: i32) -> Result<Arc<Description>, Errno> {
+    let held = t.process.ledger.hold(SOCKET_BYTES).map_err(|_| ENOBUFS)?;
+    Ok(Description::holding(
+        Object::Socket(socket),
+        status,
+        Arc::new(held),
+    ))
+}
+
 fn insert(t: &Thread, socket: Arc<Socket>, flags: i32) -> SysResult {
     let status = libc::O_RDWR | flags & libc::SOCK_NONBLOCK;
-    let d = Description::new(Object::Socket(socket), status);
+    let d = described(t, socket, status)?;
     t.process
         .files()
         .insert(d, flags & libc::SOCK_CLOEXEC != 0, 0)
@@ -163,7 +180,7 @@ pub fn socketpair(
             .process
             .net
             .socket(fd, libc::AF_UNIX, kind, Role::Connected)?;
-        Ok::<_, Errno>(Description::new(Object::Socket(socket), status))
+        described(t, socket, status)
     };
     let (a, b) = (end(a)?, end(b)?);
     give_pair(t, to, a, b, flags & libc::SOCK_CLOEXEC != 0)
@@ -172,7 +189,9 @@ pub fn socketpair(
 /// The table's key for an address that is to be reached.
 pub(super) fn key_of(t: &Thread, kind: i32, address: &Address) -> Result<Key, Errno> {
     match address {
-        Address::Inet { ip: 0, port } => Ok(Key::Inet(kind, LOOPBACK, *port)),
+        Address::Inet {
+            ip: 0 | OWN, port, ..
+        } => Ok(Key::Inet(kind, LOOPBACK, *port)),
         Address::Inet { ip, port } if ip >> 24 == 127 => Ok(Key::Inet(kind, *ip, *port)),
         Address::Inet { .. } => Err(ENETUNREACH),
         Address::Unix(name) => match name.first() {
@@ -295,23 +314,47 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
     }
     let address = read_address(t, at, length)?;
     let settled = std::mem::take(&mut socket.state().in_progress);
+    let mut again = false;
     match &socket.state().role {
         Role::Connected if settled => return Ok(0),
         Role::Connected => return Err(EISCONN),
         Role::Listening(..) => return Err(EINVAL),
+        Role::Outside => again = true,
         Role::Fresh(_) | Role::Datagram(_) => {}
+    }
+    if again {
+        match outside::progress(socket.host()) {
+            Progress::Connecting => {
+                socket.state().in_progress = settled;
+                return Err(EALREADY);
+            }
+            Progress::Connected if settled => return Ok(0),
+            Progress::Connected => return Err(EISCONN),
+            Progress::Failed(error) if settled => return Err(error),
+            Progress::Failed(_) => {}
+        }
     }
     if socket.kind == libc::SOCK_DGRAM {
         let reached = reach(t, &socket, &address);
         // An Internet datagram's receiver need not be there yet.
-        if socket.family == libc::AF_UNIX || matches!(reached, Err(e) if e == ENETUNREACH) {
+        if socket.family == libc::AF_UNIX {
             reached?;
+        } else if reached.is_err_and(|e| e == ENETUNREACH) {
+            allow(t, &socket, &address)?;
         }
         name_it(t, &socket)?;
+        seem_outside(&socket, &address);
         socket.state().peer = Some(at_loopback(address));
         return Ok(0);
     }
-    let target = reach(t, &socket, &address)?;
+    let target = match reach(t, &socket, &address) {
+        Err(e) if e == ENETUNREACH || e == ECONNREFUSED => {
+            return connect_outside(t, &socket, address, e);
+        }
+        // Its number is a socket of the backend's by now.
+        Ok(_) if again => return Err(ECONNREFUSED),
+        other => other?,
+    };
     name_it(t, &socket)?;
     if Arc::ptr_eq(&target, &socket) {
         return Err(ECONNREFUSED);
@@ -354,6 +397,77 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
         return Err(EINPROGRESS);
     }
     Ok(0)
+}
+
+/// Have the backend make a connection, and put it in the socket's place. `nowhere`: what to say without a backend.
+fn connect_outside(
+    t: &Thread,
+    socket: &Arc<Socket>,
+    address: Address,
+    nowhere: Errno,
+) -> SysResult {
+    let (Some(outside), libc::AF_INET) = (&t.process.net.outside, socket.family) else {
+        return Err(nowhere);
+    };
+    let address = at_loopback(address);
+    let waits = !is_nonblocking(socket.host());
+    let made = outside.connect(&address)?;
+    name_it(t, socket)?;
+    {
+        let mut state = socket.state();
+        let status = if waits { 0 } else { libc::O_NONBLOCK };
+        outside::replace(socket.host(), &made, status)?;
+        state.role = Role::Outside;
+        state.peer = Some(address.clone());
+        state.in_progress = !waits;
+        // The host's own TCP does it from here on.
+        state.loses_one = false;
+        for ((level, name), value) in &state.options {
+            super::socket_options::pass_on(socket.host(), *level, *name, value);
+        }
+    }
+    seem_outside(socket, &address);
+    super::polling::register_again(t, socket);
+    if !waits {
+        return Err(EINPROGRESS);
+    }
+    let mut polled = libc::pollfd {
+        fd: socket.host(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    let arguments = [(&raw mut polled) as u64, 1, 0, 0, 0, 0];
+    // SAFETY: the entry lives across the call.
+    unsafe { t.shared.kick.block(libc::SYS_ppoll, arguments) }?;
+    match outside::progress(socket.host()) {
+        Progress::Failed(error) => Err(error),
+        _ => Ok(0),
+    }
+}
+
+/// A socket that nobody named has an address of the instance's towards the outside.
+fn seem_outside(socket: &Socket, peer: &Address) {
+    let mut state = socket.state();
+    if let (Some(Address::Inet { ip, .. }), Address::Inet { ip: to, .. }) = (&mut state.local, peer)
+        && *ip == LOOPBACK
+        && *to != 0
+        && to >> 24 != 127
+    {
+        *ip = OWN;
+    }
+}
+
+/// Whether datagrams may go to this address of the outside.
+///
+/// # Errors
+/// ENETUNREACH where there is no way out; what the policy says.
+pub(super) fn allow(t: &Thread, socket: &Socket, address: &Address) -> Result<(), Errno> {
+    let outside = t.process.net.outside.as_ref().ok_or(ENETUNREACH)?;
+    if socket.state().allowed.as_ref() != Some(address) {
+        outside.allow(address)?;
+        socket.state().allowed = Some(address.clone());
+    }
+    Ok(())
 }
 
 /// The states of two sockets, always locked in the same order: two that connect to each other must not wait for ever.
@@ -443,6 +557,11 @@ pub fn getpeername(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 
         let state = socket.state();
         (matches!(state.role, Role::Connected), state.peer.clone())
     };
+    if matches!(socket.state().role, Role::Outside)
+        && outside::progress(socket.host()) != Progress::Connected
+    {
+        return Err(ENOTCONN);
+    }
     let peer = match peer {
         Some(peer) => peer,
         None if connected => Address::unnamed(socket.family),
@@ -463,6 +582,9 @@ pub fn shutdown(t: &mut Thread, _: &mut dyn Cpu, [fd, how, ..]: [u64; 6]) -> Sys
     };
     if unconnected {
         return Err(ENOTCONN);
+    }
+    if how > 0 {
+        socket.state().loses_one = false;
     }
     // SAFETY: a plain call on a descriptor of ours.
     check(i64::from(unsafe {

@@ -100,11 +100,24 @@ impl Stat {
             "random" => 0x108,
             "urandom" => 0x109,
             "tty" => 0x500,
+            "ptmx" => 0x502,
             _ => 0xa00,
         };
         Self {
             special,
             ..Self::made_up(name.as_bytes(), libc::S_IFCHR | 0o666, 0)
+        }
+    }
+
+    fn terminal(number: u32) -> Self {
+        Self {
+            special: 0x8800 + u64::from(number),
+            owner: super::info::UID as u32,
+            ..Self::made_up(
+                format!("/dev/pts/{number}").as_bytes(),
+                libc::S_IFCHR | 0o620,
+                0,
+            )
         }
     }
 
@@ -121,9 +134,11 @@ impl Stat {
             Node::Memory(inode) => Self::of_memory(inode),
             Node::Synthetic => Self::made_up(path, libc::S_IFDIR | 0o555, 4096),
             Node::Device(name) => Self::device(name),
+            Node::Terminal(number) => Self::terminal(*number),
             Node::Process("cwd") | Node::Descriptor(_) => {
                 Self::made_up(path, libc::S_IFLNK | 0o777, 64)
             }
+            Node::Shadow => Self::made_up(path, libc::S_IFREG | 0o640, 0),
             Node::MadeUp(_) | Node::Process(_) => Self::made_up(path, libc::S_IFREG | 0o444, 0),
             Node::Link(target) => Self::made_up(path, libc::S_IFLNK | 0o777, target.len() as u64),
         })
@@ -159,7 +174,9 @@ impl Stat {
             Object::Socket(socket) => {
                 Self::made_up(&socket.host().to_le_bytes(), libc::S_IFSOCK | 0o777, 0)
             }
-            Object::Event(fd) | Object::Timer(fd) | Object::Poll(fd, _) => {
+            Object::Terminal(side) if side.is_master => Self::device("ptmx"),
+            Object::Terminal(side) => Self::terminal(side.terminal.number),
+            Object::Event(fd) | Object::Timer(fd, _) | Object::Poll(fd, _) => {
                 Self::made_up(&fd.as_raw_fd().to_le_bytes(), 0o600, 0)
             }
         })
@@ -311,7 +328,9 @@ fn faccess(t: &Thread, directory: u64, path: u64, mode: u64, flags: u64) -> SysR
     let stat = Stat::of_node(t, &resolved.path, node)?;
     let writes = mode & libc::W_OK as u64 != 0;
     match node {
-        Node::Memory(_) | Node::Device(_) => {}
+        Node::Memory(inode) => return inode.permit(mode as u32).map(|()| 0),
+        Node::Device(_) | Node::Terminal(_) => {}
+        Node::Shadow if mode != 0 => return Err(EACCES),
         _ if writes => return Err(EROFS),
         _ => {}
     }

@@ -2,7 +2,7 @@
 
 use super::futex::{clear_and_wake, release_robust};
 use super::processes::ends_in_making;
-use crate::errno::{EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH, SysResult};
+use crate::errno::{EAGAIN, EINVAL, ENOSYS, EPERM, SysResult};
 use crate::machine::{Cpu, Outcome, ThreadState};
 use crate::thread::Thread;
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ const ARCH_GET_FS: u64 = 0x1003;
 const ARCH_GET_GS: u64 = 0x1004;
 const USER_TOP: u64 = 1 << 47;
 
-/// clone(2) for threads; what posix_spawn(3) asks for is a process.
+/// clone(2) for threads; what fork(3) and posix_spawn(3) ask for is a process.
 #[allow(clippy::cast_sign_loss)]
 pub fn clone(
     t: &mut Thread,
@@ -27,7 +27,7 @@ pub fn clone(
 ) -> SysResult {
     if flags & THREAD_FLAGS != THREAD_FLAGS {
         let arguments = [flags, stack, parent_tid, child_tid, tls, 0];
-        return super::processes::clone_vfork(t, cpu, arguments);
+        return super::processes::clone_process(t, cpu, arguments);
     }
     if t.making.is_some() {
         return Err(ENOSYS);
@@ -55,7 +55,8 @@ pub fn clone(
         tid,
         regs,
         xsave: cpu.xsave()?,
-        pending: None,
+        resumed: None,
+        pending: Vec::new(),
         clear_tid: if flags & libc::CLONE_CHILD_CLEARTID as u64 != 0 {
             child_tid
         } else {
@@ -166,13 +167,4 @@ pub fn getcpu(t: &mut Thread, _: &mut dyn Cpu, [cpu, node, ..]: [u64; 6]) -> Sys
         t.process.memory.write(address, 0u32)?;
     }
     Ok(0)
-}
-
-pub fn getpgid(t: &mut Thread, cpu: &mut dyn Cpu, [pid, ..]: [u64; 6]) -> SysResult {
-    let own = getpid(t, cpu, [0; 6])?;
-    if pid == 0 || pid == own {
-        Ok(own)
-    } else {
-        Err(ESRCH)
-    }
 }

@@ -27,6 +27,30 @@ pub fn duration(time: &libc::timespec) -> Duration {
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// As the host takes it.
+#[must_use]
+pub fn timespec(time: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    }
+}
+
+/// CLOCK_MONOTONIC.
+#[must_use]
+pub fn monotonic() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is live.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
 fn is_clock(clock: u64) -> bool {
     clock <= 7 || clock == 11
 }
@@ -106,7 +130,11 @@ pub fn clock_nanosleep(
     if !is_clock(clock) || flags > 1 {
         return Err(EINVAL);
     }
-    let time = read_timespec(t, request)?.ok_or(crate::errno::EFAULT)?;
+    let mut time = read_timespec(t, request)?.ok_or(crate::errno::EFAULT)?;
+    // Not of CPU time, which stands still meanwhile.
+    if flags == 0 && clock != libc::CLOCK_PROCESS_CPUTIME_ID as u64 {
+        time = t.limit(Some(duration(&time))).map_or(time, timespec);
+    }
     let mut left = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

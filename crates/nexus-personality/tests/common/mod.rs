@@ -103,6 +103,7 @@ pub fn device() -> DeviceDescriptors {
             arena,
             doorbell,
             completion,
+            network: None,
         }
     }
 }

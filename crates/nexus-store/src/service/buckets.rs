@@ -106,7 +106,38 @@ impl Service {
         &self,
         req: S3Request<GetBucketVersioningInput>,
     ) -> S3Result<GetBucketVersioningOutput> {
-        self.require_bucket(req.input.bucket).await?;
-        Ok(GetBucketVersioningOutput::default())
+        let bucket = req.input.bucket;
+        let state = self
+            .store
+            .with(move |index| index.versioning(&bucket))
+            .await
+            .map_err(refusal)?;
+        Ok(GetBucketVersioningOutput {
+            status: state.map(BucketVersioningStatus::from),
+            ..Default::default()
+        })
+    }
+
+    pub(super) async fn put_bucket_versioning(
+        &self,
+        req: S3Request<PutBucketVersioningInput>,
+    ) -> S3Result<PutBucketVersioningOutput> {
+        let i = req.input;
+        let status = i.versioning_configuration.status;
+        let enabled = match status.as_ref().map(BucketVersioningStatus::as_str) {
+            Some(BucketVersioningStatus::ENABLED) => true,
+            Some(BucketVersioningStatus::SUSPENDED) => false,
+            _ => {
+                return Err(s3_error!(
+                    IllegalVersioningConfigurationException,
+                    "The Versioning element must be specified"
+                ));
+            }
+        };
+        self.store
+            .with(move |index| index.set_versioning(&i.bucket, enabled))
+            .await
+            .map_err(refusal)?;
+        Ok(PutBucketVersioningOutput::default())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Service;
 use crate::meta::{Record, timestamp};
-use crate::service::objects::etag;
+use crate::service::objects::{etag, sum_type};
 use crate::store::{Store, refusal};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -40,7 +40,7 @@ struct Page {
 }
 
 /// The least byte string greater than all that begin with `prefix`.
-fn behind(prefix: &[u8]) -> Vec<u8> {
+pub(super) fn behind(prefix: &[u8]) -> Vec<u8> {
     let mut bound = prefix.to_vec();
     while let Some(last) = bound.pop() {
         if last < 0xff {
@@ -114,7 +114,7 @@ impl Query {
     }
 }
 
-fn shown(text: String, encode: bool) -> String {
+pub(super) fn shown(text: String, encode: bool) -> String {
     if encode {
         utf8_percent_encode(&text, KEPT).to_string()
     } else {
@@ -129,7 +129,9 @@ fn object(record: Record, encode: bool, owner: bool) -> Object {
         .keys()
         .map(|k| ChecksumAlgorithm::from(k.to_uppercase()))
         .collect();
+    let checksum_type = sum_type(&record.meta, true);
     Object {
+        checksum_type,
         key: Some(shown(record.key, encode)),
         e_tag: Some(etag(&record.etag)),
         size: i64::try_from(record.size).ok(),
@@ -140,8 +142,6 @@ fn object(record: Record, encode: bool, owner: bool) -> Object {
                 .storage_class
                 .unwrap_or_else(|| "STANDARD".to_owned()),
         )),
-        checksum_type: (!algorithms.is_empty())
-            .then(|| ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
         checksum_algorithm: (!algorithms.is_empty()).then_some(algorithms),
         owner: owner.then(|| Owner {
             id: Some("nexus".to_owned()),
@@ -151,7 +151,7 @@ fn object(record: Record, encode: bool, owner: bool) -> Object {
     }
 }
 
-fn limit(max_keys: Option<i32>) -> S3Result<usize> {
+pub(super) fn limit(max_keys: Option<i32>) -> S3Result<usize> {
     let max = usize::try_from(max_keys.unwrap_or(1000)).map_err(|_| {
         s3_error!(
             InvalidArgument,
@@ -161,7 +161,7 @@ fn limit(max_keys: Option<i32>) -> S3Result<usize> {
     Ok(max.min(MAX_KEYS))
 }
 
-fn common(prefixes: Vec<String>, encode: bool) -> Option<CommonPrefixList> {
+pub(super) fn common(prefixes: Vec<String>, encode: bool) -> Option<CommonPrefixList> {
     let list: Vec<CommonPrefix> = prefixes
         .into_iter()
         .map(|p| CommonPrefix {

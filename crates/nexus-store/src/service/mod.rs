@@ -4,6 +4,8 @@ mod buckets;
 mod listing;
 mod multipart;
 mod objects;
+mod tagging;
+mod versions;
 
 use crate::store::Store;
 use s3s::dto::*;
@@ -41,6 +43,15 @@ operations! {
     head_bucket: HeadBucketInput => HeadBucketOutput;
     get_bucket_location: GetBucketLocationInput => GetBucketLocationOutput;
     get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput;
+    put_bucket_versioning: PutBucketVersioningInput => PutBucketVersioningOutput;
+    get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput;
+    put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput;
+    delete_bucket_tagging: DeleteBucketTaggingInput => DeleteBucketTaggingOutput;
+    get_object_tagging: GetObjectTaggingInput => GetObjectTaggingOutput;
+    put_object_tagging: PutObjectTaggingInput => PutObjectTaggingOutput;
+    delete_object_tagging: DeleteObjectTaggingInput => DeleteObjectTaggingOutput;
+    get_object_attributes: GetObjectAttributesInput => GetObjectAttributesOutput;
+    list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput;
     get_object: GetObjectInput => GetObjectOutput;
     head_object: HeadObjectInput => HeadObjectOutput;
     put_object: PutObjectInput => PutObjectOutput;

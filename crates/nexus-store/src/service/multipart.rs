@@ -1,11 +1,14 @@
 //! Multipart uploads: parts are files of their own until the upload is completed.
 
 use super::Service;
-use crate::body::{Announced, Received, receive};
+use crate::body::{Announced, Received, by_name, hasher, receive, receive_with};
 use crate::index::{NewObject, Part, Refusal};
-use crate::meta::{Meta, Place, Record, now, timestamp};
-use crate::service::objects::{etag, write_condition};
+use crate::meta::{Encryption, Meta, Place, Record, now, timestamp};
+use crate::service::objects::{customer_key, etag, seconds, sum_type, write_condition};
+use crate::service::tagging::parse_tags;
 use crate::store::{Store, internal, refusal, unique_name};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use s3s::crypto::{Checksum as _, Md5};
 use s3s::dto::{Part as ListedPart, *};
 use s3s::{S3Request, S3Result, s3_error};
@@ -39,8 +42,23 @@ fn to_file(store: &Store, received: &Received) -> std::io::Result<String> {
     }
 }
 
+/// The checksum of the parts' checksums, where every part has one.
+fn composite(name: &str, parts: &[Part]) -> Option<String> {
+    let mut hasher = hasher(&[name]);
+    for part in parts {
+        let sum = part.meta.checksums.get(name)?;
+        hasher.update(&BASE64_STANDARD.decode(sum).ok()?);
+    }
+    let sum = by_name(&hasher.finalize(), name)?.clone();
+    Some(format!("{sum}-{}", parts.len()))
+}
+
+/// Name of the file, ETag, size, and the whole's checksum where one was wanted.
+type Joined = (String, String, u64, Option<String>);
+
 /// The chosen parts in one new file, synced; and the MD5 of their MD5s.
-fn join(store: &Store, parts: &[Part]) -> std::io::Result<(String, String, u64)> {
+fn join(store: &Store, parts: &[Part], checksum: Option<&str>) -> std::io::Result<Joined> {
+    let mut whole = hasher(checksum.as_slice());
     let (name, mut file) = store.create()?;
     let mut sums = Md5::new();
     let mut size = 0;
@@ -52,7 +70,9 @@ fn join(store: &Store, parts: &[Part]) -> std::io::Result<(String, String, u64)>
             if got == 0 {
                 break;
             }
-            file.write_all(buffer.get(..got).unwrap_or_default())?;
+            let bytes = buffer.get(..got).unwrap_or_default();
+            file.write_all(bytes)?;
+            whole.update(bytes);
             size += got as u64;
         }
         let bytes: Vec<u8> = (0..part.etag.len() / 2)
@@ -67,7 +87,8 @@ fn join(store: &Store, parts: &[Part]) -> std::io::Result<(String, String, u64)>
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect();
-    Ok((name, format!("{hex}-{}", parts.len()), size))
+    let sum = checksum.and_then(|name| by_name(&whole.finalize(), name).cloned());
+    Ok((name, format!("{hex}-{}", parts.len()), size, sum))
 }
 
 impl Service {
@@ -88,8 +109,41 @@ impl Service {
             content_language: i.content_language,
             storage_class: i.storage_class.map(|c| c.as_str().to_owned()),
             user: i.metadata.unwrap_or_default().into_iter().collect(),
+            expires: i.expires.as_ref().map(seconds),
+            redirect: i.website_redirect_location,
+            tags: i
+                .tagging
+                .as_deref()
+                .map(parse_tags)
+                .transpose()?
+                .unwrap_or_default(),
+            encryption: Encryption {
+                kind: i
+                    .server_side_encryption
+                    .as_ref()
+                    .map(|kind| kind.as_str().to_owned()),
+                key_id: i.ssekms_key_id.clone(),
+                bucket_key: i.bucket_key_enabled,
+                customer_key_md5: customer_key(
+                    i.sse_customer_key.as_ref(),
+                    i.sse_customer_key_md5,
+                )?,
+            },
+            checksum: i.checksum_algorithm.as_ref().map(|algorithm| {
+                let name = algorithm.as_str().to_ascii_lowercase();
+                // Of the CRCs S3 makes the whole object's where it is asked to; this one it only makes so.
+                let whole = name == "crc64nvme";
+                let asked = i.checksum_type.as_ref().map(|t| t.as_str().to_owned());
+                let default = if whole {
+                    ChecksumType::FULL_OBJECT
+                } else {
+                    ChecksumType::COMPOSITE
+                };
+                (name, asked.unwrap_or_else(|| default.to_owned()))
+            }),
             ..Default::default()
         };
+        let shown = meta.clone();
         let (bucket, key, upload) = (i.bucket.clone(), i.key.clone(), id.clone());
         let made = self
             .store
@@ -100,7 +154,12 @@ impl Service {
             key: Some(i.key),
             upload_id: Some(id),
             checksum_algorithm: i.checksum_algorithm,
-            checksum_type: i.checksum_type,
+            checksum_type: shown.checksum.map(|(_, kind)| ChecksumType::from(kind)),
+            bucket_key_enabled: shown.encryption.bucket_key,
+            server_side_encryption: i.server_side_encryption,
+            sse_customer_algorithm: i.sse_customer_algorithm,
+            sse_customer_key_md5: shown.encryption.customer_key_md5,
+            ssekms_key_id: i.ssekms_key_id,
             ..Default::default()
         })
     }
@@ -161,7 +220,7 @@ impl Service {
         req: S3Request<UploadPartInput>,
     ) -> S3Result<UploadPartOutput> {
         let i = req.input;
-        self.require_upload(&i.upload_id, &i.bucket, &i.key).await?;
+        let upload = self.require_upload(&i.upload_id, &i.bucket, &i.key).await?;
         let announced = Announced {
             content_md5: i.content_md5,
             content_length: i.content_length,
@@ -178,6 +237,11 @@ impl Service {
             checksum_crc64nvme: sum("crc64nvme"),
             checksum_sha1: sum("sha1"),
             checksum_sha256: sum("sha256"),
+            bucket_key_enabled: upload.encryption.bucket_key,
+            server_side_encryption: upload.encryption.kind.map(ServerSideEncryption::from),
+            sse_customer_algorithm: i.sse_customer_algorithm,
+            sse_customer_key_md5: upload.encryption.customer_key_md5,
+            ssekms_key_id: upload.encryption.key_id,
             ..Default::default()
         })
     }
@@ -187,8 +251,13 @@ impl Service {
         req: S3Request<UploadPartCopyInput>,
     ) -> S3Result<UploadPartCopyOutput> {
         let i = req.input;
-        self.require_upload(&i.upload_id, &i.bucket, &i.key).await?;
-        let CopySource::Bucket { bucket, key, .. } = &i.copy_source else {
+        let upload = self.require_upload(&i.upload_id, &i.bucket, &i.key).await?;
+        let CopySource::Bucket {
+            bucket,
+            key,
+            version_id,
+        } = &i.copy_source
+        else {
             return Err(s3_error!(
                 NotImplemented,
                 "Access points are not implemented"
@@ -206,19 +275,34 @@ impl Service {
         let get = GetObjectInput {
             bucket: bucket.to_string(),
             key: key.to_string(),
+            version_id: version_id.as_ref().map(ToString::to_string),
+            sse_customer_key_md5: i.copy_source_sse_customer_key_md5,
+            if_match: i.copy_source_if_match,
+            if_none_match: i.copy_source_if_none_match,
             range,
             ..Default::default()
         };
         let source = self.get_object(req_for(get)).await?;
-        let received = receive(&self.store, source.body, &Announced::default()).await?;
+        // A part bears the checksum that its upload is to have.
+        let made: Vec<&str> = upload
+            .checksum
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let received = receive_with(&self.store, source.body, &Announced::default(), &made).await?;
         let part = self.add_part(i.upload_id, i.part_number, received).await?;
         let result = CopyPartResult {
             e_tag: Some(etag(&part.etag)),
             last_modified: Some(timestamp(part.modified)),
-            ..Default::default()
+            checksum_crc32: part.meta.checksums.get("crc32").cloned(),
+            checksum_crc32c: part.meta.checksums.get("crc32c").cloned(),
+            checksum_crc64nvme: part.meta.checksums.get("crc64nvme").cloned(),
+            checksum_sha1: part.meta.checksums.get("sha1").cloned(),
+            checksum_sha256: part.meta.checksums.get("sha256").cloned(),
         };
         Ok(UploadPartCopyOutput {
             copy_part_result: Some(result),
+            copy_source_version_id: source.version_id,
             ..Default::default()
         })
     }
@@ -228,7 +312,7 @@ impl Service {
         req: S3Request<ListPartsInput>,
     ) -> S3Result<ListPartsOutput> {
         let i = req.input;
-        self.require_upload(&i.upload_id, &i.bucket, &i.key).await?;
+        let upload = self.require_upload(&i.upload_id, &i.bucket, &i.key).await?;
         let id = i.upload_id.clone();
         let parts = self
             .store
@@ -251,9 +335,30 @@ impl Service {
             size: i64::try_from(p.size).ok(),
             last_modified: Some(timestamp(p.modified)),
             checksum_crc32: p.meta.checksums.get("crc32").cloned(),
-            ..Default::default()
+            checksum_crc32c: p.meta.checksums.get("crc32c").cloned(),
+            checksum_crc64nvme: p.meta.checksums.get("crc64nvme").cloned(),
+            checksum_sha1: p.meta.checksums.get("sha1").cloned(),
+            checksum_sha256: p.meta.checksums.get("sha256").cloned(),
         };
+        let checksum = upload.checksum;
         Ok(ListPartsOutput {
+            checksum_algorithm: checksum
+                .as_ref()
+                .map(|(name, _)| ChecksumAlgorithm::from(name.to_uppercase())),
+            checksum_type: checksum.map(|(_, kind)| ChecksumType::from(kind)),
+            initiator: Some(Initiator {
+                id: Some("nexus".to_owned()),
+                display_name: Some("nexus".to_owned()),
+            }),
+            owner: Some(Owner {
+                id: Some("nexus".to_owned()),
+                display_name: Some("nexus".to_owned()),
+            }),
+            storage_class: Some(StorageClass::from(
+                upload
+                    .storage_class
+                    .unwrap_or_else(|| "STANDARD".to_owned()),
+            )),
             bucket: Some(i.bucket),
             key: Some(i.key),
             upload_id: Some(i.upload_id),
@@ -305,7 +410,7 @@ impl Service {
     ) -> S3Result<CompleteMultipartUploadOutput> {
         let i = req.input;
         let condition = write_condition(i.if_match.as_ref(), i.if_none_match.as_ref())?;
-        let meta = self.require_upload(&i.upload_id, &i.bucket, &i.key).await?;
+        let mut meta = self.require_upload(&i.upload_id, &i.bucket, &i.key).await?;
         let id = i.upload_id.clone();
         let parts = self
             .store
@@ -317,19 +422,24 @@ impl Service {
             i.multipart_upload.and_then(|m| m.parts).unwrap_or_default(),
         )?;
         let (store, joined) = (Arc::clone(&self.store), chosen.clone());
-        let (file, tag, size) = tokio::task::spawn_blocking(move || join(&store, &joined))
-            .await
-            .map_err(internal)?
-            .map_err(internal)?;
-        let place = Place::File(file.clone());
-        let record = Record {
-            key: i.key.clone(),
-            etag: tag.clone(),
-            size,
-            modified: now(),
-            meta,
-            place,
+        let whole = match &meta.checksum {
+            Some((name, kind)) if kind == ChecksumType::FULL_OBJECT => Some(name.clone()),
+            _ => None,
         };
+        let (file, tag, size, sum) =
+            tokio::task::spawn_blocking(move || join(&store, &joined, whole.as_deref()))
+                .await
+                .map_err(internal)?
+                .map_err(internal)?;
+        if let Some((name, _)) = &meta.checksum
+            && let Some(sum) = sum.or_else(|| composite(name, &chosen))
+        {
+            meta.checksums.insert(name.clone(), sum);
+        }
+        meta.parts = chosen.iter().map(|part| part.size).collect();
+        let place = Place::File(file.clone());
+        let shown = meta.clone();
+        let record = Record::new(i.key.clone(), tag.clone(), size, meta, place);
         let object = NewObject {
             record,
             inline: Vec::new(),
@@ -338,16 +448,33 @@ impl Service {
         let ended = self
             .store
             .with(move |index| index.end_upload(&upload, &bucket, Some((&object, &condition))));
-        match ended.await {
-            Ok(old) => self
-                .store
-                .discard(old.into_iter().chain(parts.into_iter().map(|p| p.file))),
+        let version_id = match ended.await {
+            Ok(done) => {
+                let parts = parts.into_iter().map(|p| p.file);
+                self.store.discard(done.old.into_iter().chain(parts));
+                done.version
+            }
             Err(error) => {
                 self.store.discard([file]);
                 return Err(no_upload(error));
             }
-        }
+        };
+        let sum = |name: &str| shown.checksums.get(name).cloned();
         Ok(CompleteMultipartUploadOutput {
+            checksum_crc32: sum("crc32"),
+            checksum_crc32c: sum("crc32c"),
+            checksum_crc64nvme: sum("crc64nvme"),
+            checksum_sha1: sum("sha1"),
+            checksum_sha256: sum("sha256"),
+            checksum_type: sum_type(&shown, true),
+            bucket_key_enabled: shown.encryption.bucket_key,
+            server_side_encryption: shown
+                .encryption
+                .kind
+                .clone()
+                .map(ServerSideEncryption::from),
+            ssekms_key_id: shown.encryption.key_id.clone(),
+            version_id,
             location: Some(format!("/{}/{}", i.bucket, i.key)),
             bucket: Some(i.bucket),
             key: Some(i.key),

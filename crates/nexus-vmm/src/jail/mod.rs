@@ -1,7 +1,9 @@
 //! What confines this process before any guest code runs: the guest's escape from its VM must gain nothing.
 
+pub mod calls;
 pub mod files;
 pub mod filter;
+pub mod page;
 pub mod privileges;
 
 use crate::config::Serve;
@@ -77,7 +79,16 @@ pub fn close_others(keep: &[RawFd]) -> Result<(), Error> {
 /// # Errors
 /// The host refuses.
 pub fn close_inherited(config: &Serve, report: Option<RawFd>) -> Result<(), Error> {
-    let device = config.device.map(|d| [d.arena, d.doorbell, d.completion]);
-    let keep: Vec<RawFd> = device.into_iter().flatten().chain(report).collect();
+    let device = config.device.map(|d| {
+        [
+            Some(d.arena),
+            Some(d.doorbell),
+            Some(d.completion),
+            d.network,
+        ]
+    });
+    let keep: Vec<RawFd> = (device.into_iter().flatten().flatten())
+        .chain(report)
+        .collect();
     privileges::close_others(&keep)
 }

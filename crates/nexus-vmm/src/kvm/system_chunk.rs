@@ -225,6 +225,19 @@ impl SystemChunk {
         );
     }
 
+    /// Show `content` in place of the page at `address`, which [`Self::map_clock`] has mapped: the `number`th such page.
+    pub fn replace_clock_page(&self, number: u64, address: u64, content: &[u8]) {
+        if number >= system::CLOCK_CODE_PAGES || content.len() as u64 > PAGE {
+            return;
+        }
+        let own = system::CLOCK_CODE + number * PAGE;
+        self.bytes(own, content);
+        self.put(
+            system::CLOCK_TABLE + address % CHUNK / PAGE * 8,
+            (SYSTEM_BASE + own) | PRESENT | USER | ACCESSED_DIRTY,
+        );
+    }
+
     /// Copy bytes out, for the frame that an exception pushed. `None` outside the chunk.
     #[must_use]
     pub fn read_u64(&self, guest: u64) -> Option<u64> {

@@ -239,7 +239,7 @@ impl Vm {
         )
     }
 
-    /// Show the host's vDSO to the guest, read-only. Before the guest runs.
+    /// Show the host's vDSO to the guest, read-only, but for the function that tells the CPU. Before the guest runs.
     ///
     /// # Errors
     /// `AlreadyExists`, or KVM refuses the slot.
@@ -267,6 +267,10 @@ impl Vm {
         slots.chunks[index] = Chunk::Clock;
         self.system
             .map_clock(clock::ADDRESS, data_pages, code_pages);
+        for (number, (index, content)) in (0..).zip(clock.own_pages()) {
+            let address = clock.guest_code() + index * crate::layout::PAGE;
+            self.system.replace_clock_page(number, address, &content);
+        }
         Ok(())
     }
 

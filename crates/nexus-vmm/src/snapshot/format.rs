@@ -4,24 +4,36 @@
 use crate::clock::Identity;
 use crate::kvm::cpuid::NativeLeaves;
 use crate::kvm::flavour::Flavour;
-use nexus_personality::machine::ThreadState;
+use crate::report::now;
+use nexus_personality::machine::{ThreadState, Tid};
 use nexus_personality::snapshot::ProcessState;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// "NEXUSSNP"
 const MAGIC: [u8; 8] = *b"NEXUSSNP";
 /// Changes whenever the encoded state does.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 4;
 /// Magic, format, payload checksum, payload length, pages length, pages checksum, header checksum.
 pub const HEADER: usize = 8 + 4 + 4 + 8 + 8 + 4 + 4;
 const MAX_PAYLOAD: u64 = 256 << 20;
 const VMM_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Consecutive guest pages whose content is in `pages`, from `offset` on.
+/// The file that a run's content is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// `pages`.
+    Own,
+    /// `base`: the pages of the snapshot that this one was initialised from.
+    Base,
+}
+
+/// Consecutive guest pages whose content is in a file, from `offset` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     pub start: u64,
     pub end: u64,
+    pub content: Content,
     pub offset: u64,
 }
 
@@ -39,11 +51,17 @@ pub struct Metadata {
     pub clock: Option<Identity>,
     pub process: ProcessState,
     pub threads: Vec<ThreadState>,
+    /// The thread that renews a restored guest before the others run.
+    pub renews: Option<Tid>,
+    /// CLOCK_MONOTONIC when it was taken.
+    pub taken: Duration,
+    /// The file `base`, where runs lie in it.
+    pub base: Option<PagesFile>,
     pub runs: Vec<Run>,
 }
 
-/// What the header says of the pages file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Length and checksum of a file of pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PagesFile {
     pub length: u64,
     pub checksum: u32,
@@ -145,6 +163,12 @@ pub fn check(metadata: &Metadata) -> Result<(), String> {
     }
     if metadata.native != NativeLeaves::read() {
         return Err("the snapshot was taken on another CPU model (CPUID differs)".into());
+    }
+    // A program may rely on this clock never to go back.
+    if metadata.taken > now() {
+        return Err(
+            "the snapshot was taken at a later time of the monotonic clock: the machine was started anew".into(),
+        );
     }
     if metadata.threads.is_empty() {
         return Err("the snapshot has no thread".into());

@@ -1,6 +1,7 @@
 //! Which pages of the stopped guest are its own, and copying them to the `pages` file.
 
-use super::format::{PagesFile, Run};
+use super::base::{Base, Shown};
+use super::format::{Content, PagesFile, Run};
 use crate::layout::PAGE;
 use nexus_personality::memory::Memory;
 use nexus_personality::mm::Backing;
@@ -13,6 +14,8 @@ use std::os::unix::fs::FileExt;
 /// Pages without content between two with some, at most, that are kept as zeros so that one mapping serves: each
 /// mapping costs a restore 5 us, a zero page in a file nothing.
 const GAP: u64 = 64;
+/// Pages of the base between two of the guest's own, at most, that are copied for the same reason.
+const BASE_GAP: u64 = 32;
 /// Private mappings of files up to this size are kept whole, if anything of them was written.
 const WHOLE: u64 = 2 << 20;
 
@@ -49,6 +52,32 @@ impl Pagemap {
     }
 }
 
+/// Where a page's content is to come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Page {
+    /// What the mapping shows by itself: zeros, or its file.
+    Clean,
+    Own,
+    /// The base's page at this offset.
+    Base(u64),
+}
+
+/// What the pages from the host address `at` are; `own`: of this process's own, by the page map.
+fn pages(at: u64, own: &[bool], shown: &[Shown]) -> Vec<Page> {
+    let mut rest = shown.iter().peekable();
+    own.iter()
+        .zip((at..).step_by(PAGE as usize))
+        .map(|(own, at)| {
+            while rest.next_if(|s| s.end <= at).is_some() {}
+            match rest.peek() {
+                _ if *own => Page::Own,
+                Some(s) if s.start <= at => Page::Base(s.offset + (at - s.start)),
+                _ => Page::Clean,
+            }
+        })
+        .collect()
+}
+
 struct Writer<'a> {
     file: &'a File,
     memory: Memory,
@@ -57,7 +86,7 @@ struct Writer<'a> {
     runs: Vec<Run>,
 }
 
-/// Copy what the guest wrote to `file`; where each run of pages went, and what the file then is.
+/// Copy what the guest wrote since it was made, or restored from `base`, to `file`; where each run of pages went, and what the file then is.
 ///
 /// # Errors
 /// The host's: a full disk above all.
@@ -65,6 +94,7 @@ pub fn save(
     process: &Process,
     window: Window,
     pagemap: &Pagemap,
+    base: Option<&Base>,
     file: &File,
 ) -> io::Result<(Vec<Run>, PagesFile)> {
     let mut writer = Writer {
@@ -74,6 +104,7 @@ pub fn save(
         checksum: crc32fast::Hasher::new(),
         runs: Vec::new(),
     };
+    let shown = base.map(Base::shown).transpose()?.unwrap_or_default();
     let mm = process.mm();
     for (start, vma) in mm.vmas() {
         let anonymous = match vma.backing {
@@ -82,14 +113,21 @@ pub fn save(
             _ => continue,
         };
         let count = (vma.end - start) / PAGE;
-        let own = pagemap.own_pages(window.base() + start, count)?;
-        if !own.contains(&true) {
+        let host = window.base() + start;
+        if vma.prot & (libc::PROT_READ | libc::PROT_WRITE) == 0 {
+            make_readable(host, vma.end - start)?;
+        }
+        let mut own = pagemap.own_pages(host, count)?;
+        let first = shown.partition_point(|s| s.end <= host);
+        let shown = shown.get(first..).unwrap_or_default();
+        if let Some(base) = base {
+            writer.forget_unchanged(*start, host, &mut own, (base, shown))?;
+        }
+        let pages = pages(host, &own, shown);
+        if pages.iter().all(|page| *page == Page::Clean) {
             continue;
         }
-        if vma.prot & libc::PROT_READ == 0 && vma.prot & libc::PROT_WRITE == 0 {
-            make_readable(window.base() + start, vma.end - start)?;
-        }
-        writer.mapping(*start, own, anonymous)?;
+        writer.mapping(*start, pages, anonymous)?;
     }
     file.set_len(writer.offset)?;
     let pages = PagesFile {
@@ -109,29 +147,81 @@ fn make_readable(host: u64, length: u64) -> io::Result<()> {
 }
 
 impl Writer<'_> {
-    fn mapping(&mut self, start: u64, mut own: Vec<bool>, anonymous: bool) -> io::Result<()> {
+    fn mapping(&mut self, start: u64, mut pages: Vec<Page>, anonymous: bool) -> io::Result<()> {
+        let address = |index: usize| start + index as u64 * PAGE;
         if anonymous {
-            for (index, own) in own.iter_mut().enumerate() {
-                *own = *own && !self.is_zero(start + index as u64 * PAGE);
-            }
-        } else if own.len() as u64 * PAGE <= WHOLE && self.readable(start, own.len() as u64) {
-            own.fill(true);
-        }
-        let gap = if anonymous { GAP } else { 0 };
-        let mut at = 0;
-        while let Some(first) = own[at..].iter().position(|own| *own) {
-            let first = at + first;
-            let (mut end, mut next) = (first + 1, first + 1);
-            while next < own.len() && (next - end) as u64 <= gap {
-                next += 1;
-                if own[next - 1] {
-                    end = next;
+            for (index, page) in pages.iter_mut().enumerate() {
+                if *page == Page::Own && self.is_zero(address(index)) {
+                    *page = Page::Clean;
                 }
             }
-            self.run(start + first as u64 * PAGE, start + end as u64 * PAGE)?;
-            at = end;
+        } else if pages.contains(&Page::Own)
+            && pages.len() as u64 * PAGE <= WHOLE
+            && self.readable(start, pages.len() as u64)
+        {
+            pages.fill(Page::Own);
+        }
+        let mut at = 0;
+        while let Some(page) = pages.get(at) {
+            let next = match page {
+                Page::Clean => at + 1,
+                Page::Own => {
+                    let end = own_end(&pages, at, anonymous);
+                    self.run(address(at), address(end))?;
+                    end
+                }
+                Page::Base(offset) => {
+                    let end = base_end(&pages, at, *offset);
+                    self.base_run(address(at), address(end), *offset);
+                    end
+                }
+            };
+            at = next;
         }
         Ok(())
+    }
+
+    /// Of the pages that were written, those whose content is the base's all the same: most were touched by counts of
+    /// references that went up and down.
+    fn forget_unchanged(
+        &self,
+        start: u64,
+        host: u64,
+        own: &mut [bool],
+        (base, shown): (&Base, &[Shown]),
+    ) -> io::Result<()> {
+        let as_shown = pages(host, &vec![false; own.len()], shown);
+        let mut content = [0; PAGE as usize];
+        for (index, (own, page)) in own.iter_mut().zip(as_shown).enumerate() {
+            let (true, Page::Base(offset)) = (*own, page) else {
+                continue;
+            };
+            base.read(offset, &mut content)?;
+            *own = self.page(start + index as u64 * PAGE) != Some(content);
+        }
+        Ok(())
+    }
+
+    fn base_run(&mut self, start: u64, end: u64, offset: u64) {
+        self.push(Run {
+            start,
+            end,
+            content: Content::Base,
+            offset,
+        });
+    }
+
+    fn push(&mut self, run: Run) {
+        match self.runs.last_mut() {
+            Some(last)
+                if last.end == run.start
+                    && last.content == run.content
+                    && last.offset + (last.end - last.start) == run.offset =>
+            {
+                last.end = run.end;
+            }
+            _ => self.runs.push(run),
+        }
     }
 
     fn page(&self, address: u64) -> Option<[u8; PAGE as usize]> {
@@ -164,14 +254,106 @@ impl Writer<'_> {
             }
             self.offset += PAGE;
         }
-        match self.runs.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ => self.runs.push(Run {
-                start,
-                end,
-                offset: first,
-            }),
-        }
+        self.push(Run {
+            start,
+            end,
+            content: Content::Own,
+            offset: first,
+        });
         Ok(())
+    }
+}
+
+/// Where a run that begins with an own page ends, small gaps included.
+fn own_end(pages: &[Page], first: usize, anonymous: bool) -> usize {
+    let (mut end, mut clean, mut of_base) = (first + 1, 0, 0);
+    for (index, page) in pages.iter().enumerate().skip(first + 1) {
+        match page {
+            Page::Own => (end, clean, of_base) = (index + 1, 0, 0),
+            // The file's own content would have to be read to be kept.
+            Page::Clean if !anonymous => break,
+            Page::Clean => clean += 1,
+            Page::Base(_) => of_base += 1,
+        }
+        if clean > GAP || of_base > BASE_GAP {
+            break;
+        }
+    }
+    end
+}
+
+/// Where a run of the base's pages ends that begins at its `offset`.
+fn base_end(pages: &[Page], first: usize, offset: u64) -> usize {
+    let follows = |(index, page): &(usize, &Page)| {
+        **page == Page::Base(offset + (index - first) as u64 * PAGE)
+    };
+    first
+        + pages
+            .iter()
+            .enumerate()
+            .skip(first)
+            .take_while(follows)
+            .count()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_page_is_own_or_the_bases_or_clean() {
+        let shown = [
+            Shown {
+                start: 0x1000,
+                end: 0x3000,
+                offset: 0x8000,
+            },
+            Shown {
+                start: 0x4000,
+                end: 0x5000,
+                offset: 0,
+            },
+        ];
+        let got = pages(0x1000, &[false, true, false, false, true], &shown);
+        let expected = [
+            Page::Base(0x8000),
+            Page::Own,
+            Page::Clean,
+            Page::Base(0),
+            Page::Own,
+        ];
+        assert!(got == expected);
+    }
+
+    #[test]
+    fn gaps_are_bridged_up_to_their_bounds() {
+        let gap = |page: Page, count: u64| {
+            let mut pages = vec![Page::Own];
+            pages.extend((0..count).map(|_| page));
+            pages.extend([Page::Own, Page::Clean]);
+            pages
+        };
+        let end = |pages: &[Page], anonymous| own_end(pages, 0, anonymous);
+        assert_eq!(end(&gap(Page::Clean, GAP), true), GAP as usize + 2);
+        assert_eq!(end(&gap(Page::Clean, GAP + 1), true), 1);
+        assert_eq!(end(&gap(Page::Clean, 1), false), 1);
+        assert_eq!(
+            end(&gap(Page::Base(0), BASE_GAP), false),
+            BASE_GAP as usize + 2
+        );
+        assert_eq!(end(&gap(Page::Base(0), BASE_GAP + 1), true), 1);
+    }
+
+    #[test]
+    fn a_run_of_the_base_ends_where_its_offsets_jump() {
+        let pages = [
+            Page::Base(0x1000),
+            Page::Base(0x2000),
+            Page::Base(0x4000),
+            Page::Own,
+        ];
+        assert_eq!(base_end(&pages, 0, 0x1000), 2);
+        assert_eq!(base_end(&pages, 2, 0x4000), 3);
     }
 }

@@ -1,6 +1,6 @@
 //! From saved mappings and runs to the fewest host mappings that show the same. (unsafe: mmap into the window.)
 
-use super::format::Run;
+use super::format::{Content, Run};
 use crate::layout::PAGE;
 use nexus_personality::mm::{Backing, Vma};
 use nexus_personality::window::Window;
@@ -47,15 +47,18 @@ fn host_prot(prot: i32) -> i32 {
     }
 }
 
-/// The segments in order of their addresses. Runs that lie in no mapping, or overlap, are refused.
+/// A file of pages: its descriptor and its length in bytes.
+pub type Pages = (RawFd, u64);
+
+/// The segments in order of their addresses; `pages` and `base` are what the runs lie in. Runs that lie in no mapping, or overlap, are refused.
 ///
 /// # Errors
 /// What of the runs is impossible.
 pub fn plan(
     vmas: &BTreeMap<u64, Vma>,
     runs: &[Run],
-    pages: RawFd,
-    length: u64,
+    pages: Pages,
+    base: Option<Pages>,
 ) -> Result<Vec<Segment>, String> {
     let mut segments: Vec<Segment> = Vec::new();
     let mut push = |segment: Segment| {
@@ -76,12 +79,12 @@ pub fn plan(
     for (start, vma) in vmas {
         if matches!(
             vma.backing,
-            Backing::Arena | Backing::Doorbell | Backing::Shared
+            Backing::Arena | Backing::Doorbell | Backing::Shared(_)
         ) {
             continue;
         }
         let prot = host_prot(vma.prot);
-        let base = |at: u64| match &vma.backing {
+        let shows = |at: u64| match &vma.backing {
             Backing::File(file, offset) => Source::File(file.fd.as_raw_fd(), offset + (at - start)),
             _ => Source::Zeros,
         };
@@ -95,16 +98,20 @@ pub fn plan(
                     start: at,
                     end: vma.end,
                     prot,
-                    source: base(at),
+                    source: shows(at),
                 });
                 break;
+            };
+            let (pages, length) = match run.content {
+                Content::Own => pages,
+                Content::Base => base.ok_or("the snapshot has pages of a base, but no base")?,
             };
             check(&run, at, length)?;
             push(Segment {
                 start: at,
                 end: run.start,
                 prot,
-                source: base(at),
+                source: shows(at),
             });
             let end = run.end.min(vma.end);
             push(Segment {
@@ -116,8 +123,8 @@ pub fn plan(
             if run.end > end {
                 pending = Some(Run {
                     start: end,
-                    end: run.end,
                     offset: run.offset + (end - run.start),
+                    ..run
                 });
             }
             at = end;
@@ -192,6 +199,7 @@ mod tests {
                     end: *end,
                     prot: *prot,
                     shared: false,
+                    written: false,
                     backing: Backing::Anonymous,
                 };
                 (*start, vma)
@@ -199,17 +207,22 @@ mod tests {
             .collect()
     }
 
+    fn run(start: u64, end: u64, offset: u64) -> Run {
+        Run {
+            start,
+            end,
+            content: Content::Own,
+            offset,
+        }
+    }
+
     const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
     #[test]
     fn runs_split_zeros_and_neighbours_join() {
         let map = vmas(&[(0x40_0000, 0x41_0000, RW), (0x41_0000, 0x42_0000, RW)]);
-        let runs = [Run {
-            start: 0x40_f000,
-            end: 0x41_1000,
-            offset: 0,
-        }];
-        let got = plan(&map, &runs, 9, 0x2000).unwrap();
+        let runs = [run(0x40_f000, 0x41_1000, 0)];
+        let got = plan(&map, &runs, (9, 0x2000), None).unwrap();
         let kinds: Vec<_> = got.iter().map(|s| (s.start, s.end, s.source)).collect();
         assert_eq!(
             kinds,
@@ -227,12 +240,8 @@ mod tests {
             (0x40_0000, 0x40_2000, libc::PROT_READ),
             (0x40_2000, 0x40_4000, RW),
         ]);
-        let runs = [Run {
-            start: 0x40_0000,
-            end: 0x40_4000,
-            offset: 0x1000,
-        }];
-        let got = plan(&map, &runs, 9, 0x5000).unwrap();
+        let runs = [run(0x40_0000, 0x40_4000, 0x1000)];
+        let got = plan(&map, &runs, (9, 0x5000), None).unwrap();
         assert_eq!(got.len(), 2);
         assert_eq!(got[1].source, Source::File(9, 0x3000));
     }
@@ -241,49 +250,32 @@ mod tests {
     fn impossible_runs_are_refused() {
         let map = vmas(&[(0x40_0000, 0x41_0000, RW)]);
         for run in [
-            Run {
-                start: 0x3f_0000,
-                end: 0x40_1000,
-                offset: 0,
-            },
-            Run {
-                start: 0x40_f000,
-                end: 0x41_1000,
-                offset: 0,
-            },
-            Run {
-                start: 0x50_0000,
-                end: 0x50_1000,
-                offset: 0,
-            },
-            Run {
-                start: 0x40_0000,
-                end: 0x40_1000,
-                offset: 0x2000,
-            },
-            Run {
-                start: 0x40_0800,
-                end: 0x40_1800,
-                offset: 0,
-            },
-            Run {
-                start: 0x40_2000,
-                end: 0x40_1000,
-                offset: 0,
-            },
-            Run {
-                start: 0x40_0000,
-                end: 0x40_1000,
-                offset: u64::MAX - 0xfff,
-            },
+            run(0x3f_0000, 0x40_1000, 0),
+            run(0x40_f000, 0x41_1000, 0),
+            run(0x50_0000, 0x50_1000, 0),
+            run(0x40_0000, 0x40_1000, 0x2000),
+            run(0x40_0800, 0x40_1800, 0),
+            run(0x40_2000, 0x40_1000, 0),
+            run(0x40_0000, 0x40_1000, u64::MAX - 0xfff),
         ] {
-            assert!(plan(&map, &[run], 9, 0x2000).is_err(), "{run:x?}");
+            assert!(plan(&map, &[run], (9, 0x2000), None).is_err(), "{run:x?}");
         }
-        let twice = Run {
-            start: 0x40_0000,
-            end: 0x40_1000,
-            offset: 0,
+        let twice = run(0x40_0000, 0x40_1000, 0);
+        assert!(plan(&map, &[twice, twice], (9, 0x2000), None).is_err());
+    }
+
+    #[test]
+    fn runs_of_the_base_show_its_file_and_need_one() {
+        let map = vmas(&[(0x40_0000, 0x42_0000, RW)]);
+        let based = Run {
+            content: Content::Base,
+            ..run(0x40_1000, 0x40_2000, 0x3000)
         };
-        assert!(plan(&map, &[twice, twice], 9, 0x2000).is_err());
+        let runs = [run(0x40_0000, 0x40_1000, 0), based];
+        let got = plan(&map, &runs, (9, 0x1000), Some((8, 0x4000))).unwrap();
+        assert_eq!(got[0].source, Source::File(9, 0));
+        assert_eq!(got[1].source, Source::File(8, 0x3000));
+        assert!(plan(&map, &runs, (9, 0x1000), Some((8, 0x3000))).is_err());
+        assert!(plan(&map, &runs, (9, 0x4000), None).is_err());
     }
 }

@@ -1,11 +1,14 @@
 //! Opening a snapshot for restore, and verifying one as a whole.
 
 use super::format::{self, Leaf, Metadata, PagesFile};
-use super::{METADATA, PAGES};
+use super::plan::{self, Segment};
+use super::{BASE, METADATA, PAGES};
 use crate::kvm::cpuid::Template;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use nexus_personality::process::Process;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -16,6 +19,24 @@ pub struct Opened {
     pub metadata: Metadata,
     pub pages: File,
     pub file: PagesFile,
+    /// The base's pages, where the metadata tells of one.
+    pub base: Option<File>,
+}
+
+impl Opened {
+    /// The host's mappings that show it, for a process restored from it.
+    ///
+    /// # Errors
+    /// What of the runs is impossible.
+    pub fn plan(&self, process: &Process) -> Result<Vec<Segment>, String> {
+        let base = self.base.as_ref().map(AsRawFd::as_raw_fd);
+        plan::plan(
+            process.mm().vmas(),
+            &self.metadata.runs,
+            (self.pages.as_raw_fd(), self.file.length),
+            base.zip(self.metadata.base.map(|b| b.length)),
+        )
+    }
 }
 
 pub(super) fn open(path: &Path) -> Result<File, String> {
@@ -44,43 +65,62 @@ pub fn snapshot(directory: &Path) -> Result<Opened, String> {
         .map_err(|e| format!("reading the snapshot's metadata: {e}"))?;
     let (metadata, file) = format::decode(&bytes)?;
     format::check(&metadata)?;
-    let pages = open(&directory.join(PAGES))?;
-    let length = pages
-        .metadata()
-        .map_err(|e| format!("the pages file: {e}"))?
-        .len();
-    if length != file.length {
-        return Err(format!(
-            "the pages file has {length} bytes instead of {}",
-            file.length
-        ));
-    }
+    let pages = pages_file(directory, PAGES, file)?;
+    let base = metadata
+        .base
+        .map(|base| pages_file(directory, BASE, base))
+        .transpose()?;
     Ok(Opened {
         metadata,
         pages,
         file,
+        base,
     })
 }
 
-/// Everything that [`snapshot`] checks, and the checksum of the pages.
+fn pages_file(directory: &Path, name: &str, expected: PagesFile) -> Result<File, String> {
+    let file = open(&directory.join(name))?;
+    let length = file
+        .metadata()
+        .map_err(|e| format!("the {name} file: {e}"))?
+        .len();
+    if length == expected.length {
+        Ok(file)
+    } else {
+        Err(format!(
+            "the {name} file has {length} bytes instead of {}",
+            expected.length
+        ))
+    }
+}
+
+/// Everything that [`snapshot`] checks, and the checksums of the pages.
 ///
 /// # Errors
 /// As there.
 pub fn verify(directory: &Path) -> Result<(), String> {
-    let mut opened = snapshot(directory)?;
+    let opened = snapshot(directory)?;
+    checksum(opened.pages, PAGES, opened.file)?;
+    match (opened.base, opened.metadata.base) {
+        (Some(file), Some(expected)) => checksum(file, BASE, expected),
+        _ => Ok(()),
+    }
+}
+
+fn checksum(mut file: File, name: &str, expected: PagesFile) -> Result<(), String> {
     let mut sum = crc32fast::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match opened.pages.read(&mut buffer) {
+        match file.read(&mut buffer) {
             Ok(0) => break,
-            Ok(count) => sum.update(&buffer[..count]),
-            Err(e) => return Err(format!("reading the pages file: {e}")),
+            Ok(count) => sum.update(buffer.get(..count).unwrap_or_default()),
+            Err(e) => return Err(format!("reading the {name} file: {e}")),
         }
     }
-    if sum.finalize() == opened.file.checksum {
+    if sum.finalize() == expected.checksum {
         Ok(())
     } else {
-        Err("the pages file is damaged (checksum)".into())
+        Err(format!("the {name} file is damaged (checksum)"))
     }
 }
 

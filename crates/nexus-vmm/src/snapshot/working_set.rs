@@ -17,8 +17,6 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Its name beside the snapshot's other files.
-pub const NAME: &str = "working-set";
 /// Most bytes read of one.
 const MAX_FILE: u64 = 256 << 10;
 /// Most stretches recorded.
@@ -127,11 +125,11 @@ fn mask(how: libc::c_int) {
     }
 }
 
-/// The working set kept beside a snapshot; empty where there is none, or none that makes sense.
+/// A working set that was kept; empty where there is none, or none that makes sense.
 #[must_use]
-pub fn read(directory: &Path) -> Vec<Range> {
+pub fn read(path: &Path) -> Vec<Range> {
     let mut text = Vec::new();
-    open(&directory.join(NAME))
+    open(path)
         .ok()
         .and_then(|file| file.take(MAX_FILE).read_to_end(&mut text).ok())
         .and_then(|_| serde_json::from_slice(&text).ok())
@@ -252,27 +250,23 @@ mod tests {
     #[test]
     fn what_is_no_file_is_not_waited_for() {
         let directory = tempfile::tempdir().unwrap();
-        let path = std::ffi::CString::new(
-            directory
-                .path()
-                .join(NAME)
-                .into_os_string()
-                .into_encoded_bytes(),
-        );
+        let path = directory.path().join("fifo");
+        let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
         // SAFETY: a path of ours.
-        assert_eq!(unsafe { libc::mkfifo(path.unwrap().as_ptr(), 0o600) }, 0);
-        assert!(read(directory.path()).is_empty());
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        assert!(read(&path).is_empty());
     }
 
     #[test]
     fn a_damaged_file_is_no_working_set() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(read(directory.path()).is_empty());
+        let path = directory.path().join("working-set");
+        assert!(read(&path).is_empty());
         for text in ["", "[[1,2]", "{}", "[[-1,2]]", "[[1]]"] {
-            std::fs::write(directory.path().join(NAME), text).unwrap();
-            assert!(read(directory.path()).is_empty(), "{text}");
+            std::fs::write(&path, text).unwrap();
+            assert!(read(&path).is_empty(), "{text}");
         }
-        std::fs::write(directory.path().join(NAME), "[[1,2],[9,1]]").unwrap();
-        assert_eq!(read(directory.path()), [(1, 2), (9, 1)]);
+        std::fs::write(&path, "[[1,2],[9,1]]").unwrap();
+        assert_eq!(read(&path), [(1, 2), (9, 1)]);
     }
 }

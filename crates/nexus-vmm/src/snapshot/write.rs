@@ -1,21 +1,27 @@
 //! Taking a snapshot of a stopped guest.
 
-use super::commit::Pending;
+use super::base::Base;
 use super::format::{Leaf, Metadata, encode};
 use super::pages::{self, Pagemap};
+use super::{METADATA, PAGES, read};
 use crate::clock::Clock;
 use crate::kvm::cpuid::{NativeLeaves, Template};
 use crate::kvm::flavour::Flavour;
-use nexus_personality::machine::ThreadState;
+use crate::report::now;
+use nexus_personality::machine::{ThreadState, Tid};
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// What must be opened before the jail closes.
 pub struct Taker {
-    pending: Pending,
+    metadata: File,
+    pages: File,
     pagemap: Pagemap,
+    base: Option<Base>,
 }
 
 /// What was written.
@@ -25,18 +31,43 @@ pub struct Taken {
 }
 
 impl Taker {
-    /// Prepare for a snapshot at `target`.
+    /// Prepare for a snapshot in the empty directory `target`: once the jail has closed, nothing can be opened there.
     ///
     /// # Errors
     /// A sentence.
     pub fn new(target: &Path) -> Result<Self, String> {
         let pagemap = Pagemap::open().map_err(|e| format!("/proc/self/pagemap: {e}"))?;
-        let pending = Pending::new(target)
-            .map_err(|e| format!("preparing the snapshot {}: {e}", target.display()))?;
-        Ok(Self { pending, pagemap })
+        let create = |name: &str| {
+            let path = target.join(name);
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(|e| format!("preparing the snapshot: {}: {e}", path.display()))
+        };
+        Ok(Self {
+            metadata: create(METADATA)?,
+            pages: create(PAGES)?,
+            pagemap,
+            base: None,
+        })
     }
 
-    /// Write, make durable, give it its name.
+    /// Tell which snapshot the guest was restored from. Whoever keeps the new one puts its pages beside it.
+    ///
+    /// # Errors
+    /// It rests on another itself; the host's.
+    pub fn set_base(&mut self, base: &read::Opened) -> Result<(), String> {
+        if base.base.is_some() {
+            return Err("a base must not have a base of its own".into());
+        }
+        let base = Base::new(&base.pages, base.file).map_err(|e| format!("the base: {e}"))?;
+        self.base = Some(base);
+        Ok(())
+    }
+
+    /// Write it, and make it durable. It is whole once its metadata is.
     ///
     /// # Errors
     /// What cannot be kept, or what the host refused: a sentence.
@@ -45,12 +76,14 @@ impl Taker {
         process: &Process,
         window: Window,
         threads: Vec<ThreadState>,
+        renews: Option<Tid>,
         (flavour, template, clock): (Flavour, Template, Option<Clock>),
     ) -> Result<Taken, String> {
         let state = process
             .save()
             .map_err(|e| format!("the guest cannot be kept: {e}"))?;
-        let (runs, file) = pages::save(process, window, &self.pagemap, &self.pending.pages)
+        let base = self.base.as_ref();
+        let (runs, file) = pages::save(process, window, &self.pagemap, base, &self.pages)
             .map_err(|e| format!("writing the snapshot's pages: {e}"))?;
         let taken = Taken {
             bytes: file.length,
@@ -70,14 +103,17 @@ impl Taker {
             clock: clock.map(|c| c.identity),
             process: state,
             threads,
+            renews,
+            taken: now(),
+            base: self.base.as_ref().map(|base| base.file),
             runs,
         };
         let bytes = encode(&metadata, file)?;
-        self.pending
-            .metadata
-            .write_all(&bytes)
-            .map_err(|e| format!("writing the snapshot's metadata: {e}"))?;
-        self.pending.commit()?;
+        self.pages
+            .sync_all()
+            .and_then(|()| self.metadata.write_all(&bytes))
+            .and_then(|()| self.metadata.sync_all())
+            .map_err(|e| format!("writing the snapshot: {e}"))?;
         Ok(taken)
     }
 }

@@ -1,6 +1,9 @@
 //! Starting `nexus-vmm serve` as nexusd does, with Debian's Python as the guest.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, dead_code)]
 
+use nexus_vmm::config::Serve;
+use nexus_vmm::snapshot::plan::Segment;
+use nexus_vmm::snapshot::verify;
 use serde_json::{Value, json};
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -29,19 +32,40 @@ fn descriptor(fd: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Run the VMM; its output and the lines of its report.
-pub fn serve(mode: &str, script: &str, snapshot: &Path) -> (Output, Vec<Value>) {
-    let roots: Vec<Value> = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache"]
+fn document(mode: &str, script: &str, snapshot: &Path, data: Option<&Path>) -> Value {
+    let mut roots: Vec<Value> = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache"]
         .iter()
         .map(|path| json!({"guest": path, "host": path, "writable": false}))
         .collect();
-    let config = json!({
+    roots.extend(data.map(|path| json!({"guest": "/data", "host": path, "writable": false})));
+    json!({
         "version": 1, "mode": mode, "memory_mib": 128, "max_threads": 8, "tmp_mib": 8, "cpus": 1,
         "hostname": "nexus", "roots": roots,
         "program": {"path": "/usr/bin/python3", "argv": ["python3", "-S", "-c", script], "env": {}, "cwd": "/"},
         "device": {"arena": ARENA, "doorbell": ARENA + 1, "completion": ARENA + 2},
         "report": REPORT, "snapshot": snapshot, "jail": {"uid": null, "landlock": true}
-    });
+    })
+}
+
+/// The host's mappings that a restore would make.
+pub fn planned(snapshot: &Path, data: &Path) -> Result<Vec<Segment>, String> {
+    let mut document = document("restore", "", snapshot, Some(data));
+    document["device"] = Value::Null;
+    document["report"] = Value::Null;
+    verify::plan(&Serve::parse(document.to_string().as_bytes()).unwrap())
+}
+
+/// Run the VMM; its output and the lines of its report.
+pub fn serve(mode: &str, script: &str, snapshot: &Path) -> (Output, Vec<Value>) {
+    run(&document(mode, script, snapshot, None))
+}
+
+/// The same with a directory shown to the guest as `/data`.
+pub fn serve_with(mode: &str, script: &str, snapshot: &Path, data: &Path) -> (Output, Vec<Value>) {
+    run(&document(mode, script, snapshot, Some(data)))
+}
+
+fn run(config: &Value) -> (Output, Vec<Value>) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(config.to_string().as_bytes()).unwrap();
     file.rewind().unwrap();

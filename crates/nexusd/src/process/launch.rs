@@ -4,6 +4,7 @@ use super::numbers;
 use super::spawner::Launch;
 use crate::config::Config;
 use crate::registry::Version;
+use crate::registry::deployment::Offload;
 use crate::registry::names::LATEST;
 use nexus_abi::operation::{PLACEHOLDER_KEY_ID, PLACEHOLDER_SECRET};
 use nexus_backend::GuestDescriptors;
@@ -43,6 +44,8 @@ struct VmmConfig<'a> {
     device: Device,
     report: i32,
     snapshot: Option<&'a Path>,
+    base: Option<&'a Path>,
+    working_set: Option<&'a Path>,
     record: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     tidy_ms: Option<u64>,
@@ -69,6 +72,7 @@ struct Device {
     arena: i32,
     doorbell: i32,
     completion: i32,
+    network: Option<i32>,
 }
 
 #[derive(Serialize)]
@@ -77,18 +81,30 @@ struct Jail {
     landlock: bool,
 }
 
-/// The document for `nexus-vmm serve`. `snapshot` is where to write or to read one; `record`: the VMM is to be ready to
-/// record its guest's working set.
+/// The snapshots that a VMM has to do with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Places<'a> {
+    /// Where to write or to read one.
+    pub at: Option<&'a Path>,
+    /// What to initialise from.
+    pub base: Option<&'a Path>,
+    /// What is known of the use of the one to read.
+    pub working_set: Option<&'a Path>,
+}
+
+/// The document for `nexus-vmm serve`. `record`: the VMM is to be ready to record its guest's working set.
 pub fn vmm_config(
     config: &Config,
     version: &Version,
     mode: Mode,
-    snapshot: Option<&Path>,
+    places: Places<'_>,
     record: bool,
 ) -> Vec<u8> {
     let d = &version.deployment;
     let in_vm = mode != Mode::Process;
-    let cwd = if in_vm {
+    let cwd = if d.is_base() {
+        "/"
+    } else if in_vm {
         TASK_ROOT
     } else {
         // The paths were checked to be UTF-8 when they were deployed.
@@ -119,9 +135,12 @@ pub fn vmm_config(
             arena: numbers::ARENA,
             doorbell: numbers::DOORBELL,
             completion: numbers::COMPLETION,
+            network: in_vm.then_some(numbers::NETWORK),
         },
         report: numbers::REPORT,
-        snapshot,
+        snapshot: places.at,
+        base: places.base,
+        working_set: places.working_set,
         record,
         tidy_ms: (mode == Mode::Restore && config.tidy_ms > 0).then_some(config.tidy_ms),
         jail: Jail {
@@ -166,13 +185,13 @@ fn roots(version: &Version) -> Vec<Root<'_>> {
         host: host.to_path_buf().into(),
         writable: false,
     };
-    let mut roots = vec![
-        root(TASK_ROOT.to_owned(), &d.code),
-        root(
-            format!("{RUNTIME}/nexus/guest"),
-            &d.runtime.join("nexus/guest"),
-        ),
-    ];
+    let mut roots = vec![root(
+        format!("{RUNTIME}/nexus/guest"),
+        &d.runtime.join("nexus/guest"),
+    )];
+    if !d.is_base() {
+        roots.push(root(TASK_ROOT.to_owned(), &d.code));
+    }
     for (index, layer) in d.layers.iter().enumerate() {
         roots.push(root(format!("{LAYERS}/{index}"), layer));
     }
@@ -253,13 +272,24 @@ fn environment(config: &Config, version: &Version, in_vm: bool) -> BTreeMap<Stri
         ("AWS_EXECUTION_ENV", "AWS_Lambda_python3".to_owned()),
         ("AWS_REGION", config.region.clone()),
         ("AWS_DEFAULT_REGION", config.region.clone()),
-        ("AWS_ACCESS_KEY_ID", PLACEHOLDER_KEY_ID.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", PLACEHOLDER_SECRET.to_owned()),
         ("LAMBDA_TASK_ROOT", task_root),
         ("LAMBDA_RUNTIME_DIR", runtime),
         ("_HANDLER", d.handler.clone()),
         ("NEXUS_OFFLOAD", d.offload.as_str().to_owned()),
     ];
+    if d.offload == Offload::Coupled {
+        env.insert(
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI".to_owned(),
+            "/nexus".to_owned(),
+        );
+    } else {
+        for (name, value) in [
+            ("AWS_ACCESS_KEY_ID", PLACEHOLDER_KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", PLACEHOLDER_SECRET),
+        ] {
+            env.insert(name.to_owned(), value.to_owned());
+        }
+    }
     env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
     env
 }
@@ -298,6 +328,7 @@ pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch
             (ends.device.arena, numbers::ARENA),
             (ends.device.doorbell, numbers::DOORBELL),
             (ends.device.completion, numbers::COMPLETION),
+            (ends.device.network, numbers::NETWORK),
             (ends.report, numbers::REPORT),
             (document_fd(document)?, numbers::CONFIG),
         ],
@@ -345,7 +376,10 @@ fn vmm(config: &Config) -> io::Result<(CString, Vec<CString>)> {
 }
 
 /// A memfd that holds `document`, to be read from its start.
-fn document_fd(document: &[u8]) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// Out of descriptors or memory.
+pub fn document_fd(document: &[u8]) -> io::Result<OwnedFd> {
     // SAFETY: a NUL-terminated name and no pointers beyond it.
     let fd = unsafe { libc::memfd_create(c"nexus-vmm-config".as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {

@@ -1,5 +1,6 @@
 //! `nexus-vmm` processes: how they are started, told what to do, watched and ended.
 
+pub mod cgroup;
 pub mod child;
 pub mod launch;
 pub mod pipe;
@@ -16,6 +17,7 @@ pub mod numbers {
     pub const COMPLETION: RawFd = 5;
     pub const REPORT: RawFd = 6;
     pub const CONFIG: RawFd = 7;
+    pub const NETWORK: RawFd = 8;
     /// Of a shell, above all that is handed to it.
     pub const CONTROL: RawFd = 16;
 }

@@ -52,6 +52,7 @@ pub enum Event {
         #[serde(default)]
         limit_mib: u64,
     },
+    NotRenewed,
     Exit {
         status: i32,
     },

@@ -5,6 +5,7 @@
 //! itself is of no use here because it cannot set the parent-death signal. The signal is tied to
 //! the *thread* that starts the child, hence the thread of its own.
 
+use super::cgroup::Group;
 use super::child::Child;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::io;
@@ -39,19 +40,23 @@ const LOW: RawFd = 32;
 const STACK: usize = 64 << 10;
 
 impl Spawner {
-    /// Start the thread.
+    /// Start the thread; what it starts is in `group`.
     ///
     /// # Errors
     /// Out of threads or memory.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(group: Option<Group>) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel::<Order>();
         let mut stack = Stack::new()?;
         std::thread::Builder::new()
             .name("spawner".to_owned())
             .spawn(move || {
+                if let Some(Err(error)) = group.as_ref().map(Group::enter) {
+                    tracing::warn!(%error, "instances are in no control group of their own");
+                }
+                let procs = group.as_ref().and_then(Group::procs);
                 while let Ok(order) = queue.recv() {
                     // Nobody waiting any more: the process is ended by dropping its Child.
-                    let started = spawn(&order.launch, &mut stack);
+                    let started = spawn(&order.launch, &mut stack, procs);
                     if let Err(Ok((pid, pidfd))) = order.reply.send(started) {
                         drop(Child::adopt(pid, pidfd));
                     }
@@ -125,6 +130,8 @@ struct Plan {
     moves: *const (RawFd, RawFd),
     move_count: usize,
     close_from: RawFd,
+    /// Where the child enters its control group, or -1.
+    procs: RawFd,
     parent: libc::pid_t,
     /// Set by the child where it fails.
     error: c_int,
@@ -138,7 +145,7 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
         .collect()
 }
 
-fn spawn(launch: &Launch, stack: &mut Stack) -> io::Result<(i32, OwnedFd)> {
+fn spawn(launch: &Launch, stack: &mut Stack, procs: Option<RawFd>) -> io::Result<(i32, OwnedFd)> {
     let mut moved = Vec::new();
     let mut moves = Vec::with_capacity(launch.descriptors.len());
     for (ours, number) in &launch.descriptors {
@@ -163,6 +170,7 @@ fn spawn(launch: &Launch, stack: &mut Stack) -> io::Result<(i32, OwnedFd)> {
         moves: moves.as_ptr(),
         move_count: moves.len(),
         close_from: moves.iter().map(|m| m.1 + 1).max().unwrap_or(3).max(3),
+        procs: procs.unwrap_or(-1),
         // SAFETY: getpid has no preconditions.
         parent: unsafe { libc::getpid() },
         error: 0,
@@ -211,6 +219,10 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         // The daemon may have died before the line above.
         if libc::getppid() != (*plan).parent {
             libc::_exit(127);
+        }
+        // Where the kernel refuses, the hypervisor's own limits hold.
+        if (*plan).procs >= 0 {
+            libc::write((*plan).procs, c"0".as_ptr().cast(), 1);
         }
         // A terminal's interrupt is for the daemon, which then ends its instances in order.
         libc::setsid();
@@ -266,7 +278,7 @@ mod tests {
         let (config, mut feed) = std::io::pipe().unwrap();
         io::Write::write_all(&mut feed, b"hello").unwrap();
         drop(feed);
-        let spawner = Spawner::start().unwrap();
+        let spawner = Spawner::start(None).unwrap();
         let script = "cat <&7; echo \" $COLOUR\"; ls /proc/self/fd | wc -l";
         let launch = shell(script, vec![(write.into(), 1), (config.into(), 7)]);
         let mut child = spawner.spawn(launch).await.unwrap();
@@ -281,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_does_not_exist_is_an_error() {
-        let spawner = Spawner::start().unwrap();
+        let spawner = Spawner::start(None).unwrap();
         let mut launch = shell("", vec![]);
         launch.program = CString::new("/nonexistent").unwrap();
         let error = spawner.spawn(launch).await.unwrap_err();
@@ -290,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_signal_is_reported_as_such() {
-        let spawner = Spawner::start().unwrap();
+        let spawner = Spawner::start(None).unwrap();
         let mut child = spawner.spawn(shell("kill -SEGV $$", vec![])).await.unwrap();
         assert_eq!(child.wait().await.signal(), Some(libc::SIGSEGV));
     }

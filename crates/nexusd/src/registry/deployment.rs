@@ -2,6 +2,7 @@
 
 use crate::config::Isolation;
 use crate::ingress::errors::ApiError;
+use nexus_backend::{CredentialsSource, CredentialsStore, PolicyDocument, PolicyRules};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -37,6 +38,12 @@ pub struct Deployment {
     pub digest: String,
     #[serde(default)]
     pub prewarm: usize,
+    /// What its I/O may reach. Absent: all that the node allows, and public addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyDocument>,
+    /// Whose requests it makes. Absent: the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsSource>,
 }
 
 /// Where AWS calls leave the guest.
@@ -109,6 +116,8 @@ impl Deployment {
         self.check_handler()?;
         self.check_digest()?;
         self.check_environment()?;
+        self.policy("").map_err(|what| invalid("policy", &what))?;
+        self.check_credentials()?;
         for (field, path) in [("code", &self.code), ("runtime", &self.runtime)]
             .into_iter()
             .chain(self.layers.iter().map(|p| ("layers", p)))
@@ -137,6 +146,28 @@ impl Deployment {
             ));
         }
         Ok(())
+    }
+
+    /// The policy, ready for use.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn policy(&self, function: &str) -> Result<PolicyRules, String> {
+        let document = self.policy.clone().unwrap_or_default();
+        PolicyRules::new(function, &document)
+    }
+
+    fn check_credentials(&self) -> Result<(), ApiError> {
+        match &self.credentials {
+            Some(source) => CredentialsStore::new(source)
+                .map(drop)
+                .map_err(|what| invalid("credentials", &what)),
+            None if self.offload == Offload::Coupled => Err(invalid(
+                "offload",
+                "coupled hands credentials to the function: name its own, scoped and short-lived, in \"credentials\"",
+            )),
+            None => Ok(()),
+        }
     }
 
     fn check_ranges(&self) -> Result<(), ApiError> {
@@ -226,17 +257,9 @@ impl Deployment {
         Ok(())
     }
 
-    /// Start of the digest that is safe as a part of a file's name.
-    pub fn short_digest(&self) -> String {
-        self.digest
-            .chars()
-            .rev()
-            .filter(char::is_ascii_alphanumeric)
-            .take(32)
-            .collect::<String>()
-            .chars()
-            .rev()
-            .collect()
+    /// Whether it is what functions are initialised from, and none itself: it has no handler and no code.
+    pub fn is_base(&self) -> bool {
+        self.handler.is_empty()
     }
 }
 
@@ -312,6 +335,9 @@ pub mod tests {
         refused(&|d| d.code = "/nonexistent".into(), "code");
         refused(&|d| d.python = "/tmp".into(), "python");
         refused(&|d| d.roots = vec!["/tmp/../etc".into()], "roots");
+        let policy = serde_json::json!({"egress": ["example.com"]});
+        let policy: PolicyDocument = serde_json::from_value(policy).unwrap();
+        refused(&|d| d.policy = Some(policy.clone()), "policy: egress");
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -8,10 +8,12 @@ use crate::config::Isolation;
 use crate::logs::FunctionLog;
 use crate::timings::Timings;
 use deployment::Deployment;
+use nexus_backend::{CredentialsStore, FUNCTION_OPERATIONS, PolicyRules};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// One deployment of a function, ready to be started. A new deployment makes a new one.
 #[derive(Debug)]
@@ -21,6 +23,10 @@ pub struct Version {
     pub name: Arc<str>,
     pub arn: String,
     pub deployment: Deployment,
+    pub policy: Arc<PolicyRules>,
+    pub credentials: Option<Arc<CredentialsStore>>,
+    /// Operations of its instances that are worked on at a time.
+    pub turns: Arc<Semaphore>,
     /// What applies once `auto` is decided.
     pub isolation: Isolation,
     pub modified_ms: u64,
@@ -45,11 +51,29 @@ impl Version {
         timings: Arc<Timings>,
         snapshot: Option<PathBuf>,
     ) -> Self {
+        // It was checked at the deployment; a record that was changed since allows nothing.
+        let policy = deployment.policy(name).unwrap_or_else(|what| {
+            tracing::error!(
+                function = name,
+                what,
+                "the policy cannot be used: nothing is allowed"
+            );
+            PolicyRules::nothing(name)
+        });
+        let credentials = deployment.credentials.as_ref().map(|source| {
+            Arc::new(CredentialsStore::new(source).unwrap_or_else(|what| {
+                tracing::error!(function = name, what, "nothing is signed for it");
+                CredentialsStore::nothing()
+            }))
+        });
         Self {
             key,
             name: name.into(),
             arn,
             deployment,
+            policy: Arc::new(policy),
+            credentials,
+            turns: Arc::new(Semaphore::new(FUNCTION_OPERATIONS)),
             isolation,
             modified_ms,
             log,
@@ -64,6 +88,12 @@ impl Version {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The digest that the snapshot is kept under.
+    pub fn snapshot_name(&self) -> Option<String> {
+        let path = self.snapshot()?;
+        Some(path.file_name()?.to_string_lossy().into_owned())
     }
 
     pub fn set_snapshot(&self, path: Option<PathBuf>) {

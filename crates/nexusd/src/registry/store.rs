@@ -3,6 +3,7 @@
 
 use super::deployment::Deployment;
 use super::names;
+use crate::snapshots::is_digest;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ pub struct Record {
     pub format: u32,
     pub name: String,
     pub deployment: Deployment,
-    /// Name of the snapshot's directory under `snapshots/`; none with `isolation=process`.
+    /// Digest of the snapshot under `snapshots/content`; none with `isolation=process`.
     pub snapshot: Option<String>,
     pub modified_ms: u64,
 }
@@ -121,7 +122,7 @@ impl Store {
 }
 
 fn read(path: &Path) -> anyhow::Result<Record> {
-    let record: Record = serde_json::from_slice(&fs::read(path)?)?;
+    let mut record: Record = serde_json::from_slice(&fs::read(path)?)?;
     anyhow::ensure!(
         record.format == FORMAT,
         "format {} is not {FORMAT}; deploy the function again",
@@ -132,12 +133,8 @@ fn read(path: &Path) -> anyhow::Result<Record> {
             && path.file_stem().is_some_and(|s| s == record.name.as_str()),
         "the file does not bear the function's name"
     );
-    if let Some(snapshot) = &record.snapshot {
-        anyhow::ensure!(
-            !snapshot.is_empty() && !snapshot.contains(['/', '\0']) && !snapshot.starts_with('.'),
-            "the snapshot's name is not one"
-        );
-    }
+    // What is not a digest names no snapshot, and the function is initialised anew.
+    record.snapshot = record.snapshot.filter(|name| is_digest(name));
     Ok(record)
 }
 
@@ -152,7 +149,7 @@ mod tests {
         let state = std::env::temp_dir().join(format!("nexusd-store-{}", std::process::id()));
         let store = Store::open(&state).unwrap();
         let record =
-            |name: &str| Record::new(name.into(), deployment(&state), Some("s-1".into()), 7);
+            |name: &str| Record::new(name.into(), deployment(&state), Some("0a".repeat(32)), 7);
         store.put(&record("b")).unwrap();
         store.put(&record("a")).unwrap();
         store.put(&record("gone")).unwrap();
@@ -163,7 +160,8 @@ mod tests {
         let mut evil = record("evil");
         evil.snapshot = Some("../../etc".into());
         store.put(&evil).unwrap();
-        assert_eq!(store.load().unwrap(), [record("a"), record("b")]);
+        evil.snapshot = None;
+        assert_eq!(store.load().unwrap(), [record("a"), record("b"), evil]);
         fs::remove_dir_all(state).unwrap();
     }
 }

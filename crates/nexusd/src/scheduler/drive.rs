@@ -10,7 +10,7 @@ use super::{Command, Offer, Slot};
 use crate::clock::monotonic_ns;
 use crate::config::Isolation;
 use crate::node::Node;
-use crate::process::launch::Mode;
+use crate::process::launch::{Mode, Places};
 use crate::registry::Version;
 use nexus_backend::RuntimeMessage;
 use std::path::Path;
@@ -155,7 +155,13 @@ pub async fn start_once(
     } else {
         "INIT_START"
     };
-    let mut instance = Instance::launch(node, version, mode, snapshot).await?;
+    let working_set = snapshot.map(|at| node.snapshots.working_set(at));
+    let places = Places {
+        at: snapshot,
+        base: None,
+        working_set: working_set.as_deref(),
+    };
+    let mut instance = Instance::launch(node, version, mode, places).await?;
     version.log.append_line(&format!(
         "{word} Runtime Version: python (nexus {})",
         env!("CARGO_PKG_VERSION")

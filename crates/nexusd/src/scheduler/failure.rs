@@ -42,6 +42,7 @@ impl Ending {
             | Event::Snapshot { .. }
             | Event::UnknownSyscall { .. }
             | Event::WorkingSet { .. }
+            | Event::NotRenewed
             | Event::Unknown => {}
         }
     }

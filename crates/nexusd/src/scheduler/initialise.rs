@@ -1,14 +1,17 @@
 //! Initialisation: a function's first run, to see that it imports and to take its snapshot.
 
+use super::bases;
 use super::drive::{broken, start_failure};
 use super::failure::{StartFailure, complete, timed_out};
 use super::instance::{Instance, Turn};
 use crate::clock::monotonic_ns;
 use crate::config::Isolation;
+use crate::deploy;
 use crate::node::Node;
-use crate::process::launch::Mode;
+use crate::process::launch::{Mode, Places};
 use crate::registry::Version;
 use crate::registry::store::Record;
+use crate::snapshots::Kept;
 use nexus_backend::RuntimeMessage;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,15 +26,11 @@ pub struct InitFailure {
     pub log: Vec<u8>,
 }
 
-/// Run `version` up to its readiness; the snapshot, where its isolation has one.
+/// Run `version` up to its readiness; the snapshot, kept, where its isolation has one.
 ///
 /// # Errors
 /// What went wrong, and the log's tail.
-pub async fn initialise(node: &Node, version: &Version) -> Result<Option<PathBuf>, InitFailure> {
-    let bare = |failure| InitFailure {
-        failure,
-        log: Vec::new(),
-    };
+pub async fn initialise(node: &Node, version: &Version) -> Result<Option<Kept>, InitFailure> {
     let line = format!(
         "INIT_START Runtime Version: python (nexus {})\tDigest: {}",
         env!("CARGO_PKG_VERSION"),
@@ -41,41 +40,79 @@ pub async fn initialise(node: &Node, version: &Version) -> Result<Option<PathBuf
     if version.isolation == Isolation::Process {
         return check_process(node, version).await.map(|()| None);
     }
-    let directory = node.snapshots().join(format!(
-        "{}-{}-{}",
-        version.deployment.short_digest(),
-        crate::clock::unix_ms(),
-        node.number()
-    ));
     let began = monotonic_ns();
-    let mut instance = Instance::launch(node, version, Mode::Initialise, Some(&directory))
+    let (kept, bytes) = match bases::of(node, version).await {
+        None => snapshot(node, version, None).await?,
+        Some(base) => match snapshot(node, version, Some(&base.path)).await {
+            Err(failed) if bases::is_at_fault(node, &base.path, &failed.failure).await => {
+                snapshot(node, version, None).await?
+            }
+            result => result?,
+        },
+    };
+    let ms = monotonic_ns().saturating_sub(began) / 1_000_000;
+    let mib = bytes >> 20;
+    version.log.append_line(&format!(
+        "INIT_REPORT Init Duration: {ms} ms\tSnapshot: {mib} MB"
+    ));
+    Ok(Some(kept))
+}
+
+/// Run `version`, from `base` where there is one, until its snapshot is taken, verify that and take it in; the size of
+/// its own pages in bytes.
+///
+/// # Errors
+/// What went wrong, and the log's tail.
+pub async fn snapshot(
+    node: &Node,
+    version: &Version,
+    base: Option<&Path>,
+) -> Result<(Kept, u64), InitFailure> {
+    let bare = |failure| InitFailure {
+        failure,
+        log: Vec::new(),
+    };
+    let unusable = |what: &str, e: &dyn std::fmt::Display| {
+        bare(StartFailure::Node(format!("the snapshot {what}: {e}")))
+    };
+    let pending = node
+        .snapshots
+        .pending()
+        .map_err(|e| unusable("has no place", &e))?;
+    let places = Places {
+        at: Some(pending.path()),
+        base,
+        working_set: None,
+    };
+    let mut instance = Instance::launch(node, version, Mode::Initialise, places)
         .await
         .map_err(bare)?;
     let failure = take_snapshot(node, &mut instance).await;
     let bytes = instance.snapshot_bytes;
     let log = close(version, instance, failure.as_ref()).await;
     if let Some(failure) = failure {
-        remove(&directory).await;
         return Err(InitFailure { failure, log });
     }
-    if !directory.is_dir() {
-        let what = format!(
-            "the VMM reported a snapshot, but {} is not there",
-            directory.display()
-        );
-        return Err(bare(StartFailure::Node(what)));
+    // Its VMM is gone: nobody writes there any more.
+    if let Some(base) = base {
+        node.snapshots
+            .rest_on(&pending, base)
+            .map_err(|e| unusable("cannot rest on its base", &e))?;
     }
-    let ms = monotonic_ns().saturating_sub(began) / 1_000_000;
-    let mib = bytes.unwrap_or(0) >> 20;
-    version.log.append_line(&format!(
-        "INIT_REPORT Init Duration: {ms} ms\tSnapshot: {mib} MB"
-    ));
-    Ok(Some(directory))
+    deploy::verify(node, version, pending.path())
+        .await
+        .map_err(|e| unusable("is not one that could be restored", &e))?;
+    let snapshots = Arc::clone(&node.snapshots);
+    let kept = tokio::task::spawn_blocking(move || snapshots.admit(&pending))
+        .await
+        .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+        .map_err(|e| unusable("cannot be kept", &e))?;
+    Ok((kept, bytes.unwrap_or(0)))
 }
 
 /// With processes there is nothing to keep: it is seen to start, and ended.
 async fn check_process(node: &Node, version: &Version) -> Result<(), InitFailure> {
-    let mut instance = Instance::launch(node, version, Mode::Process, None)
+    let mut instance = Instance::launch(node, version, Mode::Process, Places::default())
         .await
         .map_err(|failure| InitFailure {
             failure,
@@ -175,20 +212,22 @@ pub async fn renew(
     metrics::counter!("nexus_snapshots_refused_total", "function" => version.name.to_string())
         .increment(1);
     version.set_snapshot(None);
-    let path = initialise(node, version)
+    let kept = initialise(node, version)
         .await
         .map_err(|e| e.failure)?
         .ok_or_else(|| StartFailure::Node("no snapshot was taken".to_owned()))?;
-    if !is_deployed(node, version) {
-        remove(&path).await;
-        return Err(replaced());
-    }
-    version.set_snapshot(Some(path.clone()));
-    keep(node, version, &path);
-    if let Some(old) = refused {
-        remove(old).await;
-    }
-    Ok(path)
+    let path = kept.path.clone();
+    let result = if is_deployed(node, version) {
+        version.set_snapshot(Some(path.clone()));
+        keep(node, version);
+        Ok(path)
+    } else {
+        Err(replaced())
+    };
+    drop(kept);
+    let node = Arc::clone(node);
+    tokio::task::spawn_blocking(move || node.collect());
+    result
 }
 
 fn is_deployed(node: &Node, version: &Version) -> bool {
@@ -197,24 +236,15 @@ fn is_deployed(node: &Node, version: &Version) -> bool {
 }
 
 /// Let the registry know of a new snapshot.
-fn keep(node: &Node, version: &Version, path: &Path) {
+fn keep(node: &Node, version: &Version) {
     let record = Record::new(
         version.name.to_string(),
         version.deployment.clone(),
-        path.file_name().map(|n| n.to_string_lossy().into_owned()),
+        version.snapshot_name(),
         version.modified_ms,
     );
     if let Err(error) = node.store.put(&record) {
         // The snapshot serves; a restart of the node would take it anew.
         tracing::error!(function = %version.name, error = format!("{error:#}"), "the registry is behind");
-    }
-}
-
-/// Delete a snapshot that serves nobody. Instances restored from it keep their mappings.
-pub async fn remove(directory: &Path) {
-    if let Err(error) = tokio::fs::remove_dir_all(directory).await
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %directory.display(), %error, "cannot delete a snapshot");
     }
 }

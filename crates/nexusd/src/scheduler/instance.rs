@@ -6,14 +6,14 @@ use crate::clock::monotonic_ns;
 use crate::logs::{FunctionLog, Tail};
 use crate::node::Node;
 use crate::process::child::Child;
-use crate::process::launch::{self, Ends, Mode};
+use crate::process::launch::{self, Ends, Mode, Places};
 use crate::process::pipe::PipeReader;
 use crate::process::report::{Event, ReportReader};
 use crate::registry::Version;
+use crate::registry::deployment::Offload;
 use nexus_backend::{Backend, Channel, FunctionIdentity, RuntimeMessage};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -63,7 +63,7 @@ impl Instance {
         node: &Node,
         version: &Version,
         mode: Mode,
-        snapshot: Option<&Path>,
+        places: Places<'_>,
     ) -> Result<Self, StartFailure> {
         let fail = |what: &str, error: &dyn std::fmt::Display| {
             StartFailure::Node(format!(
@@ -74,6 +74,10 @@ impl Instance {
         let identity = FunctionIdentity {
             name: version.name.to_string(),
             region: node.config.region.clone(),
+            policy: Arc::clone(&version.policy),
+            credentials: version.credentials.clone(),
+            turns: Arc::clone(&version.turns),
+            coupled: version.deployment.offload == Offload::Coupled,
         };
         let began_ns = monotonic_ns();
         let (channel, device) =
@@ -81,11 +85,8 @@ impl Instance {
                 .map_err(|e| fail("no arena", &e))?;
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
-        let recording = snapshot
-            .filter(|_| mode == Mode::Restore)
-            .and_then(Recording::of);
-        let document =
-            launch::vmm_config(&node.config, version, mode, snapshot, recording.is_some());
+        let recording = places.working_set.and_then(Recording::of);
+        let document = launch::vmm_config(&node.config, version, mode, places, recording.is_some());
         let ends = Ends {
             device,
             log: log_end,
@@ -207,6 +208,9 @@ impl Instance {
                 let line = format!("[nexus] fault: {detail}, signal {signal}");
                 self.function_log.append_line(&line);
             }
+            Event::NotRenewed => self.function_log.append_line(
+                "[nexus] threads were let go in a clone before its random state was renewed: that took too long",
+            ),
             Event::WorkingSet { ranges, last } => {
                 if let Some(recording) = &mut self.recording
                     && recording.take(ranges, *last)

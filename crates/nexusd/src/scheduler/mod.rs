@@ -5,6 +5,7 @@
 //! they are free; an event either goes straight to an idle instance (the one used last: LIFO) or waits in
 //! its function's queue (FIFO) while instances are started as long as limits allow.
 
+pub mod bases;
 pub mod drive;
 pub mod failure;
 pub mod initialise;

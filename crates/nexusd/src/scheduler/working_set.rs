@@ -5,8 +5,6 @@ use crate::process::child::Child;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Name of the file beside the snapshot's own; `nexus-vmm` reads it.
-const NAME: &str = "working-set";
 /// Stretches taken from a VMM; more are dropped.
 const MAX_RANGES: usize = 4096;
 
@@ -21,11 +19,10 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// For a clone of the snapshot in `directory`; `None` where its working set is known.
-    pub fn of(directory: &Path) -> Option<Self> {
-        let path = directory.join(NAME);
+    /// To be kept at `path`; `None` where one is.
+    pub fn of(path: &Path) -> Option<Self> {
         (!path.exists()).then(|| Self {
-            path,
+            path: path.to_owned(),
             asked: None,
             ranges: Vec::new(),
         })

@@ -125,8 +125,16 @@ def initialise(config):
 if sys.argv[1] == "probe":
     print(json.dumps({"usable": True, "machine": "fake"}))
     sys.exit(0)
+
+
+def good(snapshot):
+    with open(snapshot + "/pages") as file:
+        return file.read() == "good"
+
+
 if sys.argv[1] == "verify":
-    if os.path.exists(sys.argv[2] + "/good"):
+    assert sys.argv[2:] == ["--config-stdin"], sys.argv
+    if good(json.load(sys.stdin)["snapshot"]):
         sys.exit(0)
     print("the snapshot's checksum is wrong")
     sys.exit(125)
@@ -150,12 +158,12 @@ arena = Arena(config["device"])
 mode, snapshot = config["mode"], config["snapshot"]
 if mode == "initialise":
     initialise(config)
-    os.mkdir(snapshot + ".tmp")
-    open(snapshot + ".tmp/good", "w").close()
-    os.rename(snapshot + ".tmp", snapshot)
+    for name, content in (("metadata", os.urandom(16).hex()), ("pages", "good")):
+        with open(f"{snapshot}/{name}", "w") as file:
+            file.write(content)
     report(config, event="snapshot", bytes=1 << 20, mappings=3)
     sys.exit(0)
-if mode == "restore" and not os.path.exists(snapshot + "/good"):
+if mode == "restore" and not good(snapshot):
     report(config, event="refused", reason="the snapshot's checksum is wrong")
     sys.exit(125)
 if mode == "process":

@@ -1,11 +1,13 @@
 """The guest's device: one arena shared with the backend. See docs/abi.md."""
 
+import os
 import threading
 
 from .body import ArenaBody
 from .channel import Channel
 from .errors import ArenaFullError, BackendError, DeviceUnavailableError
 from .reply import Reply, call
+from .selection import Selection
 from .transport import DeviceTransport, EventfdTransport, Transport, open_transport
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "DeviceUnavailableError",
     "EventfdTransport",
     "Reply",
+    "Selection",
     "Transport",
     "call",
     "open_channel",
@@ -33,4 +36,5 @@ def open_channel() -> Channel:
     with _lock:
         if _channel is None:
             _channel = Channel(open_transport())
+            os.register_at_fork(after_in_child=_channel.disown)
         return _channel

@@ -95,7 +95,7 @@ class ArenaBody(io.RawIOBase):
             return True
         if not self._stream:
             return False
-        room = min(READ_SIZE, self._channel.room_limit)
+        room = self._channel.share(READ_SIZE, _READ_MIN)
         if self.total_length is not None:
             room = min(room, max(self.total_length - self._position, 1))
         stream = self._stream
@@ -122,6 +122,23 @@ class ArenaBody(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
+
+    @property
+    def at_hand(self) -> int:
+        """Bytes that a read gets without waiting."""
+        return self._length
+
+    def read1(self) -> bytes:
+        """The part at hand, or the next one; empty at the end."""
+        with self._guard:
+            try:
+                if self.closed or not self._fill():
+                    return b""
+            except BackendError as error:
+                raise self._translated(error, b"") from None
+            part = bytes(self._part())
+            self._consume(self._length)
+            return part
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes; all that is left where it is None or negative."""

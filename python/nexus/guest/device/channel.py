@@ -5,8 +5,10 @@ own, the lead to another. A submission costs one doorbell, a wait that finds its
 """
 
 import contextlib
+import errno
 import mmap
 import threading
+import time
 import weakref
 from collections import deque
 from typing import Protocol
@@ -14,13 +16,15 @@ from typing import Protocol
 from .. import abi
 from .errors import ArenaFullError, DeviceUnavailableError
 from .heap import Heap, aligned
-from .mutex import Mutex
+from .mutex import Barred, Mutex
 from .ring import Completion, Rings
 from .transport import Transport
 
 Buffer = bytes | bytearray | memoryview
 # A thread that waits for heap or for a place in the ring gives up after this long without any progress (seconds).
 STARVATION_LIMIT = 120.0
+# What is in flight when the snapshot is to be taken is waited for (seconds).
+DRAIN_LIMIT = 10.0
 # Heap that an idle instance keeps the memory of (bytes): giving it back costs an exit and faults.
 KEPT = 1 << 20
 # Requests whose body follows in parts hold one place while each part needs another: keep enough of them free.
@@ -32,6 +36,12 @@ class Holder(Protocol):
 
     def reclaim(self) -> tuple[int, int] | None:
         """Called when heap is short: the range that the holder needs no more, or None."""
+
+
+def _not_here() -> DeviceUnavailableError:
+    return DeviceUnavailableError(
+        errno.ENODEV, "a process made by fork has no arena of its own: make SDK calls in the process that runs the handler"
+    )
 
 
 class Ticket:
@@ -57,7 +67,7 @@ class Channel:
         self._memory = memoryview(transport.arena)
         self._rings = Rings(transport.arena)
         self._heap = Heap(abi.HEAP, len(transport.arena))
-        self._lock = Mutex()
+        self._lock: Mutex = Mutex()
         self._tickets: dict[int, Ticket] = {}
         self._followers: dict[Ticket, None] = {}
         self._starving: dict[threading.Lock, None] = {}
@@ -65,6 +75,8 @@ class Channel:
         self._discarded: deque[tuple[int, int, int]] = deque()
         self._leading = False
         self._last_id = 0
+        # Of instances: another number after each restore, since nothing of before is known to the backend then.
+        self.restores = 0
         # Up to where the heap has been written to, by either side.
         self.touched = 0
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
@@ -82,6 +94,13 @@ class Channel:
     def heap_free(self) -> int:
         """Bytes of the heap that nothing holds."""
         return self._heap.free_bytes
+
+    def share(self, wanted: int, least: int) -> int:
+        """Room to ask for at most, for a body that may stay unread: a quarter of what is free, between `least` and `wanted`.
+
+        So each further unread body gets less, and any number of them holds little.
+        """
+        return max(least, min(wanted, self._heap.free_bytes // 4, self.room_limit))
 
     def release(self, offset: int, length: int) -> None:
         """Give heap back; wakes threads that wait for some."""
@@ -125,6 +144,10 @@ class Channel:
     def discard(self, offset: int, length: int, stream: int) -> None:
         """Give heap back and close a stream, later. For finalizers, which may run while this thread holds the lock."""
         self._discarded.append((offset, length, stream))
+
+    def disown(self) -> None:
+        """In a process that fork made: the arena is its parent's."""
+        self._lock = Barred(_not_here)
 
     # -- operations --------------------------------------------------------------------------------------------
 
@@ -209,6 +232,10 @@ class Channel:
         """To be held around a request whose body is sent in parts."""
         return self._streamed
 
+    def abandon(self, ticket: Ticket) -> None:
+        """Its outcome does not matter any more."""
+        self._abandon(ticket)
+
     def forget(self, identity: int, ticket: Ticket) -> None:
         """Give up a submission whose body will not be sent to its end."""
         self._abandon(ticket)
@@ -217,17 +244,48 @@ class Channel:
     def snapshot(self) -> bool:
         """Take the snapshot here. True in an instance restored from it, which has a fresh arena in the old one's place.
 
-        Nothing may be in flight and no view of the arena may be held.
+        No view of the arena may be held. What other threads have in flight is waited for, and they wait meanwhile. Raises
+        DeviceUnavailableError where that takes too long.
         """
-        if not self._transport.snapshot():
-            return False
-        self._rings.attach()
-        self._heap = Heap(abi.HEAP, len(self._memory))
-        self.touched = 0
-        self._tickets.clear()
-        self._holders.clear()
-        self._discarded.clear()
-        return True
+        with self._lock:
+            if self._transport.clones:
+                self._finish_all()
+            if not self._transport.snapshot():
+                return False
+            self._rings.attach()
+            self.restores += 1
+            self._heap = Heap(abi.HEAP, len(self._memory))
+            self.touched = 0
+            self._holders.clear()
+            self._discarded.clear()
+            return True
+
+    def _finish_all(self) -> None:
+        """Wait until nothing is in flight. Under the lock, which it gives up to wait."""
+        deadline = time.monotonic() + DRAIN_LIMIT
+        while True:
+            self._drain()
+            if not self._tickets:
+                return
+            if time.monotonic() > deadline:
+                raise DeviceUnavailableError(
+                    errno.EBUSY,
+                    f"no snapshot can be taken: {len(self._tickets)} calls are in flight in other threads, {DRAIN_LIMIT:.0f} s "
+                    "after the import ended; wait for them at its end, or make them in the handler",
+                )
+            self._lock.release()
+            try:
+                time.sleep(0.005)
+            finally:
+                self._lock.acquire()
+
+    def renewed(self) -> None:
+        """Everything random is renewed: let the other threads of a restored instance go on."""
+        self._transport.renewed()
+
+    def generation(self) -> int:
+        """Restores between this instance and its first initialisation."""
+        return self._transport.generation()
 
     # -- waiting -----------------------------------------------------------------------------------------------
 
@@ -287,7 +345,7 @@ class Channel:
                 self._heap.release(ticket.offset + ticket.fixed, ticket.room)
             elif ticket in self._followers:
                 del self._followers[ticket]
-                if ticket.gate is not None:
+                if ticket.gate is not None and ticket.gate.locked():  # several tickets may share one
                     ticket.gate.release()
             if self._starving:
                 self._wake_starving()
@@ -298,6 +356,41 @@ class Channel:
             self._followers.pop(ticket, None)
             if ticket.completion is not None:
                 self._heap.release(ticket.offset + ticket.fixed, ticket.room)
+
+    # -- for Selection, which waits for several tickets: all under the lock, but for wait_once ------------------
+
+    @property
+    def lock(self) -> Mutex:
+        return self._lock
+
+    @property
+    def followers(self) -> dict[Ticket, None]:
+        return self._followers
+
+    def drain(self) -> None:
+        """Hand every completion to its ticket."""
+        self._drain()
+
+    def take_lead(self) -> bool:
+        """Become the one who waits in the kernel, unless somebody is."""
+        if self._leading:
+            return False
+        self._leading = True
+        return True
+
+    def end_lead(self) -> None:
+        """Leave the lead to a follower."""
+        self._leading = False
+        self.pass_lead()
+
+    def pass_lead(self) -> None:
+        """Wake a follower where nobody leads."""
+        if self._followers and not self._leading:
+            self._promote()
+
+    def wait_once(self) -> None:
+        """As leader: wait in the kernel until there may be completions."""
+        self._transport.wait(-1)
 
     # -- shortage ----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ nobody else wants it; a real lock is made for those who have to wait.
 """
 
 import threading
+from collections.abc import Callable
 
 
 class Mutex:
@@ -63,3 +64,20 @@ class Mutex:
 
     def __exit__(self, *exception: object) -> None:
         self.release()
+
+
+class Barred(Mutex):
+    """One that nobody ever gets: who tries is told why.
+
+    :param reason: makes the error.
+    """
+
+    __slots__ = ("_reason",)
+
+    def __init__(self, reason: Callable[[], BaseException]) -> None:
+        super().__init__()
+        self._reason = reason
+
+    def try_acquire(self) -> bool:
+        """Raise."""
+        raise self._reason()

@@ -5,16 +5,24 @@ import fcntl
 import mmap
 import os
 import select
+import sys
+import threading
+import time
 from typing import Protocol
 
 from .. import abi
 from .errors import DeviceUnavailableError
+
+# Pace at which threads ask for the interpreter's lock while the snapshot is taken (seconds).
+_UNDISTURBED = 1.0
 
 
 class Transport(Protocol):
     """The arena's memory, its doorbell and its wait."""
 
     arena: mmap.mmap
+    # Whether instances are restored from snapshots here.
+    clones: bool
 
     def ring(self) -> None:
         """Tell the backend to look at the submission ring."""
@@ -23,11 +31,22 @@ class Transport(Protocol):
         """Block until there may be completions. False after `timeout_ms` milliseconds; negative: no limit."""
 
     def snapshot(self) -> int:
-        """Take the snapshot here: 0 where none is taken, 1 in every instance restored from it."""
+        """Take the snapshot here: 0 where none is taken, 1 in every instance restored from it.
+
+        There no other thread runs before `renewed` is called, or some seconds have passed.
+        """
+
+    def renewed(self) -> None:
+        """Let the other threads of a restored instance go on."""
+
+    def generation(self) -> int:
+        """Restores between this instance and its first initialisation."""
 
 
 class DeviceTransport:
     """`/dev/nexus`: a doorbell is one store, a wait one ioctl."""
+
+    clones = True
 
     def __init__(self, path: str = abi.DEVICE_PATH) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -54,11 +73,29 @@ class DeviceTransport:
             return True
 
     def snapshot(self) -> int:
-        return fcntl.ioctl(self._fd, abi.SNAPSHOT, 0)
+        # The interpreter's lock is kept over the call, or a thread that is held after the restore could have it. Nor may
+        # one have asked for it, which would make this thread hand it over: they are left to ask at a slower pace,
+        # and those that have asked already get it before.
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(_UNDISTURBED)
+        try:
+            if threading.active_count() > 1:
+                time.sleep(4 * interval)
+            return _keeping_the_lock(self._fd, abi.SNAPSHOT_AND_HOLD)
+        finally:
+            sys.setswitchinterval(interval)
+
+    def renewed(self) -> None:
+        fcntl.ioctl(self._fd, abi.RENEWED, 0)
+
+    def generation(self) -> int:
+        return fcntl.ioctl(self._fd, abi.GENERATION, 0)
 
 
 class EventfdTransport:
     """Three inherited descriptors (`isolation=process`): arena, doorbell and completion eventfds."""
+
+    clones = False
 
     def __init__(self, arena: int, doorbell: int, completion: int) -> None:
         self.arena = mmap.mmap(arena, os.fstat(arena).st_size)
@@ -87,6 +124,28 @@ class EventfdTransport:
 
     def snapshot(self) -> int:
         return 0
+
+    def renewed(self) -> None:
+        pass
+
+    def generation(self) -> int:
+        return 0
+
+
+def _keeping_the_lock(fd: int, command: int) -> int:
+    """An ioctl, its argument of no interest, during which no other Python thread gets the interpreter's lock."""
+    result: int
+    if sys.hexversion < 0x030E0000:  # 3.14
+        # So does this module where the buffer is too long to be copied, since it could be resized meanwhile.
+        result = fcntl.ioctl(fd, command, bytearray(2048))
+        return result
+    import ctypes
+
+    result = ctypes.PyDLL(None, use_errno=True).ioctl(fd, ctypes.c_ulong(command), 0)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), abi.DEVICE_PATH)
+    return result
 
 
 def open_transport() -> Transport:

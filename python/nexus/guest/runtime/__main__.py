@@ -5,22 +5,28 @@ import os
 import sys
 
 from .. import abi
-from ..device import BackendError, Channel, call, open_channel
-from . import faults, hooks, logs, loop, prepare, renewal
+from ..device import BackendError, Channel, DeviceUnavailableError, call, open_channel
+from . import base, faults, hooks, logs, loop, prepare, renewal
 from .loader import Handler, load
 
 
-def initialise(tracker: renewal.Tracker) -> tuple[Handler, list[renewal.Hook]]:
-    """Everything up to the snapshot. Raises what the function's own code raises, and Fault."""
-    prepare.task_root()
-    prepare.shims()
+def initialise(channel: Channel) -> tuple[Handler, list[renewal.Hook]]:
+    """Everything up to the snapshot. Raises what the function's own code raises, Fault, and Unsuitable."""
+    tracker = renewal.Tracker()
     tracker.start()
     try:
+        if based := base.wanted():
+            base.take(channel, tracker)
+        prepare.task_root()
+        if not based:
+            prepare.shims()
+        hooks.install()
         handler = load(os.environ.get("_HANDLER", ""))
         prepare.rehearse()
         hooks.before_snapshot()
     finally:
-        renew = tracker.stop()
+        tracker.stop()
+    renew = tracker.hooks()
     prepare.settle()
     return handler, renew
 
@@ -30,6 +36,11 @@ def fail(channel: Channel, error: BaseException) -> None:
     document = faults.from_exception(error)
     faults.log(document, sys.stdout.write)
     logs.flush()
+    report(channel, document)
+
+
+def report(channel: Channel, document: object) -> None:
+    """Tell the node why there is no handler."""
     body = json.dumps(document).encode()[: channel.heap_free // 2]
     try:
         call(channel, abi.INIT_ERROR, b"", body, room_max=1024).release()
@@ -42,7 +53,10 @@ def main() -> int:
     channel = open_channel()
     logs.setup()
     try:
-        handler, renew = initialise(renewal.Tracker())
+        handler, renew = initialise(channel)
+    except base.Unsuitable as reason:
+        report(channel, {"errorType": abi.UNSUITABLE_BASE, "errorMessage": str(reason)})
+        return 1
     except SystemExit:
         logs.flush()
         raise
@@ -50,8 +64,14 @@ def main() -> int:
         fail(channel, error)
         return 1
     logs.flush()
-    if channel.snapshot():
+    try:
+        restored = channel.snapshot()
+    except DeviceUnavailableError as error:
+        fail(channel, error)
+        return 1
+    if restored:
         renewal.run(renew)
+        channel.renewed()
         try:
             hooks.after_restore()
         except Exception as error:

@@ -37,7 +37,13 @@ def shims() -> None:
     level = os.environ.get("NEXUS_OFFLOAD", "api")
     if level not in {"api", "http", "coupled"}:
         raise faults.Fault("Runtime.InvalidOffload", f"NEXUS_OFFLOAD is {level!r}: expected api, http or coupled")
-    if level == "coupled" or importlib.util.find_spec("botocore") is None:
+    if level == "coupled":
+        return
+    from ..shims import grpc_core, web
+
+    web.install()
+    grpc_core.install()
+    if importlib.util.find_spec("botocore") is None:
         return
     from ..shims import boto3_api
 

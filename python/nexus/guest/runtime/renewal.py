@@ -1,7 +1,7 @@
 """Renewal after a restore: whatever was drawn at random before the snapshot must not repeat in its clones.
 
 Before the snapshot `Tracker` notes which generators were made without a seed; those that the program seeded keep
-their state, since there repeating is what it asked for. Every clone then calls the hooks that `stop` returned.
+their state, since there repeating is what it asked for. Every clone then calls what `hooks` returned.
 """
 
 import functools
@@ -55,15 +55,20 @@ class Tracker:
             random.seed = shared.seed
         when_imported("numpy.random", self._numpy.attach)
 
-    def stop(self) -> list[Hook]:
-        """End the watch; returns what has to be called in every clone, in that order."""
+    def stop(self) -> None:
+        """End the watch."""
         random.Random.seed = self._original_seed  # type: ignore[method-assign]
         os.register_at_fork = self._original_register
         shared = _shared_random()
         if shared is not None:
             random.seed = shared.seed
+
+    def hooks(self) -> list[Hook]:
+        """What has to be called in every clone of the process as it is now, in that order."""
         hooks: list[Hook] = [generator.seed for generator in self._unseeded if type(generator).seed is random.Random.seed]
         hooks += self._numpy.hooks()
+        if (clone := sys.modules.get("nexus.guest.clone")) is not None:
+            hooks.append(clone.renew)
         if (uuid := sys.modules.get("uuid")) is not None:
             _prepare_uuid(uuid)
         return [*hooks, functools.partial(_without_new_pid, os.getpid()), *self._at_fork]

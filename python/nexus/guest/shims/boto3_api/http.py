@@ -35,8 +35,7 @@ def install(channel: Channel) -> None:
 
 def _send(channel: Channel, session: Any, request: Any) -> AWSResponse:
     try:
-        reply = _exchange(channel, _head(session, request), request)
-        fields = _decode(reply.head)
+        reply, fields = exchange(channel, session, request)
     except BackendError as error:
         raise errors.as_sent(error, request.url, request) from error
     response = response_of(channel, reply, fields, request.method)
@@ -100,17 +99,20 @@ def _seconds(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) and value > 0 else 60.0
 
 
-def _exchange(channel: Channel, head: bytes, request: Any) -> Reply:
-    room = channel.room_limit if request.stream_output else 1 << 18
+def exchange(channel: Channel, session: Any, request: Any) -> tuple[Reply, dict[str, Any]]:
+    """Send a prepared request; the reply, and its head. Raises BackendError where there is no answer."""
+    head = _head(session, request)
+    room = channel.share(channel.room_limit if request.stream_output else 1 << 18, _HEAD_ROOM)
     for delay in (*_BUSY_DELAYS_S, None):
-        ticket = submit_with_body(channel, abi.HTTP, head, request.body, _HEAD_ROOM, min(room, channel.room_limit))
+        ticket = submit_with_body(channel, abi.HTTP, head, request.body, _HEAD_ROOM, room)
         reply = Reply(channel, ticket)
         if reply.status != abi.STATUS_BUSY or delay is None or not _rewind(request.body):
             break
         reply.release()
         time.sleep(delay)
     reply.check()
-    return reply
+    fields: dict[str, Any] = _decode(reply.head)
+    return reply, fields
 
 
 def _rewind(body: object) -> bool:

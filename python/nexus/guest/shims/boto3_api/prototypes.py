@@ -23,7 +23,12 @@ class _Prototype(NamedTuple):
 
 
 def _environment() -> frozenset[tuple[str, str]]:
-    return frozenset((name, value) for name, value in os.environ.items() if name.startswith(("AWS_", "BOTO_", "HOME")))
+    """The variables that making a client depends on. Those of the function's own name, memory and logs are none."""
+    return frozenset(
+        (name, value)
+        for name, value in os.environ.items()
+        if name.startswith(("AWS_", "BOTO_", "HOME")) and not name.startswith("AWS_LAMBDA_")
+    )
 
 
 def _lookup_cache(session: Any) -> object:

@@ -18,19 +18,10 @@ from ....device.body import ArenaBody
 from .. import errors
 from . import body as bodies
 from .eligibility import Reference, Verdict, still_holds
+from .operations import OPERATIONS
 from .request import RequestPlan
 from .response import Headers, ResponsePlan, metadata, parse
 
-OPERATIONS = (
-    "GetObject",
-    "PutObject",
-    "HeadObject",
-    "DeleteObject",
-    "ListObjectsV2",
-    "CopyObject",
-    "CreateBucket",
-    "ListBuckets",
-)
 _VERDICT = "_nexus_verdict"
 _HEAD_ROOM = 1 << 14
 _GET_ROOM = (1 << 20) + _HEAD_ROOM
@@ -64,18 +55,21 @@ class FastPath:
             verdict = self._judge(client)
         if not verdict.eligible or self._history._enabled:
             return self._original(client, name, params)
-        head = plan.build(params, verdict.region, verdict.endpoint, validates=verdict.validates)
-        if head is None:
+        request = plan.build(client, params, verdict.region, verdict.endpoint, validates=verdict.validates)
+        if request is None:
             return self._original(client, name, params)
-        content: Any = b""
-        if plan.takes_body and "Body" in params:
-            content = bodies.outgoing(params["Body"], self._channel.room_limit)
+        content: Any = request.document
+        if plan.body is not None and plan.body in params:
+            given = params[plan.body]
+            content = bodies.outgoing(given, self._channel.room_limit)
             if content is None:
                 return self._original(client, name, params)
-            if content is not params["Body"] and not isinstance(params["Body"], str):
+            if content is not given and not isinstance(given, str):
                 # A file has been read: should real botocore have to take over, it gets the bytes.
-                params = {**params, "Body": content}
-        reply = self._exchange(name, head, content)
+                params = {**params, plan.body: content}
+        if request.length is not None and request.length != len(content):
+            return self._original(client, name, params)
+        reply = self._exchange(name, request.head, content)
         if reply is None:
             return self._original(client, name, params)
         result = self._result(client, name, reply, verdict, params)
@@ -89,10 +83,10 @@ class FastPath:
     def _exchange(self, name: str, head: bytes, content: Any) -> Reply | None:
         """Have the host do it. None where real botocore should try; raises what botocore raises without an answer."""
         room = _GET_ROOM if name == "GetObject" else 1 << 17 if name.startswith("List") else _HEAD_ROOM * 2
-        room = min(room, self._channel.room_limit)
+        room = self._channel.share(room, _HEAD_ROOM)
         for delay in (*_BUSY_DELAYS_S, None):
             try:
-                return call(self._channel, abi.S3, head, content, room_min=min(_HEAD_ROOM, room), room_max=room)
+                return call(self._channel, abi.S3, head, content, room_min=_HEAD_ROOM, room_max=room)
             except BackendError as error:
                 if error.status == abi.STATUS_BUSY and delay is not None:
                     time.sleep(delay)

@@ -17,7 +17,13 @@ try:
 except ImportError:  # botocore before 1.23
     StreamingChecksumBody = None
 
-_ALGORITHMS = ("crc64nvme", "crc32", "crc32c", "sha1", "sha256")
+try:
+    from botocore.httpchecksum import _SUPPORTED_CHECKSUM_ALGORITHMS as _SUPPORTED
+except ImportError:
+    _SUPPORTED = ()
+
+# Those that this botocore would check, and the host checks instead, in botocore's order of preference.
+_ALGORITHMS = tuple(name for name in ("crc64nvme", "crc32c", "crc32", "sha1", "sha256", "sha512") if name in _SUPPORTED)
 
 
 def outgoing(body: Any, limit: int) -> Buffer | None:
@@ -94,7 +100,7 @@ def incoming(channel: Channel, reply: Reply, headers: dict[str, str], *, verify:
     algorithm = None
     for name in _ALGORITHMS if verify and StreamingChecksumBody is not None else ():
         expected = headers.get(f"x-amz-checksum-{name}")
-        if expected is not None and "-" not in expected and _available(name):
+        if expected is not None and "-" not in expected:
             algorithm = name
             body = StreamingChecksumBody(stream, length, _Verified(expected), expected)
             break
@@ -102,8 +108,3 @@ def incoming(channel: Channel, reply: Reply, headers: dict[str, str], *, verify:
         body = StreamingBody(stream, length)
     body.getbuffer = stream.getbuffer
     return body, algorithm
-
-
-def _available(name: str) -> bool:
-    """Whether the guest's botocore would check this algorithm (some need awscrt), and the host does."""
-    return name == "crc32"

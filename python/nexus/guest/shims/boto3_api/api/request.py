@@ -7,10 +7,13 @@ with it in its own words.
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from botocore.handlers import handle_copy_source_param
+from botocore.handlers import copy_source_sse_md5, escape_xml_payload, handle_copy_source_param, sse_md5
+from botocore.httpchecksum import _SUPPORTED_CHECKSUM_ALGORITHMS
 from botocore.model import OperationModel
+from botocore.serialize import RestXMLSerializer
 
 # Names that every region accepts. Access points, ARNs, directory buckets and old names in capitals: real botocore.
 _BUCKET = re.compile(
@@ -18,29 +21,23 @@ _BUCKET = re.compile(
 )
 _ODD_SEGMENT = re.compile(r"(?:\A|/)\.{1,2}(?:/|\Z)")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-# Members whose handling in botocore is more than copying; and those that would change who computes checksums.
-_LEFT_OUT = frozenset(
-    {
-        "ChecksumAlgorithm",
-        "ContentLength",
-        "ContentMD5",
-        "CreateBucketConfiguration",
-        "Expires",
-        "MFA",
-        "OptionalObjectAttributes",
-        "SSECustomerAlgorithm",
-        "SSECustomerKey",
-        "SSECustomerKeyMD5",
-        "CopySourceSSECustomerAlgorithm",
-        "CopySourceSSECustomerKey",
-        "CopySourceSSECustomerKeyMD5",
-        "SSEKMSEncryptionContext",
-        "WriteOffsetBytes",
-    }
-)
+# Operations whose keys botocore asks to be encoded, and decodes, unless the caller asks for an encoding.
+_ENCODED = frozenset({"ListObjects", "ListObjectsV2", "ListObjectVersions"})
+# Checksums that the host makes.
+_CHECKSUMS = frozenset({"CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256", "SHA512"})
+_FORMATS = {"header": RestXMLSerializer.HEADER_TIMESTAMP_FORMAT, "querystring": "iso8601"}
 Pairs = list[list[str]]
 Check = Callable[[Any], str | None]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_serializer = RestXMLSerializer()
+
+
+class Request(NamedTuple):
+    """A request's head (JSON), the XML document that is its body where it has one, and the body's length where told."""
+
+    head: bytes
+    document: bytes
+    length: int | None
 
 
 def _header_text(value: Any) -> str | None:
@@ -71,47 +68,93 @@ def _boolean(value: Any) -> str | None:
     return ("true" if value else "false") if type(value) is bool else None
 
 
+def _algorithm(value: Any) -> str | None:
+    """A checksum that botocore would make with what is installed, and the host makes instead."""
+    if type(value) is not str or value.upper() not in _CHECKSUMS or value.lower() not in _SUPPORTED_CHECKSUM_ALGORITHMS:
+        return None
+    return value
+
+
+def _timestamp(form: str) -> Check:
+    def check(value: Any) -> str | None:
+        if not isinstance(value, datetime):
+            return None
+        text: str = _serializer._convert_timestamp_to_str(value, form)
+        return text
+
+    return check
+
+
+def _list(value: Any) -> str | None:
+    if type(value) is not list or not value:
+        return None
+    return ",".join(value) if all(type(item) is str and _TOKEN.fullmatch(item) for item in value) else None
+
+
+_CHECKS: dict[str, Check] = {"integer": _integer, "long": _integer, "boolean": _boolean, "list": _list}
+
+
 class RequestPlan:
     """How one operation's parameters become a request's head."""
 
     def __init__(self, operation: OperationModel) -> None:
         self.name = operation.name
+        self._operation = operation
         self._headers: dict[str, tuple[str, Check]] = {}
         self._query: dict[str, tuple[str, Check]] = {}
-        self._constant_query: Pairs = []
         shape = operation.input_shape
-        self._needs_key = shape is not None and "Key" in shape.members
-        self._needs_bucket = shape is not None and "Bucket" in shape.members
-        self._metadata = shape is not None and "Metadata" in shape.members
-        self.takes_body = self.name == "PutObject"
-        for name, member in shape.members.items() if shape is not None else ():
+        members = shape.members if shape is not None else {}
+        self._required = frozenset(shape.required_members) if shape is not None else frozenset()
+        self._needs_key = "Key" in members and members["Key"].serialization.get("location") == "uri"
+        self._needs_bucket = "Bucket" in members
+        self._metadata = "Metadata" in members
+        payload = shape.serialization.get("payload") if shape is not None else None
+        self.body = payload if payload is not None and members[payload].type_name == "blob" else None
+        self._document = payload if payload != self.body else None
+        self._keys = tuple(name for name in ("SSECustomerKey", "CopySourceSSECustomerKey") if name in members)
+        algorithm = operation.http_checksum.get("requestAlgorithmMember")
+        for name, member in members.items():
             location = member.serialization.get("location")
-            wire = member.serialization.get("name", name)
-            checks: dict[str, Check] = {"integer": _integer, "long": _integer, "boolean": _boolean}
-            if name in _LEFT_OUT:
+            if location not in _FORMATS:
                 continue
-            if name == "CopySource":
-                self._headers[name] = (wire, _copy_source)
-            elif location == "header" and member.type_name in {"string", *checks}:
-                self._headers[name] = (wire, checks.get(member.type_name, _header_text))
-            elif location == "querystring" and member.type_name in {"string", *checks}:
-                self._query[name] = (wire, checks.get(member.type_name, _query_text))
+            wire = member.serialization.get("name", name)
+            plain = _header_text if location == "header" else _query_text
+            check = _CHECKS.get(member.type_name, plain)
+            if name == algorithm:
+                check = _algorithm
+            elif name == "CopySource":
+                check = _copy_source
+            elif member.type_name == "timestamp":
+                check = _timestamp(member.serialization.get("timestampFormat", _FORMATS[location]))
+            (self._headers if location == "header" else self._query)[name] = (wire, check)
         self._checksum_mode = "ChecksumMode" in self._headers and bool(
             operation.http_checksum.get("requestValidationModeMember")
         )
 
-    def build(self, params: dict[str, Any], region: str, endpoint: str | None, *, validates: bool) -> bytes | None:
-        """The request's head (JSON), or None where real botocore should look at it."""
-        bucket = key = None
+    def build(
+        self, client: Any, params: dict[str, Any], region: str, endpoint: str | None, *, validates: bool
+    ) -> Request | None:
+        """The request, or None where real botocore should look at it. Raises botocore's own validation errors."""
+        bucket = key = length = None
+        document = b""
         headers: Pairs = []
         query: Pairs = []
+        if not self._required <= params.keys():
+            return None
+        for name in self._keys:
+            if name in params:
+                params = _with_digests(params)
+                break
         for name, value in params.items():
             if name in self._headers:
                 wire, check = self._headers[name]
                 text = check(value)
                 if text is None:
                     return None
-                headers.append([wire, text])
+                if name == "ContentLength":
+                    length = value
+                else:
+                    headers.append([wire, text])
             elif name in self._query:
                 wire, check = self._query[name]
                 text = check(value)
@@ -125,18 +168,20 @@ class RequestPlan:
             elif name == "Metadata" and self._metadata:
                 if not _metadata(value, headers):
                     return None
-            elif not (name == "Body" and self.takes_body):
+            elif name == self._document and name is not None:
+                document = self._serialised(client, params)
+            elif name != self.body or name is None:
                 return None
         if self._needs_bucket and (type(bucket) is not str or _BUCKET.fullmatch(bucket) is None):
             return None
         if self._needs_key and (type(key) is not str or not key or _ODD_SEGMENT.search(key) or len(key) > 1024):
             return None
-        if self.name == "ListObjectsV2" and "EncodingType" not in params:
+        if self.name in _ENCODED and "EncodingType" not in params:
             query.append(["encoding-type", "url"])
         if self._checksum_mode and validates and "ChecksumMode" not in params:
             headers.append(["x-amz-checksum-mode", "ENABLED"])
         try:
-            return _encode(
+            head = _encode(
                 {
                     "op": self.name,
                     "bucket": bucket,
@@ -149,6 +194,23 @@ class RequestPlan:
             ).encode("utf-8")
         except UnicodeEncodeError:  # lone surrogates
             return None
+        return Request(head, document, length)
+
+    def _serialised(self, client: Any, params: dict[str, Any]) -> bytes:
+        """The XML document as botocore makes it; it looks at all parameters before."""
+        made: dict[str, Any] = client._serializer.serialize_to_request(dict(params), self._operation)
+        if self.name == "DeleteObjects":
+            escape_xml_payload(made)
+        body: bytes = made["body"]
+        return body
+
+
+def _with_digests(params: dict[str, Any]) -> dict[str, Any]:
+    """With customers' keys in base64 and their MD5, as botocore sends them."""
+    params = dict(params)
+    sse_md5(params)
+    copy_source_sse_md5(params)
+    return params
 
 
 def _metadata(value: Any, headers: Pairs) -> bool:

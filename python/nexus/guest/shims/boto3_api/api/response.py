@@ -151,9 +151,12 @@ def parse(
     parsed.update(customized)
     if status >= 300:
         endpoint._add_modeled_error_fields(response, parsed, operation, parser)
+    answer = AWSResponse("", status, fields, None)
+    if isinstance(body, bytes):  # for those handlers that read XML of their own
+        answer.raw = answer._content = body
     client.meta.events.emit(
         f"after-call.{service}.{operation.name}",
-        http_response=AWSResponse("", status, fields, None),
+        http_response=answer,
         parsed=parsed,
         model=operation,
         context=context,

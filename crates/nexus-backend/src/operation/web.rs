@@ -1,0 +1,111 @@
+//! WEB_CONNECT and WEB_TLS: a guest's conversation with a web server, and its TLS.
+
+use super::{Engine, Refusal, parse};
+use crate::FunctionIdentity;
+use crate::raw::RawSlice;
+use crate::web::connection::{Key, Peer};
+use crate::web::conversation::Conversation;
+use crate::web::tls::{MAX_SET_BYTES, Settings};
+use nexus_abi::operation::status;
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where a guest's time-out is none or longer than that.
+const LONGEST: Duration = Duration::from_secs(900);
+const MAX_HOST: usize = 255;
+
+/// Head of WEB_CONNECT (docs/abi.md).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Target {
+    host: String,
+    port: u16,
+}
+
+pub fn limit(timeout_ms: u32) -> Duration {
+    match timeout_ms {
+        0 => LONGEST,
+        ms => Duration::from_millis(u64::from(ms)).min(LONGEST),
+    }
+}
+
+/// # Errors
+/// The server cannot be reached, or the policy forbids it.
+pub async fn connect(
+    engine: &Arc<Engine>,
+    identity: &Arc<FunctionIdentity>,
+    head: &[u8],
+    timeout_ms: u32,
+) -> Result<Arc<Conversation>, Refusal> {
+    let Target { host, port } = parse(head)?;
+    let key = Key {
+        function: Arc::clone(identity.policy.owner()),
+        host: self::host(&host)?,
+        port,
+        tls: None,
+    };
+    Ok(Conversation::open(engine, identity, key, limit(timeout_ms)).await?)
+}
+
+/// # Errors
+/// The handshake failed, or the server is not who it should be. INVALID with the error UnknownAuthorities: they have
+/// to be sent along.
+pub async fn secure(
+    engine: &Engine,
+    conversation: &Conversation,
+    head: &[u8],
+    body: &RawSlice,
+    timeout_ms: u32,
+) -> Result<Vec<u8>, Refusal> {
+    let settings: Settings = parse(head)?;
+    authorities(engine, &settings, body)?;
+    conversation.secure(settings, limit(timeout_ms)).await?;
+    Ok(describe(&conversation.peer()))
+}
+
+/// A host's name or address, in lower case.
+///
+/// # Errors
+/// INVALID: it is none.
+pub fn host(text: &str) -> Result<String, Refusal> {
+    if text.is_empty() || text.len() > MAX_HOST || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Refusal::invalid("the host is none"));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// See that the authorities of `settings` are known; `sent_along` are they, or nothing.
+///
+/// # Errors
+/// INVALID with the error UnknownAuthorities: they have to be sent along.
+pub fn authorities(
+    engine: &Engine,
+    settings: &Settings,
+    sent_along: &RawSlice,
+) -> Result<(), Refusal> {
+    if let Some(digest) = &settings.authorities
+        && !engine.tls.knows(digest)
+    {
+        if sent_along.is_empty() || sent_along.len() > MAX_SET_BYTES {
+            let what = "send the authorities along";
+            return Err(Refusal::new(
+                status::INVALID,
+                "UnknownAuthorities",
+                what,
+                "",
+            ));
+        }
+        engine
+            .tls
+            .learn(digest, &sent_along.to_vec())
+            .map_err(|what| Refusal::invalid(&what))?;
+    }
+    Ok(())
+}
+
+/// The reply's head.
+pub fn describe(peer: &Peer) -> Vec<u8> {
+    // Strings and numbers: it cannot fail.
+    serde_json::to_vec(peer).unwrap_or_default()
+}

@@ -1,0 +1,154 @@
+//! A guest's sockets to the outside (`nexus_abi::network`): the policy is asked, the connection begun, and the socket passed
+//! to the hypervisor, which cannot make one. Its bytes never pass through here. Datagrams do: each destination is checked.
+//!
+//! Addresses are checked here and connected to here, so nothing can be resolved in between.
+
+mod credentials;
+mod datagrams;
+mod dns;
+mod message;
+
+use crate::FunctionIdentity;
+use crate::operation::Engine;
+use crate::policy::Denied;
+use datagrams::Flows;
+use message::{Channel, Request};
+use nexus_abi::network::{ALLOW, CONNECT, RESOLVER, RESOLVER_PORT, SEND};
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// A pair of SEQPACKET sockets: the backend's end, which does not block, and the hypervisor's.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: room for two descriptors.
+    if unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, owned by nobody else.
+    Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).into())
+}
+
+/// Serve one instance until its hypervisor has gone.
+///
+/// # Errors
+/// The runtime cannot watch the channel.
+pub fn serve(
+    control: OwnedFd,
+    engine: Arc<Engine>,
+    identity: Arc<FunctionIdentity>,
+) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let channel = Channel::new(control)?;
+    Ok(async move {
+        let mut flows = Flows::default();
+        while let Ok(request) = channel.receive().await {
+            let outcome = serve_one(&engine, &identity, &mut flows, request, &channel).await;
+            if let Err(error) = outcome {
+                tracing::debug!(function = %identity.name, %error, "sockets are served no more");
+                return;
+            }
+        }
+    })
+}
+
+async fn serve_one(
+    engine: &Arc<Engine>,
+    identity: &Arc<FunctionIdentity>,
+    flows: &mut Flows,
+    request: Request,
+    channel: &Channel,
+) -> io::Result<()> {
+    match request.operation {
+        CONNECT => {
+            let made = if identity.coupled && request.to == SocketAddr::from(credentials::PLACE) {
+                credentials::open(engine, identity)
+            } else {
+                permit(engine, identity, request.to).and_then(|()| connect(request.to))
+            };
+            match made {
+                Ok(socket) => channel.reply(&request, 0, Some(&socket)).await,
+                Err(errno) => channel.reply(&request, errno, None).await,
+            }
+        }
+        ALLOW => {
+            let errno = permit_datagram(engine, identity, request.to).err();
+            channel.reply(&request, errno.unwrap_or(0), None).await
+        }
+        SEND => {
+            // Every one is checked: the hypervisor is not believed to have asked.
+            if permit_datagram(engine, identity, request.to).is_ok() {
+                flows.send(engine, identity, request);
+            }
+            Ok(())
+        }
+        _ => channel.reply(&request, libc::EINVAL, None).await,
+    }
+}
+
+pub(super) fn is_resolver(to: SocketAddr) -> bool {
+    to == SocketAddr::from((RESOLVER, RESOLVER_PORT))
+}
+
+fn permit_datagram(
+    engine: &Engine,
+    identity: &FunctionIdentity,
+    to: SocketAddr,
+) -> Result<(), i32> {
+    if is_resolver(to) {
+        return Ok(());
+    }
+    permit(engine, identity, to)
+}
+
+/// The errno of a denied connection: EACCES, as of a local firewall; at loopback ECONNREFUSED, as where nobody listens.
+fn permit(engine: &Engine, identity: &FunctionIdentity, to: SocketAddr) -> Result<(), i32> {
+    let denied = |Denied(why): Denied| {
+        tracing::info!(function = %identity.name, %why, "a connection was denied");
+        if to.ip().is_loopback() {
+            libc::ECONNREFUSED
+        } else {
+            libc::EACCES
+        }
+    };
+    if identity.coupled && engine.endpoints.at(to) {
+        return Ok(());
+    }
+    let host = to.ip().to_string();
+    let allowed = engine
+        .policy(identity)
+        .egress(&host, to.port())
+        .map_err(denied)?;
+    allowed.address(to.ip(), to.port()).map_err(denied)
+}
+
+/// Begin a connection.
+fn connect(to: SocketAddr) -> Result<OwnedFd, i32> {
+    let errno = || {
+        io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO)
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let family = match to.ip() {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    };
+    // SAFETY: plain numbers.
+    let fd = unsafe { libc::socket(family, kind, 0) };
+    if fd < 0 {
+        return Err(errno());
+    }
+    // SAFETY: just made, owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let (address, length) = message::sockaddr(to);
+    // SAFETY: the address is live, of the length given.
+    let begun = unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr().cast(), length) };
+    match begun {
+        0 => Ok(socket),
+        _ if errno() == libc::EINPROGRESS => Ok(socket),
+        _ => Err(errno()),
+    }
+}

@@ -1,0 +1,378 @@
+//! What a guest holds as its socket: both directions of one conversation with a server.
+//!
+//! Between two exchanges it holds no connection: that is in the pool, and whoever of the same function talks to that
+//! server next takes it. So an idle client in an instance costs nothing, and a new instance finds connections made.
+
+use super::connection::{Boxed, Connection, Key, Peer};
+use super::tls::Settings;
+use super::watch::Watch;
+use super::{Engine, Failure};
+use crate::FunctionIdentity;
+use crate::raw::{Part, RawRoom};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, mpsc, watch};
+
+/// How long what was handed over before the end may take to be sent.
+const LINGER: Duration = Duration::from_secs(10);
+/// Bytes that pass through a buffer at a time.
+const PIECE: usize = 64 << 10;
+
+/// Both halves are taken and given back together, except while one of them is in use.
+#[derive(Debug)]
+pub struct Conversation {
+    engine: Arc<Engine>,
+    identity: Arc<FunctionIdentity>,
+    key: Mutex<Key>,
+    connect_timeout: Duration,
+    reader: tokio::sync::Mutex<Option<ReadHalf<Boxed>>>,
+    writer: tokio::sync::Mutex<Option<WriteHalf<Boxed>>>,
+    state: Mutex<State>,
+    opened: Notify,
+    closed: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    watch: Watch,
+    peer: Arc<Peer>,
+    /// Nothing has been sent on it.
+    virgin: bool,
+    ended: bool,
+}
+
+impl Conversation {
+    /// Open one. Where the function has an idle connection to that server, it is used later.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn open(
+        engine: &Arc<Engine>,
+        identity: &Arc<FunctionIdentity>,
+        key: Key,
+        connect_timeout: Duration,
+    ) -> Result<Arc<Self>, Failure> {
+        let pool = &engine.idle;
+        let reached = pool.reached(&key.function, &key.host, key.port);
+        let (peer, connection) = match reached {
+            Some(peer) => (peer, None),
+            None => {
+                let work = engine.reach(identity, &key.host, key.port);
+                let connection = within(connect_timeout, work).await?;
+                (Arc::clone(&connection.peer), Some(connection))
+            }
+        };
+        let (reader, writer) = connection.map_or((None, None), |connection| {
+            let (reader, writer) = tokio::io::split(connection.io);
+            (Some(reader), Some(writer))
+        });
+        Ok(Arc::new(Self {
+            engine: Arc::clone(engine),
+            identity: Arc::clone(identity),
+            key: Mutex::new(key),
+            connect_timeout,
+            reader: tokio::sync::Mutex::new(reader),
+            writer: tokio::sync::Mutex::new(writer),
+            state: Mutex::new(State {
+                watch: Watch::default(),
+                peer,
+                virgin: true,
+                ended: false,
+            }),
+            opened: Notify::new(),
+            closed: watch::channel(false).0,
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self) -> Key {
+        self.key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn peer(&self) -> Arc<Peer> {
+        Arc::clone(&self.state().peer)
+    }
+
+    /// End it: whoever reads finds its end. What was handed over before is sent yet, for a while.
+    pub fn close(&self) {
+        self.state().ended = true;
+        self.closed.send_replace(true);
+        // Where it is in use, its user drops it on noticing.
+        if let Ok(mut reader) = self.reader.try_lock() {
+            *reader = None;
+        }
+    }
+
+    async fn until_closed(&self) {
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// Secure it with TLS, or once more inside TLS.
+    ///
+    /// # Errors
+    /// The handshake failed; the conversation is over then.
+    pub async fn secure(&self, settings: Settings, patience: Duration) -> Result<(), Failure> {
+        let result = tokio::select! {
+            result = within(patience, self.secure_now(settings)) => result,
+            () = self.until_closed() => Err(Failure::new("ConnectionResetError", libc::ECONNRESET, "closed")),
+        };
+        if result.is_err() {
+            self.close();
+        }
+        result
+    }
+
+    async fn secure_now(&self, settings: Settings) -> Result<(), Failure> {
+        let mut writer = self.writer.lock().await;
+        let mut reader = self.reader.lock().await;
+        let mut key = self.key();
+        let virgin = self.state().virgin && key.tls.is_none();
+        let mut secured = None;
+        if virgin {
+            key.tls = Some(settings.clone());
+            secured = self.engine.idle.take(&key);
+        }
+        let connection = match (secured, writer.take(), reader.take()) {
+            (Some(connection), _, _) => connection,
+            (None, Some(writer), Some(reader)) => {
+                let plain = Connection {
+                    io: reader.unsplit(writer),
+                    peer: self.peer(),
+                };
+                self.engine.secure(&key.function, plain, &settings).await?
+            }
+            (None, _, _) if virgin => {
+                let plain = self
+                    .engine
+                    .reach(&self.identity, &key.host, key.port)
+                    .await?;
+                self.engine.secure(&key.function, plain, &settings).await?
+            }
+            (None, _, _) => {
+                return Err(Failure::new(
+                    "SSLEOFError",
+                    8,
+                    "UNEXPECTED_EOF_WHILE_READING",
+                ));
+            }
+        };
+        let mut state = self.state();
+        state.peer = Arc::clone(&connection.peer);
+        if !virgin {
+            // A tunnel, or TLS inside TLS: it leads where its key does not say.
+            state.watch.give_up();
+        }
+        drop(state);
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = key;
+        let halves = tokio::io::split(connection.io);
+        (*reader, *writer) = (Some(halves.0), Some(halves.1));
+        self.opened.notify_waiters();
+        Ok(())
+    }
+
+    /// Send what the guest hands over, until it has handed over the last part or the conversation ends.
+    pub async fn pump(self: Arc<Self>, mut parts: mpsc::Receiver<Part>) {
+        let lingered = async {
+            self.until_closed().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        tokio::select! {
+            () = lingered => {}
+            () = self.pump_all(&mut parts) => {}
+        }
+        self.close();
+        *self.writer.lock().await = None;
+    }
+
+    async fn pump_all(&self, parts: &mut mpsc::Receiver<Part>) {
+        loop {
+            let part = tokio::select! {
+                biased;
+                part = parts.recv() => part,
+                () = self.until_closed() => None,
+            };
+            let Some(part) = part else {
+                return;
+            };
+            if self.send(&part).await.is_err() {
+                // The answer may have come before: it is still read.
+                break;
+            }
+            let last = part.last;
+            part.used();
+            if last {
+                let mut writer = self.writer.lock().await;
+                if let Some(half) = writer.as_mut() {
+                    self.state().watch.give_up();
+                    let _ = half.shutdown().await;
+                }
+                break;
+            }
+        }
+        parts.close();
+        while parts.try_recv().is_ok() {}
+        self.until_closed().await;
+    }
+
+    async fn send(&self, part: &Part) -> io::Result<()> {
+        if part.bytes.is_empty() {
+            return Ok(());
+        }
+        let mut writer = self.writer.lock().await;
+        if writer.is_none() {
+            self.lease(&mut writer).await?;
+        }
+        let half = writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut at = 0;
+        while at < part.bytes.len() {
+            let piece = part.bytes.slice(at, PIECE).to_vec();
+            {
+                let mut state = self.state();
+                state.virgin = false;
+                state.watch.sent(&piece);
+            }
+            half.write_all(&piece).await?;
+            at += piece.len();
+        }
+        half.flush().await
+    }
+
+    /// A connection for the next exchange.
+    async fn lease(&self, writer: &mut Option<WriteHalf<Boxed>>) -> io::Result<()> {
+        let key = self.key();
+        let made = match self.engine.idle.take(&key) {
+            Some(connection) => Ok(connection),
+            None => within(self.connect_timeout, self.connect(&key)).await,
+        };
+        match made {
+            Ok(connection) => {
+                let halves = tokio::io::split(connection.io);
+                *writer = Some(halves.1);
+                *self.reader.lock().await = Some(halves.0);
+                self.opened.notify_waiters();
+                Ok(())
+            }
+            Err(_) => {
+                // As a server that hangs up: what its client does then is what it does here.
+                self.state().ended = true;
+                self.opened.notify_waiters();
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+        }
+    }
+
+    async fn connect(&self, key: &Key) -> Result<Connection, Failure> {
+        let plain = self
+            .engine
+            .reach(&self.identity, &key.host, key.port)
+            .await?;
+        match &key.tls {
+            None => Ok(plain),
+            Some(settings) => self.engine.secure(&key.function, plain, settings).await,
+        }
+    }
+
+    /// Receive what is there into `room`, and wait where there is nothing; 0 at the end. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn receive(&self, room: &RawRoom) -> Result<usize, Failure> {
+        loop {
+            let opened = self.opened.notified();
+            tokio::pin!(opened);
+            opened.as_mut().enable();
+            {
+                let mut reader = self.reader.lock().await;
+                if let Some(half) = reader.as_mut() {
+                    let result = tokio::select! {
+                        result = self.receive_from(half, room) => result,
+                        () = self.until_closed() => Ok(0),
+                    };
+                    if !matches!(result, Ok(count) if count > 0) {
+                        self.state().ended = true;
+                        *reader = None;
+                    } else {
+                        self.rest(&mut reader);
+                    }
+                    return result.map_err(|error| Failure::system(&error));
+                }
+            }
+            if self.state().ended {
+                return Ok(0);
+            }
+            tokio::select! {
+                () = opened => {}
+                () = self.until_closed() => return Ok(0),
+            }
+        }
+    }
+
+    async fn receive_from(&self, half: &mut ReadHalf<Boxed>, room: &RawRoom) -> io::Result<usize> {
+        let mut buffer = vec![0_u8; PIECE.min(room.len())];
+        let mut filled = match half.read(&mut buffer).await {
+            Ok(count) => self.received(buffer.get(..count).unwrap_or_default(), room),
+            // A peer that ends without close_notify: the framing decides whether that is an error.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        while filled > 0 && filled < room.len() && !self.state().watch.at_rest() {
+            let rest = room.skip(filled);
+            let space = buffer.len().min(rest.len());
+            let mut space = ReadBuf::new(buffer.get_mut(..space).unwrap_or_default());
+            // An end or an error shows again at the next receive.
+            match Pin::new(&mut *half).poll_read(&mut context, &mut space) {
+                Poll::Ready(Ok(())) if !space.filled().is_empty() => {
+                    filled += self.received(space.filled(), &rest);
+                }
+                _ => break,
+            }
+        }
+        Ok(filled)
+    }
+
+    fn received(&self, bytes: &[u8], room: &RawRoom) -> usize {
+        self.state().watch.received(bytes);
+        room.write(bytes)
+    }
+
+    /// Give the connection to the pool where the exchange is over.
+    fn rest(&self, reader: &mut Option<ReadHalf<Boxed>>) {
+        let mut state = self.state();
+        if !state.watch.at_rest() || state.ended {
+            return;
+        }
+        // Where the writer is busy, the next exchange has begun.
+        let Ok(mut writer) = self.writer.try_lock() else {
+            return;
+        };
+        if let (Some(reader), Some(writer)) = (reader.take(), writer.take()) {
+            state.watch = Watch::default();
+            let connection = Connection {
+                io: reader.unsplit(writer),
+                peer: Arc::clone(&state.peer),
+            };
+            drop(state);
+            self.engine.idle.put(self.key(), connection);
+        }
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(Failure::new("TimeoutError", 0, "timed out")))
+}

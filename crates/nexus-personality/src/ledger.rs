@@ -1,0 +1,269 @@
+//! What of the host's memory a guest is promised, and what it uses: one account for a process and its children.
+//!
+//! Two sums are kept exactly: private memory that the guest may touch (*committed*), and what the host keeps for it outside of its
+//! private memory (*held*: shared memory without a file, pipes, sockets). As long as both together fit the limit, no access
+//! can exceed it. Beyond that a guest is overcommitted, as programs are that reserve much and touch little: then what it asks
+//! for must fit what it does not use yet, reservations may exceed it, and the hypervisor looks at what is really used, the
+//! sooner the less is left.
+
+use crate::errno::{ENOMEM, Errno};
+use crate::window::PAGE;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What may be committed beyond the limit, in bytes. Nothing of it need ever be touched; read once, it costs page tables, 1/512.
+const OVERCOMMIT: u64 = 8 << 30;
+/// Bytes that a guest could touch in a millisecond, at most: 4 GiB/s, twice what two CPUs reach with 4 KiB pages.
+const TOUCHED_PER_MS: u64 = 4 << 20;
+/// Between looks, in milliseconds: while there is next to nothing left, and while there is plenty.
+const LOOKS: (u64, u64) = (1, 100);
+/// The same while the guest is not overcommitted: then only the hypervisor's own tables can grow, and each has its limit.
+const SELDOM: Duration = Duration::from_secs(1);
+
+/// The account.
+#[derive(Debug)]
+pub struct Ledger {
+    limit: u64,
+    committed: AtomicU64,
+    held: AtomicU64,
+    refused: AtomicBool,
+    statm: OwnedFd,
+}
+
+/// Bytes that the host holds for the guest, until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    ledger: Arc<Ledger>,
+    bytes: AtomicU64,
+}
+
+impl Ledger {
+    /// An empty account. Opens the hypervisor's own use of memory, before the jail.
+    ///
+    /// # Errors
+    /// There is no /proc.
+    pub fn new(limit: u64) -> io::Result<Arc<Self>> {
+        // SAFETY: a static name; the result is checked.
+        let statm = unsafe {
+            libc::open(
+                c"/proc/self/statm".as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            )
+        };
+        if statm < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Arc::new(Self {
+            limit,
+            committed: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
+            // SAFETY: a fresh descriptor that nobody else owns.
+            statm: unsafe { OwnedFd::from_raw_fd(statm) },
+        }))
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    fn promised(&self) -> u64 {
+        let committed = self.committed.load(Ordering::Relaxed);
+        committed.saturating_add(self.held.load(Ordering::Relaxed))
+    }
+
+    /// Whether more is promised than the limit allows to be used.
+    #[must_use]
+    pub fn overcommitted(&self) -> bool {
+        self.promised() > self.limit
+    }
+
+    /// Whether `more` bytes that the guest asks for and will use may be promised.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn admit(&self, more: u64) -> Result<(), Errno> {
+        if self.promised().saturating_add(more) <= self.limit
+            || self.used().saturating_add(more) <= self.limit
+        {
+            return Ok(());
+        }
+        self.refused.store(true, Ordering::Relaxed);
+        Err(ENOMEM)
+    }
+
+    /// Promise private memory.
+    ///
+    /// # Errors
+    /// ENOMEM, far beyond the limit.
+    pub fn commit(&self, bytes: u64) -> Result<(), Errno> {
+        let before = self.committed.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.limit.saturating_add(OVERCOMMIT) {
+            self.give_back(bytes);
+            self.refused.store(true, Ordering::Relaxed);
+            return Err(ENOMEM);
+        }
+        Ok(())
+    }
+
+    /// Promise what is there already: a snapshot's.
+    pub fn note(&self, bytes: u64) {
+        self.committed.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Private memory is unmapped.
+    pub fn give_back(&self, bytes: u64) {
+        self.committed.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Have the host hold memory.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn hold(self: &Arc<Self>, bytes: u64) -> Result<Held, Errno> {
+        let held = Held {
+            ledger: Arc::clone(self),
+            bytes: AtomicU64::new(0),
+        };
+        held.resize(bytes)?;
+        Ok(held)
+    }
+
+    /// Memory in use, in bytes: what the host counts as private to the hypervisor, its own included, and what it holds.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        let private = self.private_bytes().unwrap_or(0);
+        private.saturating_add(self.held.load(Ordering::Relaxed))
+    }
+
+    /// Private memory in use, in bytes, the hypervisor's own included.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn private_bytes(&self) -> io::Result<u64> {
+        let mut text = [0u8; 128];
+        // SAFETY: a live buffer of the length given.
+        let length = unsafe {
+            libc::pread(
+                self.statm.as_raw_fd(),
+                text.as_mut_ptr().cast(),
+                text.len(),
+                0,
+            )
+        };
+        let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+        let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned();
+        let mut fields = text
+            .split_whitespace()
+            .skip(1)
+            .map_while(|f| f.parse::<u64>().ok());
+        let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
+        Ok(resident.saturating_sub(shared) * PAGE)
+    }
+
+    /// Whether what is used exceeds the limit by more than `slack`; else when to look again.
+    ///
+    /// # Errors
+    /// The bytes used: the guest has to end.
+    pub fn look(&self, slack: u64) -> Result<Duration, u64> {
+        let used = self.used();
+        let left = (self.limit.saturating_add(slack))
+            .checked_sub(used)
+            .ok_or(used)?;
+        if !self.overcommitted() {
+            return Ok(SELDOM);
+        }
+        let pause = (left / TOUCHED_PER_MS).clamp(LOOKS.0, LOOKS.1);
+        Ok(Duration::from_millis(pause))
+    }
+
+    /// Whether the guest was ever refused memory.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl Held {
+    /// Hold this much instead.
+    ///
+    /// # Errors
+    /// ENOMEM; it stays as it was.
+    pub fn resize(&self, bytes: u64) -> Result<(), Errno> {
+        let old = self.bytes.load(Ordering::Relaxed);
+        if let Some(more) = bytes.checked_sub(old) {
+            self.ledger.admit(more)?;
+            self.ledger.held.fetch_add(more, Ordering::Relaxed);
+        } else {
+            self.ledger.held.fetch_sub(old - bytes, Ordering::Relaxed);
+        }
+        self.bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        self.ledger.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_is_promised_within_the_limit_can_never_exceed_it() {
+        let ledger = Ledger::new(4096 * MIB).unwrap();
+        ledger.commit(4000 * MIB).unwrap();
+        assert!(!ledger.overcommitted());
+        assert_eq!(ledger.look(0), Ok(SELDOM));
+        // Asked for beyond: nothing is used of it yet, so it may be had, and is watched.
+        ledger.admit(200 * MIB).unwrap();
+        ledger.commit(200 * MIB).unwrap();
+        assert!(ledger.overcommitted());
+        assert_eq!(ledger.look(0), Ok(Duration::from_millis(100)));
+        ledger.give_back(200 * MIB);
+        assert!(!ledger.overcommitted());
+    }
+
+    #[test]
+    fn what_is_held_counts_as_used() {
+        let ledger = Ledger::new(2048 * MIB).unwrap();
+        let held = ledger.hold(1500 * MIB).unwrap();
+        assert_eq!(ledger.hold(600 * MIB).unwrap_err(), ENOMEM);
+        assert!(ledger.refused());
+        held.resize(100 * MIB).unwrap();
+        let other = ledger.hold(600 * MIB).unwrap();
+        assert_eq!(held.resize(1500 * MIB), Err(ENOMEM));
+        drop((held, other));
+        assert_eq!(ledger.promised(), 0);
+    }
+
+    #[test]
+    fn the_less_is_left_the_sooner_it_is_looked_at() {
+        let ledger = Ledger::new(MIB).unwrap();
+        ledger.note(64 * MIB);
+        assert!(ledger.look(0).is_err(), "this test alone uses more");
+        let used = ledger.used();
+        let soon = ledger.look(used + 40 * MIB).unwrap();
+        assert!(soon < Duration::from_millis(30), "{soon:?}");
+    }
+
+    #[test]
+    fn reservations_have_an_end() {
+        let ledger = Ledger::new(64 * MIB).unwrap();
+        ledger.commit(OVERCOMMIT).unwrap();
+        assert_eq!(ledger.commit(65 * MIB), Err(ENOMEM));
+        ledger.commit(64 * MIB).unwrap();
+    }
+}

@@ -1,0 +1,241 @@
+//! A control group for the node's instances, beneath the one that the daemon itself is in: a second wall for memory, and less weight
+//! on the CPU than the daemon has.
+//!
+//! One group for all of them: what one instance may use is the hypervisor's account; this keeps them all together from taking the
+//! host's last memory. With cgroup v1 the spawning thread enters, and what it starts begins there. With v2 a process is in one
+//! group as a whole, so each child enters before it executes.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+
+/// Of the host's memory, what instances may have together.
+const SHARE: (u64, u64) = (7, 8);
+/// The default is 1024 shares (v1), a weight of 100 (v2).
+const CPU_SHARES: &str = "512";
+const CPU_WEIGHT: &str = "50";
+/// Of a group, before the daemon's process id.
+const NAME: &str = "nexus-instances-";
+
+/// The group. It is removed when dropped or by the next daemon, which fails silently as long as somebody is in it.
+#[derive(Debug)]
+pub struct Group {
+    directories: Vec<PathBuf>,
+    /// v1: where a thread enters.
+    tasks: Vec<PathBuf>,
+    /// v2: where a process enters.
+    procs: Option<File>,
+}
+
+impl Group {
+    /// Make it. `proc` and `mounts` are `/proc/self/cgroup` and `/sys/fs/cgroup`.
+    ///
+    /// # Errors
+    /// Neither version can be had here; the reason.
+    pub fn make(proc: &Path, mounts: &Path) -> io::Result<Self> {
+        let own = fs::read_to_string(proc)?;
+        let limit = total_memory()? / SHARE.1 * SHARE.0;
+        let name = format!("{NAME}{}", std::process::id());
+        let mut group = Self {
+            directories: Vec::new(),
+            tasks: Vec::new(),
+            procs: None,
+        };
+        let unified = mounts.join("cgroup.controllers");
+        if unified.exists() {
+            group.unified(&own, mounts, &name, limit)?;
+        } else {
+            let parent = |controller| beneath(mounts, controller, &own);
+            group.old(
+                &parent("memory")?.join(&name),
+                "memory.limit_in_bytes",
+                &limit.to_string(),
+            )?;
+            group.old(&parent("cpu")?.join(&name), "cpu.shares", CPU_SHARES)?;
+        }
+        Ok(group)
+    }
+
+    fn old(&mut self, directory: &Path, key: &str, value: &str) -> io::Result<()> {
+        self.directory(directory)?;
+        fs::write(directory.join(key), value)?;
+        self.tasks.push(directory.join("tasks"));
+        Ok(())
+    }
+
+    /// A group that distributes controllers has no processes of its own, so the daemon moves down beside its instances.
+    fn unified(&mut self, own: &str, mounts: &Path, name: &str, limit: u64) -> io::Result<()> {
+        let path = own.lines().find_map(|line| line.strip_prefix("0::"));
+        let path =
+            path.ok_or_else(|| io::Error::other("this process is in no group of cgroup v2"))?;
+        let parent = mounts.join(path.trim_start_matches('/'));
+        let (daemon, instances) = (parent.join("nexusd"), parent.join(name));
+        self.directory(&instances)?;
+        if !daemon.exists() {
+            self.directory(&daemon)?;
+        }
+        fs::write(daemon.join("cgroup.procs"), "0")?;
+        fs::write(parent.join("cgroup.subtree_control"), "+memory +cpu")?;
+        fs::write(instances.join("memory.max"), limit.to_string())?;
+        fs::write(instances.join("cpu.weight"), CPU_WEIGHT)?;
+        self.procs = Some(
+            File::options()
+                .write(true)
+                .open(instances.join("cgroup.procs"))?,
+        );
+        Ok(())
+    }
+
+    fn directory(&mut self, path: &Path) -> io::Result<()> {
+        // Groups of daemons that are gone: a daemon that ends is in its own. One that is in use stays.
+        for left in path.parent().into_iter().flat_map(fs::read_dir).flatten() {
+            let left = left?;
+            if left.file_name().to_string_lossy().starts_with(NAME) {
+                let _ = fs::remove_dir(left.path());
+            }
+        }
+        fs::create_dir(path)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        self.directories.push(path.to_path_buf());
+        Ok(())
+    }
+
+    /// Put the calling thread, and so what it starts, into the group (v1).
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enter(&self) -> io::Result<()> {
+        for tasks in &self.tasks {
+            File::options().write(true).open(tasks)?.write_all(b"0")?;
+        }
+        Ok(())
+    }
+
+    /// What a child writes "0" to before it executes (v2).
+    #[must_use]
+    pub fn procs(&self) -> Option<RawFd> {
+        self.procs.as_ref().map(AsRawFd::as_raw_fd)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for directory in self.directories.iter().rev() {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+/// This process's directory of one controller (v1).
+fn beneath(mounts: &Path, controller: &str, own: &str) -> io::Result<PathBuf> {
+    let path = own.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let controllers = fields.next()?;
+        controllers
+            .split(',')
+            .any(|c| c == controller)
+            .then_some(fields.next()?)
+    });
+    let path =
+        path.ok_or_else(|| io::Error::other(format!("no cgroup controller {controller}")))?;
+    Ok(mounts.join(controller).join(path.trim_start_matches('/')))
+}
+
+fn total_memory() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|number| number.trim().parse::<u64>().ok());
+    Ok(kib.ok_or_else(|| io::Error::other("/proc/meminfo has no MemTotal"))? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A tree of plain files where the kernel's would be.
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str, own: &str, directories: &[&str]) -> (Self, PathBuf) {
+            let path = std::env::temp_dir().join(format!("nexus-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            for directory in directories {
+                fs::create_dir_all(path.join(directory)).unwrap();
+            }
+            let proc = path.join("own");
+            fs::write(&proc, own).unwrap();
+            (Self(path), proc)
+        }
+
+        fn path(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_old_version_has_one_group_for_each_controller() {
+        let own = "4:memory:/a/b\n2:cpuacct,cpu:/\n0::/\n";
+        let (mounts, proc) = Tree::new("v1", own, &["memory/a/b", "cpu"]);
+        let group = Group::make(&proc, mounts.path()).unwrap();
+        let name = format!("nexus-instances-{}", std::process::id());
+        let limit = fs::read_to_string(
+            mounts
+                .path()
+                .join(format!("memory/a/b/{name}/memory.limit_in_bytes")),
+        )
+        .unwrap();
+        let total = total_memory().unwrap();
+        assert!((total / 2..total).contains(&limit.parse::<u64>().unwrap()));
+        assert_eq!(
+            fs::read_to_string(mounts.path().join(format!("cpu/{name}/cpu.shares"))).unwrap(),
+            CPU_SHARES
+        );
+        assert_eq!((group.tasks.len(), group.procs()), (2, None));
+    }
+
+    #[test]
+    fn the_new_version_moves_the_daemon_beside_its_instances() {
+        let (mounts, proc) = Tree::new(
+            "v2",
+            "0::/system.slice/nexus.service\n",
+            &["system.slice/nexus.service"],
+        );
+        fs::write(mounts.path().join("cgroup.controllers"), "cpu memory").unwrap();
+        let own = mounts.path().join("system.slice/nexus.service");
+        let name = format!("nexus-instances-{}", std::process::id());
+        // The kernel would have made this one with the directory.
+        fs::create_dir(own.join("nexusd")).unwrap();
+        let made = Group::make(&proc, mounts.path());
+        assert!(made.is_err(), "a plain directory has no cgroup.procs");
+        assert_eq!(
+            fs::read_to_string(own.join("nexusd/cgroup.procs")).unwrap(),
+            "0"
+        );
+        assert_eq!(
+            fs::read_to_string(own.join("cgroup.subtree_control")).unwrap(),
+            "+memory +cpu"
+        );
+        assert_eq!(
+            fs::read_to_string(own.join(name).join("cpu.weight")).unwrap(),
+            CPU_WEIGHT
+        );
+    }
+
+    #[test]
+    fn without_controllers_the_reason_is_told() {
+        let (mounts, proc) = Tree::new("none", "0::/\n", &[]);
+        let error = Group::make(&proc, mounts.path()).unwrap_err().to_string();
+        assert!(error.contains("memory"), "{error}");
+    }
+}

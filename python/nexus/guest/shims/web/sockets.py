@@ -1,0 +1,343 @@
+"""A socket whose connection the backend has."""
+
+import errno
+import json
+import os
+import socket
+import threading
+from collections import deque
+from typing import Any, NoReturn, Self
+
+from ... import abi
+from ...device import Channel, Reply
+from ...device.channel import Buffer, Ticket
+
+# What one send hands over at a time, and how much of that may wait for the network (pieces).
+_PIECE = 1 << 17
+_WAITING = 3
+# Room of the first READ; it grows while bytes keep filling it.
+_ROOM_MIN = 1 << 14
+_ROOM_MAX = 1 << 20
+
+_decode = json.JSONDecoder().decode
+
+
+def milliseconds(timeout: float | None) -> int:
+    """A time-out for a submission: 0 means none."""
+    return 0 if timeout is None else max(1, min(round(timeout * 1000), 0xFFFFFFFF))
+
+
+def raise_failure(reply: Reply) -> NoReturn:
+    """Raise what a socket of one's own would have raised."""
+    try:
+        head: Any = _decode(reply.head)
+    except ValueError:
+        head = {}
+    error, number, message = head.get("error"), head.get("errno", 0), head.get("message", "")
+    reply.release()
+    if error == "gaierror":
+        raise socket.gaierror(number, message)
+    if reply.status == abi.STATUS_TIMEOUT:
+        raise TimeoutError("timed out")
+    if error in {"SSLCertVerificationError", "SSLError", "SSLEOFError"}:
+        from . import tls
+
+        raise tls.failure(error, number, message)
+    if reply.status == abi.STATUS_DENIED:
+        raise PermissionError(number, message)
+    if error == "OSError":
+        raise OSError(number, os.strerror(number))
+    if reply.status == abi.STATUS_NO_STREAM:
+        raise BrokenPipeError(32, os.strerror(32))
+    raise OSError(f"{error}: {message}")
+
+
+class Connector:
+    """Makes such sockets."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    def create_connection(
+        self,
+        address: tuple[str, int],
+        timeout: Any = None,
+        source_address: tuple[str, int] | None = None,
+        **options: Any,
+    ) -> Any:
+        """As `socket.create_connection`."""
+        host, port = address
+        if timeout is not None and not isinstance(timeout, (int, float)):
+            timeout = socket.getdefaulttimeout()
+        if source_address is not None:
+            return socket.create_connection(address, timeout, source_address, **options)
+        if (inside := _inside(host, port, timeout)) is not None:
+            return inside
+        return WebSocket(self.channel, host, port, timeout)
+
+    def plain(self, made: "WebSocket") -> socket.socket:
+        """A socket of the guest's own to where `made` leads."""
+        return socket.create_connection(made._target, made.gettimeout())
+
+
+def listens_inside(host: str, port: int) -> bool:
+    """Whether a server of this instance's own has that port."""
+    if host not in {"localhost", "::1", "::", "0.0.0.0"} and not host.startswith("127."):
+        return False
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((host, port))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
+def _inside(host: str, port: int, timeout: float | None) -> socket.socket | None:
+    """A connection to a server inside this instance, if one listens there."""
+    if not listens_inside(host, port):
+        return None
+    try:
+        return socket.create_connection((host, port), timeout)
+    except OSError:
+        return None
+
+
+class WebSocket:
+    """What web clients use of a `socket.socket`, over one conversation of the backend's."""
+
+    family = socket.AF_INET
+    type = socket.SOCK_STREAM
+    proto = 6
+
+    # These work on whatever has `_io_refs`, `_closed` and `_real_close`.
+    makefile: Any = socket.socket.makefile
+    close: Any = socket.socket.close
+    _decref_socketios: Any = socket.socket._decref_socketios  # type: ignore[attr-defined]
+
+    _read_timeout_text = "timed out"
+    _write_timeout_text = "timed out"
+
+    def __init__(self, channel: Channel, host: str, port: int, timeout: float | None) -> None:
+        self._io_refs = 0
+        self._closed = False
+        self._channel = channel
+        self._target = (host, port)
+        self._timeout = timeout
+        self._stream = 0
+        self._reset()
+        self._open()
+
+    def _reset(self) -> None:
+        self._generation = self._channel.restores
+        self._pending: deque[Ticket] = deque()
+        self._sending = threading.Lock()
+        self._ready = memoryview(b"")
+        self._ended = False
+        self._shut = False
+        self._room = _ROOM_MIN
+
+    def _open(self) -> None:
+        host, port = self._target
+        try:
+            name = host.strip("[]").encode("idna").decode("ascii")
+        except UnicodeError:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
+        head = json.dumps({"host": name, "port": port}).encode()
+        self._upload, ticket = self._channel.submit(
+            abi.WEB_CONNECT, head, room_min=1 << 12, room_max=1 << 12, timeout_ms=milliseconds(self._timeout)
+        )
+        reply = Reply(self._channel, ticket)
+        if reply.status < 0:
+            raise_failure(reply)
+        self._stream = reply.stream
+        self.peer: dict[str, Any] = _decode(reply.head)
+        reply.release()
+
+    def _reopen(self) -> None:
+        """After a restore: the backend of before is another instance's."""
+        self._reset()
+        self._open()
+
+    # -- sending -----------------------------------------------------------------------------------------------
+
+    def sendall(self, data: Buffer, flags: int = 0) -> None:
+        """Hand all of `data` over. What goes wrong with it may show at a later call."""
+        self._check()
+        with memoryview(data) as given, given.cast("B") as view:
+            if not len(view):
+                return
+            if self._generation != self._channel.restores:
+                self._reopen()
+            with self._sending:
+                for start in range(0, len(view), _PIECE):
+                    self._settle(_WAITING)
+                    piece = view[start : start + _PIECE]
+                    _, ticket = self._channel.submit(
+                        abi.BODY,
+                        b"",
+                        piece,
+                        flags=abi.MORE_BODY,
+                        stream=self._upload,
+                        timeout_ms=milliseconds(self._timeout),
+                    )
+                    self._pending.append(ticket)
+
+    def send(self, data: Buffer, flags: int = 0) -> int:
+        """As `sendall`."""
+        self.sendall(data)
+        return memoryview(data).nbytes
+
+    def _settle(self, most: int) -> None:
+        """Look at what became of earlier pieces; wait until at most `most` are on their way."""
+        while self._pending and (len(self._pending) >= most or self._pending[0].completion is not None):
+            reply = Reply(self._channel, self._pending.popleft())
+            if reply.status == abi.STATUS_TIMEOUT:
+                raise TimeoutError(self._write_timeout_text)
+            if reply.status < 0:
+                raise_failure(reply)
+
+    def shutdown(self, how: int) -> None:
+        """End one direction, or both."""
+        self._check()
+        if how != socket.SHUT_RD and not self._shut:
+            self._shut = True
+            with self._sending:
+                _, ticket = self._channel.submit(abi.BODY, b"", b"", stream=self._upload)
+                self._pending.append(ticket)
+        if how != socket.SHUT_WR:
+            self._release()
+
+    # -- receiving ---------------------------------------------------------------------------------------------
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive into `buffer`; 0 at the end."""
+        self._check()
+        with memoryview(buffer) as given, given.cast("B") as target:
+            wanted = nbytes or len(target)
+            if not self._ready and not self._fill(wanted):
+                return 0
+            count = min(wanted, len(self._ready))
+            target[:count] = self._ready[:count]
+            self._ready = self._ready[count:]
+            return count
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Up to `bufsize` bytes; none at the end."""
+        self._check()
+        if not bufsize or (not self._ready and not self._fill(bufsize)):
+            return b""
+        data = bytes(self._ready[:bufsize])
+        self._ready = self._ready[len(data) :]
+        return data
+
+    def _fill(self, wanted: int) -> bool:
+        if self._ended:
+            return False
+        if self._generation != self._channel.restores:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        room = min(max(self._room, min(wanted, _ROOM_MAX)), self._channel.room_limit)
+        _, ticket = self._channel.submit(
+            abi.READ, room_min=1 << 12, room_max=room, stream=self._stream, timeout_ms=milliseconds(self._timeout)
+        )
+        reply = Reply(self._channel, ticket)
+        if reply.status == abi.STATUS_TIMEOUT:
+            if self._timeout == 0:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            raise TimeoutError(self._read_timeout_text)
+        if reply.status < 0:
+            self._ended = True
+            if reply.status == abi.STATUS_NO_STREAM:
+                return False
+            raise_failure(reply)
+        self._ready = memoryview(bytes(reply.body))
+        reply.release()
+        self._room = _ROOM_MIN if len(self._ready) < room // 2 else min(room * 2, _ROOM_MAX)
+        if not reply.more:
+            self._ended = True
+        return len(self._ready) > 0
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are bytes that nobody has read yet, or the end."""
+        return bool(self._ready) or self._ended
+
+    # -- the rest of a socket ----------------------------------------------------------------------------------
+
+    def settimeout(self, value: float | None) -> None:
+        """As for a socket (seconds)."""
+        if value is not None and value < 0:
+            raise ValueError("Timeout value out of range")
+        self._timeout = None if value is None else float(value)
+
+    def gettimeout(self) -> float | None:
+        return self._timeout
+
+    timeout = property(gettimeout)
+
+    def setblocking(self, flag: bool) -> None:
+        self.settimeout(None if flag else 0.0)
+
+    def getblocking(self) -> bool:
+        return self._timeout != 0
+
+    def setsockopt(self, *_: Any) -> None:
+        """Nothing: the connection is the host's."""
+
+    def getsockopt(self, level: int, option: int, length: int = 0) -> int:
+        """0: no error, and no option set."""
+        return 0
+
+    def getpeername(self) -> tuple[str, int]:
+        return _address(self.peer["address"])
+
+    def getsockname(self) -> tuple[str, int]:
+        return _address(self.peer["local"])
+
+    def fileno(self) -> int:
+        """-1: there is no descriptor."""
+        return -1
+
+    def detach(self) -> int:
+        """Let go; there is no descriptor to keep."""
+        self._closed = True
+        self._release()
+        return -1
+
+    def _check(self) -> None:
+        if self._closed and self._io_refs <= 0:
+            raise OSError(9, "Bad file descriptor")
+
+    def _real_close(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        stream, self._stream = self._stream, 0
+        self._ended = True
+        self._ready = memoryview(b"")
+        if not stream or self._generation != self._channel.restores:
+            return
+        # What was sent is on its way still.
+        while self._pending:
+            self._channel.abandon(self._pending.popleft())
+        self._channel.post(abi.CLOSE, stream=stream)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._closed:
+            self.close()
+
+    def __del__(self) -> None:
+        # Also called by the collector, inside any allocation: no locks here.
+        if getattr(self, "_stream", 0) and self._generation == self._channel.restores:
+            self._channel.discard(0, 0, self._stream)
+
+    def __repr__(self) -> str:
+        return f"<nexus {type(self).__name__} to {self._target[0]}:{self._target[1]}>"
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, port = text.rsplit(":", 1)
+    return host.strip("[]"), int(port)

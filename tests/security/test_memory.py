@@ -1,0 +1,58 @@
+"""A guest that takes all memory it can get, fast, by many ways: the host never gives much more than the limit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.kvm
+
+LIMIT = 64
+# The hypervisor's own memory and files, 16 MiB of slack before the guest is ended, and what four threads touch meanwhile.
+PEAK = LIMIT + 16 + 12 + 24
+
+TOLD = ["small", "shared", "zero", "hidden", "remainder", "copies", "grown", "heap", "moved"]
+ENDED = ["reserved", "stacks", "protected", "names"]
+BUFFERS = ["pipes", "sockets"]
+
+
+def grab(binaries: Path, hostile: Path, what: str) -> tuple[int, int, str]:
+    """The guest's status, the hypervisor's peak memory in MiB, and its output."""
+    threads = "1" if what == "heap" else "4"
+    command = [binaries / "nexus-vmm", "run", "--memory", str(LIMIT), "--", hostile / "grab", what, threads]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        output = process.stdout.read().decode()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, used.ru_maxrss >> 10, output
+
+
+@pytest.mark.parametrize("what", TOLD)
+def test_what_is_asked_for_is_refused_at_the_limit(binaries, hostile, what):
+    status, peak, output = grab(binaries, hostile, what)
+    assert status == 0, output
+    assert int(output.split()[0]) >> 10 <= LIMIT
+    assert peak <= PEAK
+
+
+@pytest.mark.parametrize("what", ENDED)
+def test_what_was_only_reserved_ends_the_guest_when_it_is_touched(binaries, hostile, what):
+    status, peak, output = grab(binaries, hostile, what)
+    assert status == 128 + 9, output
+    assert f"used more than its {LIMIT} MiB" in output
+    assert peak <= PEAK
+
+
+@pytest.mark.parametrize("what", BUFFERS)
+def test_what_the_kernel_holds_for_it_is_counted(binaries, hostile, what):
+    status, peak, output = grab(binaries, hostile, what)
+    assert status == 0, output
+    assert int(output.split()[0]) >> 10 <= LIMIT
+    assert peak <= PEAK

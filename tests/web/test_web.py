@@ -1,0 +1,16 @@
+"""The same program gives the same results, types and exceptions over its own sockets and over the backend."""
+
+import pytest
+import web_scenarios as scenarios
+from web_servers import assert_same
+
+
+@pytest.fixture(scope="module")
+def inside(deploy, web):
+    return deploy("web_scenarios", ports=web["ports"].values())
+
+
+@pytest.mark.parametrize("name", list(scenarios.SCENARIOS))
+def test_same_inside(name, web, native, inside):
+    event = {"scenario": name, **web}
+    assert_same(native("web_scenarios", event), inside(event))
