@@ -3,7 +3,7 @@
 Event: ``{"bucket": "bench", "key": "in", "target": "out", "count": 1}``. The benchmarks measure with it.
 Without a target (null) it only reads.
 With ``"collect": true`` it does one full garbage collection at the end, as a long-lived instance would have done; ``"hold": 2``
-lets it stay for two seconds more, so that many instances are busy at once.
+lets it stay for two seconds more, ``"until"`` until that time (seconds since 1970), so that many instances are busy at once.
 """
 
 import gc
@@ -24,4 +24,5 @@ def handler(event, context):
     if event.get("collect"):
         gc.collect()
     time.sleep(event.get("hold", 0))
+    time.sleep(max(0, event.get("until", 0) - time.time()))
     return {"bytes": size}

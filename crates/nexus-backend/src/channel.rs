@@ -203,6 +203,7 @@ impl Channel {
             copies: self.copies.clone(),
             inputs: Arc::clone(&self.inputs),
             open_ended: self.uploads.is_busy() || self.current.is_connected(),
+            current: Arc::clone(&self.current),
         }
     }
 

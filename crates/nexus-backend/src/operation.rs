@@ -5,7 +5,7 @@ mod http_op;
 mod presign;
 mod reader;
 pub mod rpc;
-mod s3;
+pub mod s3;
 mod s3_model;
 mod s3_table;
 mod send;

@@ -36,6 +36,7 @@ pub mod mm;
 pub mod pending;
 pub mod process;
 mod ranges;
+pub mod rest;
 pub mod signal;
 pub mod snapshot;
 pub mod syscall;

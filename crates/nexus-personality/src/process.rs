@@ -14,6 +14,7 @@ use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
 use crate::mm::{AddressSpace, Backing, Request};
 use crate::pending::{Cause, Pending, Sent};
+use crate::rest::Rest;
 use crate::signal::{self, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
@@ -112,6 +113,7 @@ pub struct Process {
     pub(crate) ledger: Arc<Ledger>,
     /// Which pages are its own; absent where the host does not tell.
     pub(crate) pagemap: Option<Arc<OwnedFd>>,
+    pub(crate) rest: Rest,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -268,6 +270,7 @@ impl Process {
             unknown: Mutex::default(),
             ledger: heritage.ledger,
             pagemap: heritage.pagemap,
+            rest: Rest::default(),
             config: heritage.config,
         });
         process.groups.attach(process.pid(), &process);
@@ -502,6 +505,12 @@ impl Process {
     #[must_use]
     pub fn tids(&self) -> Vec<Tid> {
         self.threads().keys().copied().collect()
+    }
+
+    /// Do `work` on the guest's memory while every thread waits for the host: those that are woken go on behind it.
+    /// `None`: one does not wait, or waits for something that would write there.
+    pub fn at_rest<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        self.rest.while_all(|| self.threads().len(), work)
     }
 
     /// System calls that are not served, with how often each was made.

@@ -57,6 +57,9 @@ pub struct Serve {
     /// Record the working set when asked.
     #[serde(default)]
     pub record: bool,
+    /// Milliseconds at rest after which memory that shows what the snapshot shows is given back. Absent: never.
+    #[serde(default)]
+    pub tidy_ms: Option<u64>,
     pub jail: Jail,
 }
 

@@ -53,6 +53,7 @@ fn configuration(arguments: &[&str]) -> Result<Serve, String> {
         base: None,
         working_set: None,
         record: false,
+        tidy_ms: None,
         jail: Jail {
             uid: None,
             landlock: true,

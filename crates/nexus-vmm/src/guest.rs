@@ -8,6 +8,7 @@ use crate::kvm::Error;
 use crate::kvm::vcpu::{Exit, Vcpu};
 use crate::kvm::vm::Vm;
 use crate::report::{Event, Report};
+use crate::snapshot::tidy;
 use kvm_ioctls::Kvm;
 use nexus_abi::device::HOLD_LIMIT_MS;
 use nexus_personality::errno::Errno;
@@ -21,6 +22,7 @@ use nexus_personality::thread::Thread;
 use nexus_personality::window::Window;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -75,6 +77,9 @@ pub struct Guest {
     /// Whether slots grow beyond what is asked for: not in a restore, which asks for all at once.
     growing: AtomicBool,
     report: Mutex<Arc<Report>>,
+    /// What was given back at rest and is to be taken again by the thread that runs first.
+    given: Mutex<Vec<Range<u64>>>,
+    has_given: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -125,6 +130,8 @@ impl Guest {
             discarded: AtomicBool::new(false),
             growing: AtomicBool::new(true),
             report: Mutex::new(report),
+            given: Mutex::default(),
+            has_given: AtomicBool::new(false),
         })
     }
 
@@ -361,8 +368,17 @@ impl Guest {
         }
     }
 
+    /// Take this memory again when the guest runs next.
+    pub fn take_later(&self, given: Vec<Range<u64>>) {
+        *lock(&self.given) = given;
+        self.has_given.store(true, Ordering::Release);
+    }
+
     /// A thread is about to run: the watch wakes.
     fn enter(&self) {
+        if self.has_given.load(Ordering::Relaxed) && self.has_given.swap(false, Ordering::Acquire) {
+            tidy::take_again(&std::mem::take(&mut *lock(&self.given)));
+        }
         self.running.fetch_add(1, Ordering::SeqCst);
         if self.napping.load(Ordering::SeqCst) {
             // The lock makes it certain that the watch waits already, or looks again.
@@ -391,6 +407,20 @@ impl Guest {
             .wait_timeout_while(state, timeout, |s| s.end.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         state.end.take()
+    }
+
+    /// Wait until no thread has run for `quiet`. `false`: one runs, or the guest has ended.
+    #[must_use]
+    pub fn nap(&self, quiet: Duration) -> bool {
+        let state = lock(&self.state);
+        self.napping.store(true, Ordering::SeqCst);
+        let still = |s: &mut State| s.end.is_none() && self.running.load(Ordering::SeqCst) == 0;
+        let (_state, timeout) = self
+            .changed
+            .wait_timeout_while(state, quiet, still)
+            .unwrap_or_else(PoisonError::into_inner);
+        self.napping.store(false, Ordering::SeqCst);
+        timeout.timed_out()
     }
 
     /// Make every thread leave for good. The guest has ended.

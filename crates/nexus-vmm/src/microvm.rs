@@ -8,8 +8,9 @@ use crate::kvm::cpuid::Template;
 use crate::kvm::flavour::Flavour;
 use crate::kvm::vm::Vm;
 use crate::kvm::{self, probe};
-use crate::report::{Event, Report, now};
+use crate::report::{Event, Report, Timeline, now};
 use crate::shell::Shell;
+use crate::snapshot::tidy::Tidier;
 use crate::snapshot::working_set::{self, Recorder};
 use crate::snapshot::write::Taker;
 use crate::snapshot::{plan, read};
@@ -149,9 +150,9 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     if let Some(forward) = forward {
         forward.to(&process).map_err(failed)?;
     }
-    ready(vm.flavour, report, started);
+    ready(vm.flavour, report, started, &Timeline::default());
     vm.guest.start(first).map_err(failed)?;
-    let end = watch(config, &vm.guest, &process, report, None);
+    let end = watch(config, &vm.guest, &process, report, None, None);
     finish(config, &vm, &process, (end, taker), report)
 }
 
@@ -170,6 +171,7 @@ pub fn restore(
         jail::close_inherited(config, report.fd()).map_err(failed)?;
         widen_descriptor_table();
     }
+    let mut timeline = Timeline::new("configured", now());
     let named = config.base.as_deref().or(config.snapshot.as_deref());
     let directory = named.unwrap_or(Path::new(""));
     let refused =
@@ -192,6 +194,7 @@ pub fn restore(
         .map(Clock::known)
         .transpose()
         .map_err(refused)?;
+    timeline.mark("decoded");
     let recorder = (config.record.then(Recorder::new).transpose())
         .map_err(at("preparing to record the working set"))?;
     let known = (metadata.flavour, template, clock);
@@ -211,9 +214,9 @@ pub fn restore(
         vm.guest.prepare_vcpus(count).map_err(at("making vCPUs"))?;
         Ok(vm)
     };
-    let fill = || {
+    let mut fill = || {
         let machine = Arc::clone(&handle);
-        populate(config, window, machine, &opened, clock)
+        populate(config, window, machine, &opened, clock, &mut timeline)
     };
     let (vm, process) = match made {
         Some(vm) => {
@@ -226,17 +229,28 @@ pub fn restore(
         Failure::Refused(reason) => refused(reason),
         other => other,
     })?;
-    let read::Opened { mut metadata, .. } = opened;
+    timeline.mark("joined");
+    let read::Opened {
+        mut metadata,
+        pages,
+        base,
+        ..
+    } = opened;
+    let files = || [pages].into_iter().chain(base).collect();
+    let tidier = (config.tidy_ms.map(|_| Tidier::new(files())).transpose())
+        .map_err(at("preparing to tidy up"))?;
     handle.set(&vm.guest);
     vm.guest.attach(&process);
     vm.guest.set_growing(false);
     process.mm().back_all().map_err(at("making memory slots"))?;
     vm.guest.set_growing(true);
+    timeline.mark("backed");
     process
         .restore_device(metadata.process.device)
         .map_err(|e| refused(e.to_string()))?;
     jail::confine_microvm(config).map_err(failed)?;
-    ready(vm.flavour, report, started);
+    timeline.mark("jailed");
+    ready(vm.flavour, report, started, &timeline);
     let mut threads = std::mem::take(&mut metadata.threads);
     if let Some(renews) = metadata.renews {
         vm.guest.hold_for(renews);
@@ -250,7 +264,7 @@ pub fn restore(
             .map_err(at("starting a thread of the snapshot"))?;
     }
     give_back_heap();
-    let end = watch(config, &vm.guest, &process, report, recorder);
+    let end = watch(config, &vm.guest, &process, report, recorder, tidier);
     finish(config, &vm, &process, (end, taker), report)
 }
 
@@ -297,6 +311,7 @@ fn populate(
     machine: Arc<Handle>,
     opened: &read::Opened,
     clock: Option<Clock>,
+    timeline: &mut Timeline,
 ) -> Result<Arc<Process>, Failure> {
     let refused = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
     let process = Process::restore(
@@ -306,12 +321,15 @@ fn populate(
         &opened.metadata.process,
     )
     .map_err(|e| refused(&e))?;
+    timeline.mark("process");
     let segments = opened.plan(&process).map_err(|e| refused(&e))?;
     plan::map(&segments, window)
         .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
+    timeline.mark("mapped");
     if let Some(hint) = &config.working_set {
         working_set::prefault(&working_set::read(hint), &segments, window);
     }
+    timeline.mark("prefaulted");
     Ok(process)
 }
 
@@ -334,10 +352,11 @@ fn give_back_heap() {
     unsafe { libc::malloc_trim(0) };
 }
 
-fn ready(flavour: Flavour, report: &Report, started: Duration) {
+fn ready(flavour: Flavour, report: &Report, started: Duration, timeline: &Timeline) {
     report.send(&Event::Ready {
         isolation: "kvm",
         machine: flavour.machine(),
+        stages: timeline.stages(),
         us: (now().saturating_sub(started))
             .as_micros()
             .try_into()
@@ -345,19 +364,30 @@ fn ready(flavour: Flavour, report: &Report, started: Duration) {
     });
 }
 
-/// Wait for the end. Meanwhile hold the guest's memory against its limit, and record its working set when asked.
+/// Wait for the end. Meanwhile hold the guest's memory against its limit, record its working set when asked, and tidy up
+/// behind a guest at rest.
 fn watch(
     config: &Serve,
     guest: &Guest,
     process: &Process,
     report: &Report,
     mut recorder: Option<Recorder>,
+    tidier: Option<Tidier>,
 ) -> End {
     if let Some(recorder) = &recorder {
         recorder.listen();
     }
     let mut next = WATCH;
     loop {
+        if let (Some(tidier), None) = (&tidier, &recorder)
+            && guest.nap(Duration::from_millis(config.tidy_ms.unwrap_or(0)))
+        {
+            // Once for each rest. What fails is memory that stays in use, nothing else.
+            if let Ok(given) = tidier.tidy(process, guest.window()) {
+                guest.take_later(given);
+            }
+            give_back_heap();
+        }
         let pause = recorder.as_ref().map_or(next, |_| WATCH_RECORDING);
         if let Some(end) = guest.wait(pause, recorder.is_none()) {
             return end;

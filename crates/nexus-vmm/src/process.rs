@@ -60,6 +60,7 @@ pub fn run(config: &Serve, report: &Report, started: Duration) -> Result<Infalli
     report.send(&Event::Ready {
         isolation: "process",
         machine: "none",
+        stages: &[],
         us: (now() - started).as_micros().try_into().unwrap_or(u64::MAX),
     });
     let (argv, env) = (pointers(&argv), pointers(&env));

@@ -12,6 +12,35 @@ const MAX_LINE: usize = 4096;
 /// Longest reason carried, in bytes.
 const MAX_REASON: usize = 3000;
 
+/// A step of a start, and when it was done (CLOCK_MONOTONIC, nanoseconds).
+pub type Stage = (&'static str, u64);
+
+/// The steps of one start.
+#[derive(Debug, Default)]
+pub struct Timeline(Vec<Stage>);
+
+impl Timeline {
+    /// With its first step.
+    #[must_use]
+    pub fn new(stage: &'static str, at: Duration) -> Self {
+        Self(vec![(stage, nanoseconds(at))])
+    }
+
+    /// This step is done.
+    pub fn mark(&mut self, stage: &'static str) {
+        self.0.push((stage, nanoseconds(now())));
+    }
+
+    #[must_use]
+    pub fn stages(&self) -> &[Stage] {
+        &self.0
+    }
+}
+
+fn nanoseconds(at: Duration) -> u64 {
+    u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event<'a> {
@@ -19,6 +48,7 @@ pub enum Event<'a> {
         isolation: &'a str,
         machine: &'a str,
         us: u64,
+        stages: &'a [Stage],
     },
     Snapshot {
         bytes: u64,

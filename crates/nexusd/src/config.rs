@@ -45,10 +45,13 @@ pub struct Config {
     /// Seconds an initialisation may take.
     #[serde(default = "default_init_timeout_s")]
     pub init_timeout_s: u64,
-    /// Seconds that SIGTERM leaves to invocations in flight.
     /// VMMs kept ready for cold starts.
     #[serde(default = "default_shells")]
     pub shells: usize,
+    /// Milliseconds after which an instance at rest gives back memory that shows what its snapshot shows. 0: never.
+    #[serde(default = "default_tidy_ms")]
+    pub tidy_ms: u64,
+    /// Seconds that SIGTERM leaves to invocations in flight.
     #[serde(default = "default_drain_s")]
     pub drain_s: u64,
     /// Open client connections.
@@ -90,6 +93,9 @@ fn default_max_instances() -> usize {
 }
 fn default_shells() -> usize {
     2
+}
+fn default_tidy_ms() -> u64 {
+    5000
 }
 fn default_queue_wait_ms() -> u64 {
     2000

@@ -81,14 +81,24 @@ impl State {
     }
 }
 
+/// Files for thousands of instances.
+const FILES: libc::rlim_t = 1 << 18;
+
 /// Every instance needs about seven descriptors: use all the kernel allows.
 pub fn raise_file_limit() {
     // SAFETY: the struct is valid for the kernel to fill and to read.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            // Root may raise the hard limit as well.
+            let more = libc::rlimit {
+                rlim_cur: limit.rlim_max.max(FILES),
+                rlim_max: limit.rlim_max.max(FILES),
+            };
             limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const more) != 0 {
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            }
         }
     }
 }

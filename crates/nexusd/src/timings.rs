@@ -17,6 +17,8 @@ pub struct Timing {
     /// The guest asked for its first event.
     pub ready_ns: u64,
     pub dispatched_ns: u64,
+    /// Steps of a cold start inside the VMM, by its own account.
+    pub stages: Vec<(String, u64)>,
     /// The guest's own, for measurement only.
     pub handler_ns: u64,
     pub handler_end_ns: u64,

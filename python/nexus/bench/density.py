@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from nexus.bench import cpu, memory, report
+from nexus.bench import cpu, limits, memory, report
 from nexus.bench.session import BUCKET, Session, session
 from nexus.errors import NexusError
 
@@ -13,8 +13,9 @@ from nexus.errors import NexusError
 _FUNCTIONS = 8
 _ABREAST = 64
 _IDLE_S = 3.0
-# Never below this, in MiB: the machine is not driven into its reserves.
-_RESERVE_MIB = 2048
+_ATTEMPTS = 4
+# Seconds that one start takes at most, of many at once on a busy machine.
+_SLOW_START_S = 0.1
 
 
 def measure(isolation: str, instances: int, calls: int) -> report.Report:
@@ -29,16 +30,18 @@ def measure(isolation: str, instances: int, calls: int) -> report.Report:
         names = [f"s3-{number}" for number in range(_FUNCTIONS)]
         per_function = -(-instances // _FUNCTIONS)
         for name in names:
-            bench.deploy("s3_small.py", name, max_instances=per_function, keep_alive_s=3600, timeout_s=60)
+            bench.deploy("s3_small.py", name, max_instances=per_function, keep_alive_s=3600, timeout_s=900)
         alone = _calls(bench, names[:1], calls)
         for name in names[:1]:
             bench.evict(name)
         before = memory.settled_kib()
+        limits.check(instances, bench.daemon, before)
         began = time.monotonic()
         for name in names:
             _fill(bench, name, per_function)
         filled_s = time.monotonic() - began
         pids = [pid for name in names for pid in bench.pids(name)]
+        memory.await_rest(pids)
         taken = (before - memory.available_kib()) / 1024
         idle = _idle(bench, pids)
         among = _calls(bench, names, calls)
@@ -63,8 +66,8 @@ def measure(isolation: str, instances: int, calls: int) -> report.Report:
         )
 
 
-def _event(hold_s: float = 0) -> dict[str, object]:
-    return {"bucket": BUCKET, "key": "in", "target": "out", "hold": hold_s}
+def _event(until: float = 0) -> dict[str, object]:
+    return {"bucket": BUCKET, "key": "in", "target": "out", "until": until}
 
 
 def _calls(bench: Session, names: list[str], count: int) -> list[float]:
@@ -80,21 +83,47 @@ def _calls(bench: Session, names: list[str], count: int) -> list[float]:
 
 
 def _fill(bench: Session, name: str, wanted: int) -> None:
-    """Have ``wanted`` instances of a function live, by as many calls at once as it has not yet."""
-    while (missing := wanted - (live := len(bench.pids(name)))) > 0:
-        if memory.available_kib() / 1024 < _RESERVE_MIB:
-            raise NexusError(
-                f"less than {_RESERVE_MIB} MiB of memory are left with {live} instances of {name}",
-                "ask for fewer: --instances",
-            )
-        # Those that live take a call each as well.
-        abreast = live + min(missing, _ABREAST)
-        # Long enough that all run at once, so that none serves two.
-        hold = 0.5 + abreast / 20
-        with ThreadPoolExecutor(abreast) as pool:
-            list(pool.map(lambda _: bench.node.invoke(name, _event(hold)), range(abreast)))  # noqa: B023 - ends here
-        if len(bench.pids(name)) <= live:
-            raise NexusError(f"no more than {live} of {wanted} instances of {name} come up", "look at the node's log")
+    """Have ``wanted`` instances of a function live, each with one call behind it.
+
+    A call stays until all are there, so that none serves two; the next ones are sent when those before have an instance.
+    """
+    began = time.monotonic()
+    for _ in range(_ATTEMPTS):
+        live = len(bench.pids(name))
+        if live >= wanted:
+            return
+        # From what the node has shown so far; the first time, from what a slow machine takes.
+        each = _SLOW_START_S if not live else max((time.monotonic() - began) / live, 0.01)
+        until = time.time() + 2 + 1.5 * each * wanted
+        # Instances that live take a call each as well.
+        with ThreadPoolExecutor(wanted) as pool:
+            calls = [pool.submit(bench.node.invoke, name, _event(until)) for _ in range(live)]
+            while live < wanted and time.time() < until - 1:
+                _check_memory(name, live)
+                calls += [pool.submit(bench.node.invoke, name, _event(until)) for _ in range(min(_ABREAST, wanted - live))]
+                _await_busy(bench, name, len(calls), until - 1)
+                live = len(calls)
+            for call in calls:
+                call.result()
+    if (live := len(bench.pids(name))) < wanted:
+        raise NexusError(f"no more than {live} of {wanted} instances of {name} come up", "look at the node's log")
+
+
+def _await_busy(bench: Session, name: str, wanted: int, until: float) -> None:
+    while time.time() < until:
+        busy = sum(1 for one in bench.node.instances() if one["function"] == name and one["state"] == "busy")
+        if busy >= wanted:
+            return
+        time.sleep(0.1)
+
+
+def _check_memory(name: str, live: int) -> None:
+    left = memory.available_kib() >> 10
+    if left < limits.RESERVE_MIB:
+        raise NexusError(
+            f"the machine is too small: {left} MiB of memory are left with {live} instances of {name}",
+            "ask for fewer: --instances",
+        )
 
 
 def _idle(bench: Session, pids: list[int]) -> float:

@@ -36,6 +36,19 @@ def settled_kib() -> int:
     return before
 
 
+def await_rest(pids: list[int], longest_s: float = 60.0) -> None:
+    """Wait until instances at rest have given back what they hold in double (see the node's ``tidy_ms``)."""
+    sample = pids[:: max(1, len(pids) // 16)]
+    deadline = time.monotonic() + longest_s
+    before, quiet = sum(map(pss_kib, sample)), 0
+    # A rest before the memory is looked at lasts five seconds: as long without a change, and it is over.
+    while time.monotonic() < deadline and quiet < 7:  # noqa: PLR2004
+        time.sleep(1)
+        now = sum(map(pss_kib, sample))
+        quiet = quiet + 1 if now >= before else 0
+        before = now
+
+
 def pss_kib(pid: int) -> int:
     """Proportional set size; 0 where the process has ended or may not be looked at."""
     try:

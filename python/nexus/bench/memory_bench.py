@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ NAME = "s3-small"
 _ATTEMPTS = 5
 # How long an invocation stays after its work, so that as many run at once as there shall be instances.
 _HOLD_S = 2.0
+_CALLS = 6
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,23 @@ def measure(isolation: str, instances: int) -> report.Report:
     event = {"bucket": BUCKET, "key": "in", "target": "out", "collect": True}
     with session(isolation, max_instances=instances + 10) as bench:
         package = bench.deploy("s3_small.py", NAME, max_instances=instances, keep_alive_s=600, timeout_s=60)
-        own = of_function(bench, NAME, event, instances)
+        own, rest = of_function(bench, NAME, event, instances)
+        warm = _call_ms(bench, NAME)
         bench.evict(NAME)
         other = of_plain(bench, package, event, instances)
-        rows = [report.Row("MemAvailable per instance", own.available, "MiB", other.available)]
+        rows = [
+            report.Row("MemAvailable per instance", rest.available, "MiB", other.available),
+            report.Row("the same, before a rest", own.available, "MiB", other.available),
+        ]
         notes = [
             f"{instances} instances alive at once, each after one invocation and one full gc; then as many plain processes"
         ]
-        if own.pss is not None:
-            rows.append(report.Row("PSS per instance", own.pss, "MiB", other.pss))
+        notes += [
+            "at rest: five seconds after its last event an instance gives back pages that show what its snapshot shows",
+            f"the first call after a rest takes {warm[0]:.1f} ms, the next ones {statistics.median(warm[1:]):.1f} ms",
+        ]
+        if rest.pss is not None and other.pss is not None:
+            rows.append(report.Row("PSS per instance", rest.pss, "MiB", other.pss))
         else:
             notes.append("PSS is not shown: an instance's memory map can be read by root only")
         return report.Report(
@@ -54,8 +64,11 @@ def measure(isolation: str, instances: int) -> report.Report:
         )
 
 
-def of_function(bench: Session, name: str, event: dict[str, object], instances: int) -> Footprint:
-    """Footprint of ``instances`` warm instances of a function; the handler must know ``hold`` where it is short."""
+def of_function(bench: Session, name: str, event: dict[str, object], instances: int) -> tuple[Footprint, Footprint]:
+    """Footprint of ``instances`` warm instances of a function: right behind their call, and at rest.
+
+    The handler must know ``hold`` where it is short.
+    """
     bench.evict(name)
     before = memory.settled_kib()
     held = {**event, "hold": _HOLD_S}
@@ -69,7 +82,21 @@ def of_function(bench: Session, name: str, event: dict[str, object], instances: 
             before = memory.settled_kib()
     if len(pids) < instances:
         raise NexusError(f"only {len(pids)} of {instances} instances of {name} came up", "look at the node's log")
-    return _footprint(before, pids)
+    own = _footprint(before, pids)
+    if bench.isolation != "kvm":
+        return own, own
+    memory.await_rest(pids)
+    return own, _footprint(before, pids)
+
+
+def _call_ms(bench: Session, name: str) -> list[float]:
+    """Milliseconds of a few calls, one after another; all go to the instance used last."""
+    times = []
+    for _ in range(_CALLS):
+        began = time.perf_counter_ns()
+        bench.node.invoke(name, {"bucket": BUCKET, "key": "in", "target": "out"})
+        times.append((time.perf_counter_ns() - began) / 1e6)
+    return times
 
 
 def of_plain(bench: Session, package: Package, event: dict[str, object], count: int) -> Footprint:

@@ -38,6 +38,7 @@ class Settings:
     :param max_instances: instances of all functions together.
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
     :param store_round_trip_ms: milliseconds that the store is away from nexusd; for measurements.
+    :param tidy_ms: rest after which an instance gives back memory that shows what its snapshot shows; 0: never.
     :param cgroups: put all instances into a control group, where the node may make one.
     :param deadline: seconds that each process may take until it serves.
     :param endpoints: service and URL of AWS services that this node has endpoints of its own for, besides S3.
@@ -50,6 +51,7 @@ class Settings:
     max_instances: int = 100
     shells: int = 2
     store_round_trip_ms: float = 0.0
+    tidy_ms: int = 5000
     deadline: float = 20.0
     cgroups: bool = False
     endpoints: tuple[tuple[str, str], ...] = ()
@@ -190,6 +192,7 @@ def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
         f"region = {text(settings.region)}\n"
         f"max_instances = {settings.max_instances}\n"
         f"shells = {settings.shells}\n"
+        f"tidy_ms = {settings.tidy_ms}\n"
         f"cgroups = {text(settings.cgroups)}\n"
         f"\n[endpoints]\ns3 = {text(store_url)}\n{others}"
         f"\n[credentials]\nfile = {text(str(secret))}\n"

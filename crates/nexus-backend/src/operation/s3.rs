@@ -129,6 +129,28 @@ pub async fn execute(
     }
 }
 
+/// Whether the function's policy allows an operation; of one that is not plainly right it does not say so.
+pub fn is_allowed(engine: &Engine, identity: &FunctionIdentity, head: &[u8]) -> bool {
+    let Ok(head) = serde_json::from_slice::<Head>(head) else {
+        return false;
+    };
+    let policy = engine.policy(identity);
+    let Some(operation) = Operation::find(&head.op) else {
+        return false;
+    };
+    let Ok(url) = url(policy, operation, &head) else {
+        return false;
+    };
+    let call = Call {
+        service: Some("s3"),
+        method: operation.method,
+        url: &url,
+        headers: &head.headers,
+        body: b"",
+    };
+    policy.check(&url.authority, Some("s3")).is_ok() && policy.call(&call).is_ok()
+}
+
 fn is_transient(status: u16) -> bool {
     matches!(status, 429 | 500 | 502 | 503 | 504)
 }

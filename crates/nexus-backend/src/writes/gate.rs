@@ -3,7 +3,7 @@
 use super::WriteMode;
 use super::promise::{Fingerprint, ReplyHead};
 use super::put::{self, Way};
-use super::scope::Scope;
+use super::scope::{Current, Scope};
 use super::target::Target;
 use crate::FunctionIdentity;
 use crate::operation::{self, Engine, Refusal, Reply};
@@ -24,6 +24,7 @@ pub struct Circumstances {
     /// Something is open that bytes can leave by at any time (a body in parts, a conversation, a socket): they would overtake a
     /// deferred write.
     pub open_ended: bool,
+    pub current: Arc<Current>,
 }
 
 impl Circumstances {
@@ -67,12 +68,16 @@ pub async fn execute(
         && scope.mode() != WriteMode::Sync
         && operation == abi::S3
     {
-        match put::way(engine, &function, head, bytes.len()) {
+        match put::way(engine, identity, &function, head, bytes.len()) {
             Way::Defer(object, model) if scope.is_open() && !around.open_ended => {
                 let about = (object, &*model);
                 if let Some(reply) =
                     put::defer(engine, identity, &function, scope, about, head, bytes).await
                 {
+                    // A socket was opened meanwhile, for which this write was not waited for.
+                    if around.current.is_connected() {
+                        around.barrier().await?;
+                    }
                     return reply;
                 }
             }

@@ -7,7 +7,7 @@ use super::promise::{self, Fingerprint, Profile, ReplyHead};
 use super::scope::Scope;
 use super::{LARGEST, WriteMode, Writes, replay};
 use crate::FunctionIdentity;
-use crate::operation::{self, Content, Engine, Refusal, Reply};
+use crate::operation::{self, Content, Engine, Refusal, Reply, s3};
 use crate::raw::{RawRoom, RawSlice, RequestBody};
 use serde::Deserialize;
 use serde_json::Value;
@@ -55,8 +55,14 @@ struct Head {
 }
 
 /// Which way an S3 operation with a whole body goes.
-pub fn way(engine: &Engine, function: &Arc<str>, head: &[u8], length: usize) -> Way {
-    let Ok(head) = serde_json::from_slice::<Head>(head) else {
+pub fn way(
+    engine: &Engine,
+    identity: &FunctionIdentity,
+    function: &Arc<str>,
+    bytes: &[u8],
+    length: usize,
+) -> Way {
+    let Ok(head) = serde_json::from_slice::<Head>(bytes) else {
         return Way::Plain;
     };
     let harmless = |(name, value): &(String, String)| {
@@ -78,7 +84,11 @@ pub fn way(engine: &Engine, function: &Arc<str>, head: &[u8], length: usize) -> 
     match engine.writes.profiles.get(function, &bucket) {
         Profile::Never => Way::Plain,
         Profile::Unknown => Way::Learn(ObjectName { bucket, key }),
-        Profile::Plain(model) => Way::Defer(ObjectName { bucket, key }, model),
+        // What the policy denies is refused at once.
+        Profile::Plain(model) if s3::is_allowed(engine, identity, bytes) => {
+            Way::Defer(ObjectName { bucket, key }, model)
+        }
+        Profile::Plain(_) => Way::Plain,
     }
 }
 

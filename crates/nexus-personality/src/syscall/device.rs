@@ -46,10 +46,12 @@ fn wait(t: &mut Thread, timeout_ms: i32) -> SysResult {
         };
         // SAFETY: the entry and the time live across the call.
         let ready = unsafe {
-            t.shared.kick.block(
-                libc::SYS_ppoll,
-                [(&raw mut polled) as u64, 1, pointer, 0, 0, 0],
-            )
+            t.process.rest.during(|| {
+                t.shared.kick.block(
+                    libc::SYS_ppoll,
+                    [(&raw mut polled) as u64, 1, pointer, 0, 0, 0],
+                )
+            })
         }?;
         if ready == 0 {
             return Err(ETIMEDOUT);

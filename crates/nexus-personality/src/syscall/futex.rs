@@ -57,8 +57,11 @@ pub fn futex(
             let pointer = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
             let private = scope(t, op, &[address]);
             let arguments = [at, command | clock | private, value, pointer, 0, value3];
-            // SAFETY: `at` lies in the window, where the host kernel survives a fault; the time lives across the call.
-            unsafe { t.shared.kick.block(libc::SYS_futex, arguments) }
+            let wait = || {
+                // SAFETY: `at` lies in the window, where the host kernel survives a fault; the time lives across the call.
+                unsafe { t.shared.kick.block(libc::SYS_futex, arguments) }
+            };
+            t.process.rest.during(wait)
         }
         WAKE | WAKE_BITSET => {
             let operation = command | scope(t, op, &[address]);

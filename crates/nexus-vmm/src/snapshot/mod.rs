@@ -8,6 +8,7 @@ pub mod format;
 pub mod pages;
 pub mod plan;
 pub mod read;
+pub mod tidy;
 pub mod verify;
 pub mod working_set;
 pub mod write;

@@ -47,6 +47,8 @@ struct VmmConfig<'a> {
     base: Option<&'a Path>,
     working_set: Option<&'a Path>,
     record: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tidy_ms: Option<u64>,
     jail: Jail,
 }
 
@@ -140,6 +142,7 @@ pub fn vmm_config(
         base: places.base,
         working_set: places.working_set,
         record,
+        tidy_ms: (mode == Mode::Restore && config.tidy_ms > 0).then_some(config.tidy_ms),
         jail: Jail {
             uid: config
                 .instance_uid()

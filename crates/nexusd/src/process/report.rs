@@ -13,6 +13,9 @@ pub enum Event {
         machine: Option<String>,
         #[serde(default)]
         us: u64,
+        /// Steps of the start and when each was done (CLOCK_MONOTONIC, nanoseconds).
+        #[serde(default)]
+        stages: Vec<(String, u64)>,
     },
     Snapshot {
         bytes: u64,

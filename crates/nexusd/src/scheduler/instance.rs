@@ -41,6 +41,8 @@ pub struct Instance {
     pub spawned_ns: u64,
     /// The guest asked for its first event.
     pub ready_ns: u64,
+    /// Steps of its start, as the VMM reports them.
+    pub stages: Vec<(String, u64)>,
     /// Deferred writes of the invocations before, which its state rests on; and how many invocations that are.
     pub pending: Option<Arc<Scope>>,
     pub chain: usize,
@@ -118,6 +120,7 @@ impl Instance {
             snapshot_bytes: None,
             spawned_ns,
             ready_ns: 0,
+            stages: Vec::new(),
             pending: None,
             chain: 0,
             recording,
@@ -168,13 +171,17 @@ impl Instance {
                 isolation,
                 machine,
                 us,
-            } => tracing::debug!(
-                pid = self.child.pid(),
-                isolation,
-                machine,
-                us,
-                "instance runs"
-            ),
+                stages,
+            } => {
+                tracing::debug!(
+                    pid = self.child.pid(),
+                    isolation,
+                    machine,
+                    us,
+                    "instance runs"
+                );
+                self.stages.clone_from(stages);
+            }
             Event::Snapshot { bytes, mappings } => {
                 tracing::info!(bytes, mappings, "snapshot taken");
                 self.snapshot_bytes = Some(*bytes);

@@ -97,6 +97,7 @@ pub async fn handle(
         cold,
         spawned_ns: instance.spawned_ns,
         ready_ns: instance.ready_ns,
+        stages: std::mem::take(&mut instance.stages),
         dispatched_ns,
         prefetch,
         writes: 0,
