@@ -58,7 +58,13 @@ GUEST = sorted((ROOT / "python/nexus/guest").rglob("*.py"))
 @pytest.mark.parametrize("path", GUEST, ids=lambda p: str(p.relative_to(ROOT)))
 def test_guest_half_imports_the_standard_library_and_what_the_function_brought(path: Path) -> None:
     # boto3 and numpy are the function's own: the shims patch them where they are, and never need them.
-    brought = {"boto3", "botocore", "urllib3", "s3transfer", "numpy", "snapshot_restore_py"}
+    brought = {"boto3", "botocore", "urllib3", "s3transfer", "numpy", "snapshot_restore_py"} | {
+        "aiobotocore",
+        "aiohttp",
+        "s3fs",
+        "pyarrow",
+        "fsspec",
+    }
     for name in imports(path):
         top = name.partition(".")[0]
         assert top in sys.stdlib_module_names or top in brought or name.startswith("nexus.guest"), name
