@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// What may be committed beyond the limit, in bytes. Nothing of it need ever be touched; read once, it costs page tables, 1/512.
 const OVERCOMMIT: u64 = 8 << 30;
-/// Bytes that a guest could touch in a millisecond, at most: 4 GiB/s, twice what two CPUs reach with 4 KiB pages.
-const TOUCHED_PER_MS: u64 = 4 << 20;
+/// Bytes that a guest could touch in a millisecond, at most: 16 GiB/s, twice what two CPUs zero with huge pages.
+const TOUCHED_PER_MS: u64 = 16 << 20;
 /// Between looks, in milliseconds: while there is next to nothing left, and while there is plenty.
 const LOOKS: (u64, u64) = (1, 100);
 /// The same while the guest is not overcommitted: then only the hypervisor's own tables can grow, and each has its limit.

@@ -289,3 +289,52 @@ fn what_was_accessible_stays_charged_until_it_is_unmapped() {
     );
     assert!(!used(&g));
 }
+
+/// Whether the host was told that the mapping at a guest's address may be of huge pages.
+fn may_be_huge(guest: &Guest, address: u64) -> bool {
+    let start = format!("{:x}-", guest.window.base() + address);
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+    let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+    flags.split_whitespace().any(|flag| flag == "hg")
+}
+
+#[test]
+fn large_pieces_may_be_of_huge_pages_and_what_is_only_reserved_may_not() {
+    const STACK: u64 = 0x2_0000;
+    const PRIVATE: u64 = 0x22;
+    if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        return;
+    }
+    let mut g = Guest::plain();
+    let map = |g: &mut Guest, length: u64, prot: u64, flags: u64| {
+        let arguments = [0, length, prot, flags, u64::MAX, 0];
+        g.call("mmap", &arguments).cast_unsigned()
+    };
+    let large = map(&mut g, 5 << 20, 3, PRIVATE);
+    assert!(large.is_multiple_of(2 << 20), "{large:#x}");
+    assert!(may_be_huge(&g, large));
+    // Kept apart, so that the host does not join them.
+    map(&mut g, 4096, 1, PRIVATE);
+    let small = map(&mut g, 2 << 20, 3, PRIVATE);
+    assert!(!may_be_huge(&g, small));
+    map(&mut g, 4096, 1, PRIVATE);
+    let stack = map(&mut g, 8 << 20, 3, PRIVATE | STACK);
+    assert!(!may_be_huge(&g, stack));
+}
+
+#[test]
+fn what_grew_large_grows_on_in_place() {
+    const MIB: u64 = 1 << 20;
+    let mut g = Guest::plain();
+    let at = g.memory(3 * MIB);
+    g.poke(at + 3 * MIB - 8, b"the tail");
+    let moved = g.call("mremap", &[at, 3 * MIB, 4 * MIB, 1]).cast_unsigned();
+    assert_ne!(moved, at);
+    for mib in 5..=8 {
+        let arguments = [moved, (mib - 1) * MIB, mib * MIB, 1];
+        assert_eq!(g.call("mremap", &arguments).cast_unsigned(), moved);
+    }
+    assert_eq!(g.peek(moved + 3 * MIB - 8, 8), b"the tail");
+    assert!(has_no_hole(&g));
+}

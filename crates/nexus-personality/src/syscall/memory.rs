@@ -59,7 +59,12 @@ pub fn mmap(
         } else if used {
             t.process.check_memory(length)?;
         }
-        return t.process.mm().map(request);
+        let mut mm = t.process.mm();
+        let address = mm.map(request)?;
+        if used {
+            mm.prefer_huge_pages(address, crate::mm::pages(length)?);
+        }
+        return Ok(address);
     }
     let description = Arc::clone(&t.process.files().entry(fd)?.description);
     if !description.readable()
