@@ -1,6 +1,7 @@
 //! A guest's threads: one host thread and one pooled vCPU each, and the loop that serves their exits.
 
 use crate::clock::Clock;
+use crate::exits::Exits;
 use crate::family;
 use crate::fault;
 use crate::hold::Hold;
@@ -75,6 +76,8 @@ pub struct Guest {
     /// Whether slots grow beyond what is asked for: not in a restore, which asks for all at once.
     growing: AtomicBool,
     report: Mutex<Arc<Report>>,
+    /// Counts exits, where there is an arena.
+    exits: OnceLock<Exits>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -125,7 +128,18 @@ impl Guest {
             discarded: AtomicBool::new(false),
             growing: AtomicBool::new(true),
             report: Mutex::new(report),
+            exits: OnceLock::new(),
         })
+    }
+
+    /// Count exits in this arena from now on.
+    ///
+    /// # Errors
+    /// It cannot be mapped.
+    pub fn count_exits(&self, arena: RawFd) -> io::Result<()> {
+        let exits = Exits::new(arena)?;
+        let _ = self.exits.set(exits);
+        Ok(())
     }
 
     #[must_use]
@@ -243,6 +257,9 @@ impl Guest {
             self.enter();
             let exit = vcpu.run(self.vm.system());
             self.running.fetch_sub(1, Ordering::SeqCst);
+            if let Some(exits) = self.exits.get() {
+                exits.count();
+            }
             let outcome = match exit {
                 Ok(Exit::Syscall) => thread.syscall(vcpu),
                 Ok(Exit::Interrupted) => {

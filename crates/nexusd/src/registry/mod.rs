@@ -8,7 +8,9 @@ use crate::config::Isolation;
 use crate::logs::FunctionLog;
 use crate::timings::Timings;
 use deployment::Deployment;
-use nexus_backend::{CredentialsStore, FUNCTION_OPERATIONS, PolicyRules};
+use nexus_backend::{
+    Connections, CredentialsStore, FUNCTION_CONNECTIONS, FUNCTION_OPERATIONS, PolicyRules,
+};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -27,6 +29,8 @@ pub struct Version {
     pub credentials: Option<Arc<CredentialsStore>>,
     /// Operations of its instances that are worked on at a time.
     pub turns: Arc<Semaphore>,
+    /// Connections to the outside that its instances have open.
+    pub connections: Arc<Connections>,
     /// What applies once `auto` is decided.
     pub isolation: Isolation,
     pub modified_ms: u64,
@@ -74,6 +78,7 @@ impl Version {
             policy: Arc::new(policy),
             credentials,
             turns: Arc::new(Semaphore::new(FUNCTION_OPERATIONS)),
+            connections: Arc::new(Connections::new(FUNCTION_CONNECTIONS)),
             isolation,
             modified_ms,
             log,

@@ -75,6 +75,7 @@ impl Instance {
             policy: Arc::clone(&version.policy),
             credentials: version.credentials.clone(),
             turns: Arc::clone(&version.turns),
+            connections: Arc::clone(&version.connections),
             coupled: version.deployment.offload == Offload::Coupled,
         };
         let began_ns = monotonic_ns();

@@ -30,6 +30,7 @@ struct End {
 /// Let `instance` handle `job` and answer its caller. `false`: the instance must be ended.
 pub async fn handle(version: &Version, instance: &mut Instance, mut job: Job, cold: bool) -> bool {
     let dispatched_ns = monotonic_ns();
+    let exits = instance.channel.statistics().exits;
     let timeout_at = Instant::now() + version.timeout();
     instance.tail.clear();
     let start = format!("START RequestId: {} Version: {LATEST}\n", job.request_id);
@@ -74,6 +75,7 @@ pub async fn handle(version: &Version, instance: &mut Instance, mut job: Job, co
         handler_ns: end.handler_ns.0,
         handler_end_ns: end.handler_ns.1,
         responded_ns: now,
+        exits: (instance.channel.statistics().exits).wrapping_sub(exits),
     });
     if let Some(recording) = &mut instance.recording
         && end.reusable
