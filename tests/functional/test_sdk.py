@@ -86,6 +86,17 @@ def test_timings_are_in_order_and_tell_cold_from_warm(basic: TestNode) -> None:
         assert timing["handler_ns"] <= timing["handler_end_ns"] <= timing["responded_ns"]
 
 
+def test_exits_of_a_microvm_are_counted(node: TestNode, tmp_path: Path) -> None:
+    source = tmp_path / "exits.py"
+    source.write_text("import os\n\ndef handler(event, context):\n    for _ in range(event):\n        os.stat('/tmp')\n")
+    node.deploy("exits", source)
+    node.nexus.invoke("exits", 1)
+    node.nexus.invoke("exits", 100)
+    exits = node.nexus.timings("exits", 1)[0]["exits"]
+    # One a call, and a few of the runtime's own.
+    assert exits in range(100, 150) if node.isolation == "kvm" else exits == 0
+
+
 def test_deploying_again_replaces_the_code(node: TestNode, tmp_path: Path) -> None:
     source = tmp_path / "changing.py"
     for answer in ("one", "two"):

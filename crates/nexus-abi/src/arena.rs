@@ -21,6 +21,9 @@ pub mod control {
     pub const COMPLETE_TAIL: usize = 0xc0;
     /// `u32`, written by the guest: number of completions ever taken (wraps).
     pub const COMPLETE_HEAD: usize = 0x100;
+    /// `u64`, counted by the hypervisor: exits of the microVM's threads to it (wraps). The guest can write it: for measurement
+    /// only.
+    pub const EXITS: usize = 0x140;
 }
 
 /// Offset of the submission ring.

@@ -15,8 +15,9 @@ fn layout_of_version_1() {
         control::SUBMIT_HEAD,
         control::COMPLETE_TAIL,
         control::COMPLETE_HEAD,
+        control::EXITS,
     ];
-    assert_eq!(control, [0, 8, 12, 0x40, 0x80, 0xc0, 0x100]);
+    assert_eq!(control, [0, 8, 12, 0x40, 0x80, 0xc0, 0x100, 0x140]);
     assert_eq!(
         [arena::SUBMIT_RING, arena::COMPLETE_RING, arena::HEAP],
         [0x1000, 0x2000, 0x4000]

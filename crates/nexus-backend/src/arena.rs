@@ -74,6 +74,13 @@ impl Arena {
         self.index(offset).store(value, Ordering::Release);
     }
 
+    /// Exits of the microVM so far; 0 where nobody counts them.
+    pub fn exits(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.read(control::EXITS, &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
     fn index(&self, offset: usize) -> &AtomicU32 {
         assert!(offset < arena::SUBMIT_RING && offset.is_multiple_of(4));
         // SAFETY: inside the mapping and aligned (checked above; the base is page aligned); only ever

@@ -173,6 +173,9 @@ impl Completer {
     }
 
     pub fn statistics(&self) -> Statistics {
-        self.lock().statistics
+        Statistics {
+            exits: self.arena.exits(),
+            ..self.lock().statistics
+        }
     }
 }

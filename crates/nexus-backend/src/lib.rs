@@ -7,6 +7,7 @@ mod arena;
 mod channel;
 mod completer;
 mod config;
+mod connections;
 mod credentials;
 mod error;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod writes;
 
 pub use channel::Channel;
 pub use config::Config;
+pub use connections::Connections;
 pub use credentials::{Source as CredentialsSource, Store as CredentialsStore};
 pub use error::Error;
 pub use policy::{Document as PolicyDocument, Rules as PolicyRules};
@@ -39,6 +41,7 @@ pub use writes::{WriteMode, WriteOptions, WritesStatus};
 use arena::Arena;
 use bytes::Bytes;
 use operation::Engine;
+use policy::Allowed;
 use serde::Serialize;
 use serde_json::Value;
 use std::os::fd::OwnedFd;
@@ -142,6 +145,8 @@ pub struct FunctionIdentity {
     pub credentials: Option<Arc<CredentialsStore>>,
     /// Of all its instances together: operations that may be worked on at a time.
     pub turns: Arc<Semaphore>,
+    /// Of all its instances together: connections to the outside that are open.
+    pub connections: Arc<Connections>,
     /// Its SDK works in the guest: it reaches the node's endpoints itself, and is handed its credentials.
     pub coupled: bool,
 }
@@ -155,11 +160,23 @@ impl FunctionIdentity {
             policy,
             credentials: None,
             turns: Arc::new(Semaphore::new(FUNCTION_OPERATIONS)),
+            connections: Arc::new(Connections::new(FUNCTION_CONNECTIONS)),
             coupled: false,
         }
     }
+
+    /// Whose kept connections it uses for what is allowed so. `None`: those to the node's endpoints that functions share
+    /// which have neither a policy nor credentials of their own.
+    pub(crate) fn owner(&self, allowed: &Allowed) -> Option<Arc<str>> {
+        let shared = matches!(allowed, Allowed::Configured | Allowed::Aws)
+            && self.policy.is_plain()
+            && self.credentials.is_none();
+        (!shared).then(|| Arc::clone(self.policy.owner()))
+    }
 }
 
+/// Connections to the outside that one function may have open.
+pub const FUNCTION_CONNECTIONS: usize = 4096;
 /// Operations of one function that are worked on at a time; more wait for their turn.
 pub const FUNCTION_OPERATIONS: usize = 256;
 
@@ -221,4 +238,6 @@ pub struct Statistics {
     /// Bytes of requests' bodies, and of replies' bodies.
     pub bytes_out: u64,
     pub bytes_in: u64,
+    /// Exits of its microVM to the hypervisor; 0 where there is none. The guest can write it: for measurement only.
+    pub exits: u64,
 }

@@ -3,7 +3,8 @@
 
 use nexus_abi::network::{ALLOW, CONNECT, HEAD, REPLY, SEND};
 use nexus_backend::{
-    Backend, Channel, Config, FunctionIdentity, GuestDescriptors, PolicyDocument, PolicyRules,
+    Backend, Channel, Config, Connections, FUNCTION_CONNECTIONS, FunctionIdentity,
+    GuestDescriptors, PolicyDocument, PolicyRules,
 };
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -19,11 +20,19 @@ struct Instance {
 }
 
 fn instance(egress: &[String]) -> Instance {
+    instance_within(egress, &Arc::new(Connections::new(FUNCTION_CONNECTIONS)))
+}
+
+/// One of a function that has these connections.
+fn instance_within(egress: &[String], connections: &Arc<Connections>) -> Instance {
     let backend = Backend::new(Config::default()).unwrap();
     let policy = serde_json::json!({ "egress": egress });
     let policy: PolicyDocument = serde_json::from_value(policy).unwrap();
     let rules = Arc::new(PolicyRules::new("f", &policy).unwrap());
-    let identity = FunctionIdentity::new("f", "us-east-1", rules);
+    let identity = FunctionIdentity {
+        connections: Arc::clone(connections),
+        ..FunctionIdentity::new("f", "us-east-1", rules)
+    };
     let (channel, guest) = backend.open(identity, nexus_abi::arena::MIN_SIZE).unwrap();
     Instance {
         _channel: channel,
@@ -172,6 +181,39 @@ async fn what_is_no_request_ends_the_channel_and_nothing_else() {
     tokio::task::spawn_blocking(move || {
         let (errno, socket) = end.ask(&request(99, Ipv4Addr::LOCALHOST, 1, 1));
         assert_eq!((i32::from(errno), socket.is_some()), (libc::EINVAL, false));
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_connections_of_all_instances_are_limited() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let limit = Arc::new(Connections::new(3));
+    let egress = [format!("127.0.0.1:{port}")];
+    let instances = [0, 1].map(|_| instance_within(&egress, &limit));
+    let ends = [0, 1].map(|n| End::of(&instances[n]));
+    tokio::task::spawn_blocking(move || {
+        let connect = |end: &End| end.ask(&request(CONNECT, Ipv4Addr::LOCALHOST, port, 1));
+        let full = libc::EADDRNOTAVAIL;
+        let mut passed: Vec<OwnedFd> = [&ends[0], &ends[1], &ends[0]]
+            .map(|end| connect(end).1.unwrap())
+            .into();
+        for end in &ends {
+            let (errno, socket) = connect(end);
+            assert_eq!((i32::from(errno), socket.is_some()), (full, false));
+        }
+        // The server's end does not matter; whether somebody has the socket does.
+        let (accepted, _) = listener.accept().unwrap();
+        drop(accepted);
+        assert!(connect(&ends[0]).1.is_none());
+        // A hypervisor's copy would keep it open, whatever it says.
+        let copy = passed[2].try_clone().unwrap();
+        drop(passed.pop());
+        assert!(connect(&ends[0]).1.is_none());
+        drop(copy);
+        assert!(connect(&ends[1]).1.is_some());
     })
     .await
     .unwrap();

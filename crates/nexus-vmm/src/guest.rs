@@ -1,6 +1,7 @@
 //! A guest's threads: one host thread and one pooled vCPU each, and the loop that serves their exits.
 
 use crate::clock::Clock;
+use crate::exits::Exits;
 use crate::family;
 use crate::fault;
 use crate::hold::Hold;
@@ -80,6 +81,8 @@ pub struct Guest {
     /// What was given back at rest and is to be taken again by the thread that runs first.
     given: Mutex<Vec<Range<u64>>>,
     has_given: AtomicBool,
+    /// Counts exits, where there is an arena.
+    exits: OnceLock<Exits>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -132,7 +135,18 @@ impl Guest {
             report: Mutex::new(report),
             given: Mutex::default(),
             has_given: AtomicBool::new(false),
+            exits: OnceLock::new(),
         })
+    }
+
+    /// Count exits in this arena from now on.
+    ///
+    /// # Errors
+    /// It cannot be mapped.
+    pub fn count_exits(&self, arena: RawFd) -> io::Result<()> {
+        let exits = Exits::new(arena)?;
+        let _ = self.exits.set(exits);
+        Ok(())
     }
 
     #[must_use]
@@ -250,6 +264,9 @@ impl Guest {
             self.enter();
             let exit = vcpu.run(self.vm.system());
             self.running.fetch_sub(1, Ordering::SeqCst);
+            if let Some(exits) = self.exits.get() {
+                exits.count();
+            }
             let outcome = match exit {
                 Ok(Exit::Syscall) => thread.syscall(vcpu),
                 Ok(Exit::Interrupted) => {

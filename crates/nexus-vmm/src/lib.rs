@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod exits;
 pub mod family;
 pub mod fault;
 pub mod forward;

@@ -144,6 +144,7 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     machine.set(&vm.guest);
     let process = Process::new(window, personality(config, vm.clock), machine).map_err(failed)?;
     vm.guest.attach(&process);
+    count_exits(config, &vm)?;
     let first = process.load().map_err(failed)?;
     jail::confine_microvm(config).map_err(failed)?;
     // Behind the jail, which holds for threads that exist and for those they start.
@@ -241,6 +242,7 @@ pub fn restore(
         .map_err(at("preparing to tidy up"))?;
     handle.set(&vm.guest);
     vm.guest.attach(&process);
+    count_exits(config, &vm)?;
     vm.guest.set_growing(false);
     process.mm().back_all().map_err(at("making memory slots"))?;
     vm.guest.set_growing(true);
@@ -350,6 +352,13 @@ pub(crate) fn widen_descriptor_table() {
 fn give_back_heap() {
     // SAFETY: no preconditions; the allocator does its own locking.
     unsafe { libc::malloc_trim(0) };
+}
+
+fn count_exits(config: &Serve, vm: &Machinery) -> Result<(), Failure> {
+    match config.device {
+        Some(device) => (vm.guest.count_exits(device.arena)).map_err(at("mapping the arena")),
+        None => Ok(()),
+    }
 }
 
 fn ready(flavour: Flavour, report: &Report, started: Duration, timeline: &Timeline) {

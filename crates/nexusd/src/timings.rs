@@ -35,6 +35,8 @@ pub struct Timing {
     pub writes: usize,
     pub committed_ns: u64,
     pub responded_ns: u64,
+    /// Exits of the microVM to its hypervisor from the dispatch to the result, as counted where the guest can write too.
+    pub exits: u64,
 }
 
 const KEPT: usize = 1024;

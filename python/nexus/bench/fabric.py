@@ -10,7 +10,6 @@ import json
 import statistics
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nexus.bench import cpu, report
@@ -62,20 +61,15 @@ def measure(isolation: str, rounds: int, pairs: int) -> report.Report:
         for name, size in SIZES.items():
             s3.put_object(Bucket=BUCKET, Key=f"in {name}", Body=bytes(range(256)) * (size // 256))
         for side in sides:
-            # Started in a shell, whose VM KVM's statistics name by its process.
-            bench.await_shells()
             bench.node.invoke(side, {"bucket": BUCKET, "key": "in", "target": None})
         with bench.plain(package) as plain:
             rows = [row for size in SIZES for row in _of_size(bench, plain, sides, size, (rounds, _count(pairs, SIZES[size])))]
         notes = [
+            "exits to user space are the hypervisor's own count of its first process",
             f"medians of {rounds} interleaved rounds of {pairs} pairs each (fewer of more than 64 KiB)",
             "one invocation a round, whose cost is counted",
             "user and system time, guest and host together; kernel threads are not counted on any side",
         ]
-        if not any("exits" in row.name for row in rows):
-            notes.append(
-                "exits are not shown: KVM's statistics under /sys/kernel/debug cannot be read here, or there is no KVM"
-            )
         return report.Report(
             "Fabric: CPU time per GET+PUT",
             "real boto3 in a plain process, or (where it says so) coupled; client made once and warm, connections kept",
@@ -115,8 +109,7 @@ def _of_size(bench: Session, plain: PlainProcess, sides: list[str], size: str, c
     samples: dict[str, list[Sample]] = {side: [] for side in calls}
     for _ in range(rounds):
         for side, call in calls.items():
-            pids = [plain.pid] if side == "plain" else bench.pids(side)
-            samples[side].append(_sample(bench, pids, partial(call, pairs), pairs, daemon=side != "plain"))
+            samples[side].append(_sample(bench, side, plain.pid if side == "plain" else None, partial(call, pairs), pairs))
     found = {side: _median(of_side) for side, of_side in samples.items()}
     own, other = found[NAME], found["plain"]
     rows = [
@@ -142,23 +135,13 @@ def _median(samples: list[Sample]) -> Sample:
     return Sample(*(statistics.median(getattr(sample, field) for sample in samples) for field in fields))
 
 
-def _sample(bench: Session, pids: list[int], work: Callable[[], object], pairs: int, *, daemon: bool) -> Sample:
-    groups = [[bench.daemon], pids, [bench.store]]
-    before, exits = [cpu.total_ns(group) for group in groups], user_exits(pids)
+def _sample(bench: Session, side: str, plain: int | None, work: Callable[[], object], pairs: int) -> Sample:
+    groups = [[bench.daemon], bench.pids(side) if plain is None else [plain], [bench.store]]
+    before = [cpu.total_ns(group) for group in groups]
     work()
     spent = [cpu.total_ns(group) - start for group, start in zip(groups, before, strict=True)]
     scale = pairs * 1e6
-    return Sample(spent[0] / scale if daemon else 0.0, spent[1] / scale, spent[2] / scale, (user_exits(pids) - exits) / pairs)
-
-
-def user_exits(pids: list[int]) -> int:
-    """Exits of these processes' microVMs to user space so far, from KVM's statistics; 0 where they cannot be read."""
-    total = 0
-    for pid in pids:
-        for directory in Path("/sys/kernel/debug/kvm").glob(f"{pid}-*"):
-            for name in ("io_exits", "mmio_exits"):
-                try:
-                    total += int((directory / name).read_text(encoding="ascii"))
-                except (OSError, ValueError):
-                    continue
-    return total
+    if plain is not None:
+        return Sample(0.0, spent[1] / scale, spent[2] / scale, 0.0)
+    exits = int(bench.node.timings(side, 1)[-1]["exits"])
+    return Sample(spent[0] / scale, spent[1] / scale, spent[2] / scale, exits / pairs)

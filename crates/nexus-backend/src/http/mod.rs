@@ -29,8 +29,10 @@ const MAX_INTERIM: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Route {
     pub authority: Arc<Authority>,
-    /// Which of its addresses may be connected to, and who shares the connection.
+    /// Which of its addresses may be connected to.
     pub allowed: Allowed,
+    /// Whose connections it uses; `None`: those that all share.
+    pub owner: Option<Arc<str>>,
     pub connect_timeout: Duration,
     /// Longest silence.
     pub read_timeout: Duration,
@@ -84,7 +86,7 @@ impl Client {
                 request.method.as_str(),
                 "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS"
             );
-        if let Some(mut connection) = self.pool.take(&route.authority, &route.allowed) {
+        if let Some(mut connection) = self.pool.take(&route.authority, route.owner.clone()) {
             match exchange(&mut connection, route, request, &head, sending, body).await {
                 Ok((found, whole)) => return Ok(self.response(connection, found, whole, route)),
                 Err(error) if !(again && error.kind == Kind::Closed && connection.end == 0) => {
@@ -108,7 +110,7 @@ impl Client {
             head.framing,
             head.keep_alive && whole,
             Arc::clone(&route.authority),
-            route.allowed.owner(),
+            route.owner.clone(),
             Arc::clone(&self.pool),
             route.read_timeout,
         );

@@ -52,7 +52,7 @@ struct Idle {
     since: Instant,
 }
 
-/// Connections are shared by the requests to one authority, within one owner where they were allowed by its own policy.
+/// Connections are shared by the requests to one authority, within one owner where there is one (`FunctionIdentity::owner`).
 type Key = (Arc<Authority>, Option<Arc<str>>);
 
 #[derive(Debug, Default)]
@@ -82,8 +82,8 @@ impl Pool {
     }
 
     /// An idle connection that is still good, the one used last first.
-    pub fn take(&self, authority: &Arc<Authority>, allowed: &Allowed) -> Option<Connection> {
-        let key = (Arc::clone(authority), allowed.owner());
+    pub fn take(&self, authority: &Arc<Authority>, owner: Option<Arc<str>>) -> Option<Connection> {
+        let key = (Arc::clone(authority), owner);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let mut removed = 0;
         let mut found = None;

@@ -92,6 +92,7 @@ pub async fn execute(
     }
     let route = Route {
         authority: Arc::clone(&url.authority),
+        owner: identity.owner(&allowed),
         allowed,
         connect_timeout: seconds(head.connect_timeout_s)?,
         read_timeout: seconds(head.read_timeout_s)?,

@@ -83,6 +83,7 @@ pub async fn execute(
     let hash = prepare(operation, &url, &body, &mut headers)?;
     let route = Route {
         authority: Arc::clone(&url.authority),
+        owner: identity.owner(&allowed),
         allowed,
         connect_timeout: TIMEOUT,
         read_timeout: TIMEOUT,

@@ -56,6 +56,8 @@ pub struct Rules {
     egress: Option<Vec<Rule>>,
     /// Whose connections may be used again under these rules.
     owner: Arc<str>,
+    /// It restricts nothing beyond what the node does.
+    plain: bool,
 }
 
 impl Rules {
@@ -100,6 +102,7 @@ impl Rules {
             buckets: document.buckets.clone(),
             egress,
             owner: format!("{function} {:016x}", hasher.finish()).into(),
+            plain: *document == Document::default(),
         })
     }
 
@@ -110,11 +113,16 @@ impl Rules {
             buckets: Some(Vec::new()),
             egress: Some(Vec::new()),
             owner: format!("{function} nothing").into(),
+            plain: false,
         }
     }
 
     pub fn owner(&self) -> &Arc<str> {
         &self.owner
+    }
+
+    pub fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// Whether an action of a service is allowed under one of its names. No name: nobody can tell which action

@@ -89,14 +89,6 @@ impl Allowed {
             Self::Egress { rules, named } => rules.address(ip, port, *named),
         }
     }
-
-    /// Who may use its connections again: `None`, all functions, since every request bears its own signature.
-    pub fn owner(&self) -> Option<Arc<str>> {
-        match self {
-            Self::Configured | Self::Aws => None,
-            Self::Egress { rules, .. } => Some(Arc::clone(rules.owner())),
-        }
-    }
 }
 
 /// What one function may do on this node.

@@ -8,11 +8,12 @@ mod datagrams;
 mod dns;
 mod message;
 
-use crate::FunctionIdentity;
+use crate::connections::Place;
 use crate::operation::Engine;
 use crate::policy::Denied;
 use crate::prefetch::Inputs;
 use crate::writes::scope::Current;
+use crate::{Connections, FunctionIdentity};
 use datagrams::Flows;
 use message::{Channel, Request};
 use nexus_abi::network::{ALLOW, CONNECT, RESOLVER, RESOLVER_PORT, SEND};
@@ -21,6 +22,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+
+/// Connections that one instance may have open.
+const INSTANCE_CONNECTIONS: usize = 1024;
 
 /// A pair of SEQPACKET sockets: the backend's end, which does not block, and the hypervisor's.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -48,6 +52,7 @@ pub fn serve(
     let channel = Channel::new(control)?;
     Ok(async move {
         let mut flows = Flows::default();
+        let own = Arc::new(Connections::new(INSTANCE_CONNECTIONS));
         while let Ok(request) = channel.receive().await {
             // Its bytes pass nobody: no deferred write may be behind, and nothing that was read before may stand for a read.
             inputs.note_at(u64::MAX);
@@ -59,7 +64,8 @@ pub fn serve(
                 }
                 continue;
             }
-            let outcome = serve_one(&engine, &identity, &mut flows, request, &channel).await;
+            let outcome =
+                serve_one(&engine, &identity, (&mut flows, &own), request, &channel).await;
             if let Err(error) = outcome {
                 tracing::debug!(function = %identity.name, %error, "sockets are served no more");
                 return;
@@ -71,7 +77,7 @@ pub fn serve(
 async fn serve_one(
     engine: &Arc<Engine>,
     identity: &Arc<FunctionIdentity>,
-    flows: &mut Flows,
+    (flows, own): (&mut Flows, &Arc<Connections>),
     request: Request,
     channel: &Channel,
 ) -> io::Result<()> {
@@ -80,7 +86,10 @@ async fn serve_one(
             let made = if identity.coupled && request.to == SocketAddr::from(credentials::PLACE) {
                 credentials::open(engine, identity)
             } else {
-                permit(engine, identity, request.to).and_then(|()| connect(request.to))
+                match permit(engine, identity, request.to) {
+                    Ok(()) => connect_within(identity, own, request.to).await,
+                    Err(errno) => Err(errno),
+                }
             };
             match made {
                 Ok(socket) => channel.reply(&request, 0, Some(&socket)).await,
@@ -136,6 +145,24 @@ fn permit(engine: &Engine, identity: &FunctionIdentity, to: SocketAddr) -> Resul
         .egress(&host, to.port())
         .map_err(denied)?;
     allowed.address(to.ip(), to.port()).map_err(denied)
+}
+
+/// Begin a connection, if the instance and the function may have one more. EADDRNOTAVAIL where they may not, as where no local
+/// port is left.
+async fn connect_within(
+    identity: &FunctionIdentity,
+    own: &Arc<Connections>,
+    to: SocketAddr,
+) -> Result<OwnedFd, i32> {
+    let (Some(one), Some(other)) = (own.place().await, identity.connections.place().await) else {
+        tracing::info!(function = %identity.name, "it has as many connections open as it may");
+        return Err(libc::EADDRNOTAVAIL);
+    };
+    let socket = connect(to)?;
+    for place in [one, other] {
+        Place::passed(place, &socket).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+    }
+    Ok(socket)
 }
 
 /// Begin a connection.

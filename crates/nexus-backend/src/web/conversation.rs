@@ -8,6 +8,7 @@ use super::tls::Settings;
 use super::watch::Watch;
 use super::{Engine, Failure};
 use crate::FunctionIdentity;
+use crate::connections::Place;
 use crate::raw::{Part, RawRoom};
 use std::io;
 use std::pin::Pin;
@@ -25,6 +26,8 @@ const PIECE: usize = 64 << 10;
 /// Both halves are taken and given back together, except while one of them is in use.
 #[derive(Debug)]
 pub struct Conversation {
+    /// Room for it among the function's connections.
+    _place: Place,
     engine: Arc<Engine>,
     identity: Arc<FunctionIdentity>,
     key: Mutex<Key>,
@@ -56,6 +59,9 @@ impl Conversation {
         key: Key,
         connect_timeout: Duration,
     ) -> Result<Arc<Self>, Failure> {
+        let place = identity.connections.place().await.ok_or_else(|| {
+            Failure::system(&std::io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
+        })?;
         let pool = &engine.idle;
         let reached = pool.reached(&key.function, &key.host, key.port);
         let (peer, connection) = match reached {
@@ -71,6 +77,7 @@ impl Conversation {
             (Some(reader), Some(writer))
         });
         Ok(Arc::new(Self {
+            _place: place,
             engine: Arc::clone(engine),
             identity: Arc::clone(identity),
             key: Mutex::new(key),

@@ -25,7 +25,7 @@ pub struct Node {
     /// Ends with the first message of the runtime.
     pub message: JoinHandle<(RuntimeMessage, Statistics)>,
     stop: Option<oneshot::Sender<()>>,
-    _files: tempfile::TempDir,
+    _files: Arc<tempfile::TempDir>,
 }
 
 pub fn node(endpoint: &str) -> Node {
@@ -33,7 +33,14 @@ pub fn node(endpoint: &str) -> Node {
 }
 
 pub fn node_under(endpoint: &str, policy: &PolicyDocument) -> Node {
-    let files = tempfile::tempdir().unwrap();
+    let rules = Arc::new(PolicyRules::new("f", policy).unwrap());
+    let identity = FunctionIdentity::new("f", "us-east-1", rules);
+    nodes(endpoint, [identity]).remove(0)
+}
+
+/// Instances of these functions, with one backend.
+pub fn nodes(endpoint: &str, identities: impl IntoIterator<Item = FunctionIdentity>) -> Vec<Node> {
+    let files = Arc::new(tempfile::tempdir().unwrap());
     let path = files.path().join("credentials.json");
     let mut file = std::fs::OpenOptions::new()
         .create(true)
@@ -53,8 +60,15 @@ pub fn node_under(endpoint: &str, policy: &PolicyDocument) -> Node {
         credentials_file: Some(path),
     })
     .unwrap();
-    let rules = Arc::new(PolicyRules::new("f", policy).unwrap());
-    let identity = FunctionIdentity::new("f", "us-east-1", rules);
+    let instance = |identity| instance(&backend, identity, Arc::clone(&files));
+    identities.into_iter().map(instance).collect()
+}
+
+fn instance(
+    backend: &Arc<Backend>,
+    identity: FunctionIdentity,
+    files: Arc<tempfile::TempDir>,
+) -> Node {
     let (mut channel, descriptors) = backend.open(identity, 8 << 20).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let message = tokio::spawn(async move {

@@ -9,8 +9,8 @@ use crate::logs::FunctionLog;
 use crate::timings::Timings;
 use deployment::{Deployment, Offload};
 use nexus_backend::{
-    CredentialsStore, FUNCTION_OPERATIONS, FunctionIdentity, PolicyRules, PrefetchOptions,
-    WriteOptions,
+    Connections, CredentialsStore, FUNCTION_CONNECTIONS, FUNCTION_OPERATIONS, FunctionIdentity,
+    PolicyRules, PrefetchOptions, WriteOptions,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub struct Version {
     pub credentials: Option<Arc<CredentialsStore>>,
     /// Operations of its instances that are worked on at a time.
     pub turns: Arc<Semaphore>,
+    /// Connections to the outside that its instances have open.
+    pub connections: Arc<Connections>,
     /// What applies once `auto` is decided.
     pub isolation: Isolation,
     pub modified_ms: u64,
@@ -79,6 +81,7 @@ impl Version {
             policy: Arc::new(policy),
             credentials,
             turns: Arc::new(Semaphore::new(FUNCTION_OPERATIONS)),
+            connections: Arc::new(Connections::new(FUNCTION_CONNECTIONS)),
             isolation,
             modified_ms,
             log,
@@ -113,6 +116,7 @@ impl Version {
             policy: Arc::clone(&self.policy),
             credentials: self.credentials.clone(),
             turns: Arc::clone(&self.turns),
+            connections: Arc::clone(&self.connections),
             coupled: self.deployment.offload == Offload::Coupled,
         }
     }

@@ -30,6 +30,8 @@ pub struct Ended {
     pub ready_ns: u64,
     /// Steps of its instance's start, where this is the first invocation there.
     pub stages: Vec<(String, u64)>,
+    /// Of its microVM's threads while it was handled.
+    pub exits: u64,
     pub dispatched_ns: u64,
     pub prefetch: PrefetchReport,
     pub writes: usize,
@@ -115,6 +117,7 @@ fn answer(node: &Arc<Node>, version: &Version, mut ended: Ended, commit: Commit)
         spawned_ns,
         ready_ns,
         stages,
+        exits,
         dispatched_ns,
         prefetch,
         writes,
@@ -132,6 +135,7 @@ fn answer(node: &Arc<Node>, version: &Version, mut ended: Ended, commit: Commit)
         ready_ns: if cold { ready_ns } else { 0 },
         dispatched_ns,
         stages,
+        exits,
         handler_ns: end.handler_ns.0,
         handler_end_ns: end.handler_ns.1,
         ended_ns: end.ended_ns,

@@ -49,6 +49,7 @@ pub async fn handle(
         return false;
     }
     let dispatched_ns = monotonic_ns();
+    let exits = instance.channel.statistics().exits;
     let timeout_at = Instant::now() + version.timeout();
     instance.tail.clear();
     let start = format!("START RequestId: {} Version: {LATEST}\n", job.request_id);
@@ -98,6 +99,7 @@ pub async fn handle(
         spawned_ns: instance.spawned_ns,
         ready_ns: instance.ready_ns,
         stages: std::mem::take(&mut instance.stages),
+        exits: (instance.channel.statistics().exits).wrapping_sub(exits),
         dispatched_ns,
         prefetch,
         writes: 0,
