@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+import tracemalloc
 
 import pytest
 from fake_backend import FakeBackend, Stream, _Bytes
@@ -166,6 +167,36 @@ def test_body_that_breaks_midway(channel):
     with pytest.raises(BackendError) as caught:
         body.read()
     assert caught.value.name == "IncompleteReadError"
+
+
+def test_what_a_broken_body_gave_is_handed_on(channel):
+    handed = []
+
+    def translate(error, partial, missing):
+        handed.append((len(partial), missing))
+        return OSError(str(error))
+
+    size = 3 << 20
+    reply = call(channel, ECHO, json.dumps({"size": size, "breaks": True}).encode(), room_min=1 << 12, room_max=1 << 16)
+    with pytest.raises(OSError, match="broke"):
+        ArenaBody(channel, reply, translate).read()
+    (count, missing), total = handed[0], 2 * size
+    assert 0 < count <= size
+    assert count + missing == total
+
+
+def test_a_whole_body_is_held_once(channel):
+    size = 8 << 20
+    body = ask(channel, size)
+    start = body.read(1000)
+    tracemalloc.start()
+    try:
+        rest = body.read()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert start + rest == pattern(size)
+    assert peak < size * 1.25
 
 
 def test_fifty_threads_share_the_wait(channel):

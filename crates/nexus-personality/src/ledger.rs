@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_less_is_left_the_sooner_it_is_looked_at() {
-        let ledger = Ledger::new(MIB).unwrap();
+        let ledger = Ledger::new(PAGE).unwrap();
         ledger.note(64 * MIB);
         assert!(ledger.look(0).is_err(), "this test alone uses more");
         let used = ledger.used();

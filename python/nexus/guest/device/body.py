@@ -142,11 +142,33 @@ class ArenaBody(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes; all that is left where it is None or negative."""
+        if (size is None or size < 0) and self._stream and self.total_length is not None and not self.closed:
+            return self._read_rest(self.total_length - self._position)
         parts: list[bytes] = []
         try:
             return self._read(size, parts)
         except BackendError as error:
             raise self._translated(error, b"".join(parts)) from None
+
+    def _read_rest(self, length: int) -> bytes:
+        """All that is left, `length` bytes if the stream does not break: each byte is copied once, to its place.
+
+        BytesIO is the one buffer that becomes bytes without a copy. Made in its whole size, it never moves.
+        """
+        with self._guard, io.BytesIO() as buffer:
+            if length > 0:
+                buffer.seek(length - 1)
+                buffer.write(b"\0")
+                buffer.seek(0)
+            try:
+                while self._fill(whole=True):
+                    buffer.write(self._part())
+                    self._consume(self._length)
+            except BackendError as error:
+                buffer.truncate()
+                raise self._translated(error, buffer.getvalue()) from None
+            buffer.truncate()
+            return buffer.getvalue()
 
     def _translated(self, error: BackendError, partial: bytes) -> BaseException:
         """`error` as the caller's SDK would raise it."""
