@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,9 @@ def test_log_of_the_invocation_is_shown_when_asked_for(basic: Path) -> None:
 def test_following_a_log_shows_what_comes(basic: Path) -> None:
     command = [sys.executable, "-u", "-m", "nexus.cli.main", "logs", "basic", "-n", "1", "--follow"]
     environment = {**os.environ, "NEXUS_STATE": str(basic)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as follower:
+    # A shell that runs in the background has its children ignore the signal.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed) as follower:
         assert follower.stdout is not None
         follower.stdout.readline()
         run("invoke", "basic", '{"do": "print", "text": "later-words"}', state=basic)

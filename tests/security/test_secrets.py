@@ -83,3 +83,33 @@ def test_an_instance_is_jailed_under_a_user_of_its_own(node, used):
     # One socket: the channel by which a microVM's hypervisor asks the backend for connections.
     sockets = [name for name in held if name.startswith("socket:")]
     assert len(sockets) == (1 if node.isolation == "kvm" else 0), held
+
+
+SIGNS = """
+import boto3
+
+s3 = boto3.client("s3")
+
+def handler(event, context):
+    names = {"Bucket": "searched", "Key": "key"}
+    made = [s3.generate_presigned_url(call, Params=names) for call in ("get_object", "put_object") for _ in range(10)]
+    made.append(s3.generate_presigned_post(**names)["fields"]["x-amz-signature"])
+    assert all("ignature" in url for url in made[:-1])
+    return made
+"""
+
+
+def test_what_signs_is_not_in_the_memory_of_who_asked_for_signatures(node, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root reads the memory of a jailed process")
+    (tmp_path / "signs.py").write_text(SIGNS)
+    node.deploy("signs", tmp_path / "signs.py", memory_mib=256, timeout_s=30, max_instances=1)
+    made, response = node.invoke("signs", {})
+    assert not response.get("FunctionError"), made
+    pid = next(one["pid"] for one in node.admin("GET", "/nexus/v1/instances")[1] if one["function"] == "signs")
+    secret = node.credentials["secret_access_key"]
+    # A signature bears the key's id, by which it is verified; that is all it needs.
+    needles = {"secret": secret.encode(), "key id": node.credentials["access_key_id"].encode(), "signature": made[-1].encode()}
+    needles |= {f"signing key {n}": key for n, key in enumerate(signing_keys(secret))}
+    found, _ = search(pid, needles)
+    assert found == {"key id", "signature"}

@@ -180,7 +180,9 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let arguments = arguments()?;
+    // Small requests are seen between the pieces of large ones.
     tokio::runtime::Builder::new_multi_thread()
+        .event_interval(4)
         .worker_threads(2)
         .enable_all()
         .build()?

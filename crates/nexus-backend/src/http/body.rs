@@ -8,6 +8,8 @@ use crate::raw::RawRoom;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Bytes taken at a time: others' small answers wait for no more than this.
+const QUANTUM: usize = 256 << 10;
 /// Longest line between chunks (size and extensions), and longest trailer section.
 const MAX_LINE: usize = 8 << 10;
 
@@ -173,7 +175,7 @@ impl ResponseBody {
             connection.start += count;
             return Ok(count);
         }
-        let target = room.first(most);
+        let target = room.first(most.min(QUANTUM));
         // A byte more than there should be: it shows whether the server keeps to its own length.
         let mut spare = [0_u8; 1];
         let beyond = if exact && target.len() == most { 1 } else { 0 };
@@ -184,6 +186,10 @@ impl ResponseBody {
             .await?;
         if count > target.len() {
             self.keep_alive = false;
+        }
+        if count >= QUANTUM {
+            // Whoever else is ready has a turn before the next piece.
+            tokio::task::yield_now().await;
         }
         Ok(count.min(target.len()))
     }
