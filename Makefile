@@ -11,10 +11,10 @@ BIN      := $(VENV)/bin
 BINARIES := nexusd nexus-vmm nexus-store
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-rust test-python test-hw conformance transparency fuzz lint format bench docs wheel lock clean
+.PHONY: help setup binaries demo test test-rust test-python test-hw conformance package-tests transparency fuzz lint format bench docs wheel lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.package ## virtual environment, release binaries, the package installed for development
 
@@ -54,6 +54,11 @@ test-hw: setup ## the hypervisor under kvm_amd, in QEMU with emulated SVM
 # CPython's, numpy's and Pillow's own tests, on this machine's kernel and in microVMs. SUITES=cpython runs one of them.
 conformance: setup ## suites that others wrote, inside against outside
 	$(BIN)/python tools/conformance $(SUITES)
+
+# Sources are fetched for it. PACKAGES=requests runs one of them.
+package-tests: PACKAGES = requests urllib3 s3transfer
+package-tests: setup ## these packages' own tests, natively and in a function with the shims
+	$(BIN)/python tools/conformance $(PACKAGES)
 
 # Each fuzzer for MINUTES; SEED, ONLY=guest,elf,snapshot,http,arena. A finding is kept under fuzz-findings.
 fuzz: setup ## random system calls in microVMs, mutated programs, snapshots, arenas and HTTP (MINUTES=10 each)
