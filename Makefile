@@ -67,6 +67,7 @@ fuzz: setup ## random system calls in microVMs, mutated programs, snapshots, are
 # Large downloads, a stand-in for AWS's services, a 2 GiB object, more sequences: minutes, where the tests take a sample.
 transparency: setup ## the same programs natively and in instances, all of them
 	NEXUS_ECOSYSTEM=1 NEXUS_LARGE_MIB=2048 NEXUS_SEQUENCES=200 $(BIN)/python -m pytest tests/transparency
+	NEXUS_LARGE_MIB=1024 $(BIN)/python -m pytest tests/web/test_reach.py
 
 lint: setup ## formatters, linters and type checker, as CI runs them
 	cargo fmt --all --check
