@@ -36,7 +36,7 @@ REQUIREMENTS = suites.EXPECTATIONS / "packages.txt"
 _FUNCTIONS = Path(__file__).parent / "functions"
 # What a suite's tests are of its source, the plugins they need (no others are loaded), and what else is asked of pytest.
 _PARTS = {
-    "requests": (("tests", "pyproject.toml"), ("pytest_mock", "outside_httpbin"), ()),
+    "requests": (("tests", "pyproject.toml", "requirements-dev.txt"), ("pytest_mock", "outside_httpbin"), ()),
     "urllib3": (
         ("test", "dummyserver", "pyproject.toml"),
         ("pytest_timeout", "pytest_socket", "anyio"),
