@@ -11,10 +11,10 @@ BIN      := $(VENV)/bin
 BINARIES := nexusd nexus-vmm nexus-store
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-rust test-python test-hw conformance transparency fuzz crash lint format bench docs wheel lock clean
+.PHONY: help setup binaries demo test test-rust test-python test-hw conformance package-tests transparency crash fairness fuzz lint format bench docs wheel lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.package ## virtual environment, release binaries, the package installed for development
 
@@ -60,6 +60,14 @@ KILLS ?= 1000
 crash: setup ## kill nexusd a thousand times over a mixed load, and see that it kept its word
 	$(BIN)/python tests/crash $(KILLS)
 
+fairness: setup ## what a greedy instance costs its neighbours
+	NEXUS_FAIRNESS=1 $(BIN)/python -m pytest tests/network/test_fairness.py
+
+# Sources are fetched for it. PACKAGES=requests runs one of them.
+package-tests: PACKAGES = requests urllib3 s3transfer
+package-tests: setup ## these packages' own tests, natively and in a function with the shims
+	$(BIN)/python tools/conformance $(PACKAGES)
+
 # Each fuzzer for MINUTES; SEED, ONLY=guest,elf,snapshot,http,arena. A finding is kept under fuzz-findings.
 fuzz: setup ## random system calls in microVMs, mutated programs, snapshots, arenas and HTTP (MINUTES=10 each)
 	$(BIN)/python tools/fuzz
@@ -67,6 +75,7 @@ fuzz: setup ## random system calls in microVMs, mutated programs, snapshots, are
 # Large downloads, a stand-in for AWS's services, a 2 GiB object, more sequences: minutes, where the tests take a sample.
 transparency: setup ## the same programs natively and in instances, all of them
 	NEXUS_ECOSYSTEM=1 NEXUS_LARGE_MIB=2048 NEXUS_SEQUENCES=200 $(BIN)/python -m pytest tests/transparency
+	NEXUS_LARGE_MIB=1024 $(BIN)/python -m pytest tests/web/test_reach.py
 
 lint: setup ## formatters, linters and type checker, as CI runs them
 	cargo fmt --all --check

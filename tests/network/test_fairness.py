@@ -6,6 +6,7 @@ fabric's. So the neighbour stands beside one with as many threads that only comp
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import pytest
 from framework.node import TestNode
 
-pytestmark = pytest.mark.kvm
+pytestmark = [
+    pytest.mark.kvm,
+    pytest.mark.skipif("NEXUS_FAIRNESS" not in os.environ, reason="a measurement of half a minute: make fairness"),
+]
 
 # Rounds alternate, so that what else goes on in the machine falls on both sides.
 ROUNDS = 5
 OPERATIONS = 100
-TRIES = 3
 AT_MOST = 2.0
 
 MEASURED = """
@@ -108,16 +111,11 @@ def test_p99_beside_a_greedy_instance(kvm_node: TestNode, tmp_path: Path) -> Non
     measure()
     kvm_node.nexus.invoke("greedy", 0.2)
     kvm_node.nexus.invoke("computing", 0.2)
-    ratios = []
-    for _ in range(TRIES):
-        taken: dict[str, list[float]] = {"alone": [], "computing": [], "greedy": []}
-        for _ in range(ROUNDS):
-            taken["alone"] += measure()
-            for name in ("computing", "greedy"):
-                taken[name] += beside(name)
-        for name, values in taken.items():
-            print(f"{name}: p50 {percentile(values, 0.5) * 1e3:.2f} ms, p99 {percentile(values, 0.99) * 1e3:.2f} ms")
-        ratios.append(percentile(taken["greedy"], 0.99) / percentile(taken["computing"], 0.99))
-        if ratios[-1] <= AT_MOST:
-            return
-    pytest.fail(f"p99 is {', '.join(f'{ratio:.1f}' for ratio in ratios)} times what it is beside one that computes")
+    taken: dict[str, list[float]] = {"alone": [], "computing": [], "greedy": []}
+    for _ in range(ROUNDS):
+        taken["alone"] += measure()
+        for name in ("computing", "greedy"):
+            taken[name] += beside(name)
+    for name, values in taken.items():
+        print(f"{name}: p50 {percentile(values, 0.5) * 1e3:.2f} ms, p99 {percentile(values, 0.99) * 1e3:.2f} ms")
+    assert percentile(taken["greedy"], 0.99) <= AT_MOST * percentile(taken["computing"], 0.99)

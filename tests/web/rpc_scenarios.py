@@ -1,5 +1,6 @@
 """One handler of gRPC calls, run with grpcio's core on the host and over the backend in an instance; see test_rpc.py."""
 
+import contextlib
 import os
 import re
 import threading
@@ -284,7 +285,21 @@ def threads_now():
         return next(int(line.split()[1]) for line in file if line.startswith("Threads:"))
 
 
+def hostile(ports):
+    """How calls to these servers end, all at a time, and after how long (s)."""
+    started, ends = time.monotonic(), {}
+    with contextlib.ExitStack() as stack:
+        channels = {name: stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}")) for name, port in ports.items()}
+        calls = {name: channel.unary_unary(SERVICE + "echo").future(b"x", timeout=2) for name, channel in channels.items()}
+        for name, call in calls.items():
+            error = call.exception(20)
+            ends[name] = repr(call.result()) if error is None else error.code().name
+    return ends, time.monotonic() - started
+
+
 def handler(event, context):
+    if event["scenario"] == "hostile":
+        return hostile(event["ports"])
     if event["scenario"] == "process":
         before = threads_now()
         with grpc.insecure_channel(f"127.0.0.1:{event['ports']['plain']}") as channel:

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import web_servers
 
+# What grpcio's core makes of such servers, too; the last of them of an answer that is too large.
+_FAILURES = {"UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+
 
 @pytest.fixture(scope="module")
 def server(packages, tmp_path_factory):
@@ -15,8 +18,16 @@ def server(packages, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def inside(deploy, server):
-    return deploy("rpc_scenarios", ports=server["ports"].values())
+def hostile(tmp_path_factory):
+    """Servers that break HTTP/2's rules."""
+    program = Path(web_servers.__file__).with_name("hostile_http2.py")
+    with web_servers.running(program, tmp_path_factory.mktemp("hostile")) as described:
+        yield described["ports"]
+
+
+@pytest.fixture(scope="module")
+def inside(deploy, server, hostile):
+    return deploy("rpc_scenarios", ports=[*server["ports"].values(), *hostile.values()])
 
 
 @pytest.mark.parametrize("name", ["unary", "future", "streams", "channels"])
@@ -26,4 +37,19 @@ def test_same_inside(name, server, native, inside):
 
 
 def test_the_core_starts_no_threads(server, inside):
+    assert inside({"scenario": "process", **server}) == 0
+
+
+def _resident_kib(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+def test_servers_that_break_the_rules_harm_only_their_own_calls(node, server, hostile, inside):
+    before = _resident_kib(node.nexus.record.processes["nexusd"].pid)
+    ends, seconds = inside({"scenario": "hostile", "ports": hostile})
+    assert set(ends) == set(hostile)
+    assert {name: end for name, end in ends.items() if end not in _FAILURES} == {}
+    assert seconds < 15
+    assert _resident_kib(node.nexus.record.processes["nexusd"].pid) - before < 32 * 1024
     assert inside({"scenario": "process", **server}) == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from nexus.packaging import interpreter
 
 CACHE = Path(os.environ.get("NEXUS_CACHE", Path.home() / ".cache" / "nexus")) / "conformance"
+EXPECTATIONS = Path(__file__).resolve().parents[2] / "tests" / "conformance"
 _SITE = Path(sysconfig.get_path("purelib"))
 
 
@@ -107,7 +108,7 @@ def _debian_tests(stdlib: Path) -> Path:
     return library
 
 
-_PYTEST = ("-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", "--color=no")
+PYTEST = ("-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", "--color=no")
 
 
 def _numpy() -> Suite:
@@ -116,7 +117,7 @@ def _numpy() -> Suite:
     except importlib.metadata.PackageNotFoundError as error:
         raise SuiteMissingError("numpy is not installed in this environment") from error
     modules = sorted(str(path.relative_to(_SITE)) for path in (_SITE / "numpy").rglob("tests/test_*.py"))
-    words = (*_PYTEST, "-m", "not slow", f"--rootdir={_SITE}", "-c", "/dev/null")
+    words = (*PYTEST, "-m", "not slow", f"--rootdir={_SITE}", "-c", "/dev/null")
     environment = {"PYTHONPATH": str(_SITE), "NEXUS_CONFORMANCE_DIRECTORY": str(_SITE)}
     return Suite("numpy", version, tuple(modules), (*interpreter.find().roots, _SITE), words, environment)
 
@@ -128,14 +129,14 @@ def _pillow() -> Suite:
         raise SuiteMissingError("pillow is not installed in this environment") from error
     source = CACHE / f"pillow-{version}"
     if not source.is_dir():
-        _fetch_source("pillow", version, source)
+        fetch_source("pillow", version, source)
     modules = sorted(str(path.relative_to(source)) for path in (source / "Tests").glob("test_*.py"))
-    words = (*_PYTEST, f"--rootdir={source}", "-c", "/dev/null")
+    words = (*PYTEST, f"--rootdir={source}", "-c", "/dev/null")
     environment = {"PYTHONPATH": f"{_SITE}:{source}", "NEXUS_CONFORMANCE_DIRECTORY": str(source)}
     return Suite("pillow", version, tuple(modules), (*interpreter.find().roots, _SITE, source), words, environment)
 
 
-def _fetch_source(package: str, version: str, target: Path) -> None:
+def fetch_source(package: str, version: str, target: Path) -> None:
     """Unpack a package's source distribution at ``target``."""
     CACHE.mkdir(parents=True, exist_ok=True)
     command = [
