@@ -253,8 +253,9 @@ impl Channel {
                 let (streams, completer, s) =
                     (Arc::clone(&self.streams), Arc::clone(&self.completer), *s);
                 let inputs = Arc::clone(&self.inputs);
+                let stream = streams.find(s.stream);
                 self.tasks
-                    .spawn(async move { streams.read(&completer, &s, &inputs).await });
+                    .spawn(async move { streams.read(stream, &completer, &s, &inputs).await });
             }
             abi::CLOSE => {
                 if s.flags & abi::STREAM_BODY == 0 {

@@ -172,7 +172,7 @@ impl Source {
 
 /// An open stream; one READ at a time uses it.
 #[derive(Debug)]
-struct Stream {
+pub struct Stream {
     source: tokio::sync::Mutex<Source>,
     conversation: Option<Arc<Conversation>>,
     total: u64,
@@ -265,9 +265,14 @@ impl Streams {
     }
 
     /// READ.
-    pub async fn read(&self, completer: &Completer, submission: &Submission, inputs: &Inputs) {
+    pub async fn read(
+        &self,
+        stream: Option<Arc<Stream>>,
+        completer: &Completer,
+        submission: &Submission,
+        inputs: &Inputs,
+    ) {
         let id = submission.stream;
-        let stream = self.lock().open.get(&id).cloned();
         let Some(stream) = stream else {
             no_stream(completer, submission);
             return;
@@ -316,6 +321,11 @@ impl Streams {
     }
 
     /// Forget a stream, if it is open. Its connection is dropped with it.
+    /// What a READ is about: to be looked up when it is submitted, so that a CLOSE behind it does not overtake it.
+    pub fn find(&self, id: u64) -> Option<Arc<Stream>> {
+        self.lock().open.get(&id).cloned()
+    }
+
     pub fn close(&self, id: u64) {
         let stream = self.lock().open.remove(&id);
         if let Some(conversation) = stream.and_then(|stream| stream.conversation.clone()) {

@@ -112,7 +112,11 @@ fn a_fresh_device_is_mapped_where_the_old_one_was() {
     let snapshot = g.call_number(16, &[fd, u64::from(nexus_abi::device::SNAPSHOT), 0]);
     assert_eq!(snapshot, (1, Outcome::Snapshot { hold: false }));
     let state = json(&g.process.save().unwrap());
-    let mut g = restore(with_device(), &state).unwrap();
+    let restored = Config {
+        wants_snapshot: false,
+        ..with_device()
+    };
+    let mut g = restore(restored, &state).unwrap();
     assert_eq!(
         g.peek(arena + 100, 11),
         [0; 11],
@@ -125,7 +129,13 @@ fn a_fresh_device_is_mapped_where_the_old_one_was() {
     assert_eq!(
         g.call("ioctl", &[fd, u64::from(nexus_abi::device::SNAPSHOT), 0]),
         0,
-        "once is enough"
+        "none is wanted of a clone"
+    );
+    // A function that goes on from a base takes one of its own.
+    let mut g = restore(with_device(), &state).unwrap();
+    assert_eq!(
+        g.call_number(16, &[fd, u64::from(nexus_abi::device::SNAPSHOT), 0]),
+        (1, Outcome::Snapshot { hold: false })
     );
 }
 

@@ -107,6 +107,7 @@ fn damaged_metadata_is_taken_or_refused() {
     );
     let directory = tempfile::tempdir().unwrap();
     let snapshot = directory.path().join("snapshot");
+    fs::create_dir(&snapshot).unwrap();
     let (output, _) = serve("initialise", SCRIPT, &snapshot);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let file = fs::read_dir(&snapshot)

@@ -124,7 +124,7 @@ print(len(hits))
 fn the_host_is_out_of_sight() {
     let script = "
 import os, socket
-for path in ('/etc/fstab', '/root', '/var', '/proc/1/environ', '/usr/../etc/shadow'):
+for path in ('/etc/fstab', '/root', '/var', '/proc/1/environ', '/usr/../etc/fstab'):
     try:
         os.stat(path)
         print('seen', path)

@@ -154,7 +154,9 @@ fn a_base_is_kept_while_something_rests_on_it_and_a_few_beyond() {
     let pending = written(&snapshots, "function");
     snapshots.rest_on(&pending, &base.path).unwrap();
     let function = snapshots.admit(&pending).unwrap();
-    let base = base.path.clone();
+    let kept = base;
+    let base = kept.path.clone();
+    drop(kept);
     for number in 0..2 * SPARE_BASES {
         let spare = written(&snapshots, &number.to_string());
         let spare = snapshots.admit(&spare).unwrap();
