@@ -27,7 +27,8 @@ def describe(value):
         facts = [
             names,
             str(value.code()),
-            text(value.details()),
+            # Where the stream is gone when the deadline comes, the core says that too.
+            text(value.details()).removeprefix("Stream removed (").removesuffix(")"),
             pairs(value.initial_metadata()),
             pairs(value.trailing_metadata()),
         ]

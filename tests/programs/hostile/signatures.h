@@ -30,7 +30,7 @@ static const struct signature signatures[] = {
     {258, "Fpm"}, {259, "Fpmx"}, {260, "Fpuui"}, {261, "FpT"}, {262, "Fpbi"}, {263, "Fpi"}, {264, "FpFp"}, {265, "FpFpi"}, {266, "pFp"},
     {267, "Fpbl"}, {268, "Fpm"}, {269, "Fpi"}, {270, "cbbbtE"}, {271, "bctEz"}, {273, "bl"}, {280, "FpTi"}, {281, "fbcjEz"}, {283, "ii"},
     {284, "i"}, {285, "fixx"}, {286, "fiTb"}, {287, "fb"}, {288, "faNi"}, {290, "ii"}, {291, "i"}, {292, "fDo"}, {293, "bo"}, {295, "fvcx"},
-    {296, "fvcx"}, {297, "nnsb"}, {302, "nrbb"}, {306, "f"}, {309, "bbb"}, {316, "FpFpi"}, {318, "bli"}, {319, "pi"}, {324, "iii"},
+    {296, "fvcx"}, {297, "nnsb"}, {302, "nrbb"}, {306, "f"}, {307, "fhbi"}, {309, "bbb"}, {316, "FpFpi"}, {318, "bli"}, {319, "pi"}, {322, "FXbbi"}, {324, "iii"},
     {326, "fbfbli"}, {327, "fvcxxi"}, {328, "fvcxxi"}, {332, "Fpiib"}, {334, "blii"}, {435, "bl"}, {436, "DDi"}, {439, "Fpii"},
 };
 #define SIGNATURES (sizeof signatures / sizeof *signatures)

@@ -30,6 +30,10 @@ class Selection:
                     self._channel.pass_lead()  # without a ticket it did not lead, and perhaps nobody does
                 else:
                     self._open()
+            # It was handed over before it came here, and whoever waits in the kernel has seen that end already.
+            missed = self._leading and ticket.completion is not None
+        if missed:
+            self._channel.post(abi.CLOSE)
 
     def wake(self) -> None:
         """Let `wait` return without a ticket."""
