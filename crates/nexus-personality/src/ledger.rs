@@ -4,15 +4,16 @@
 //! private memory (*held*: shared memory without a file, pipes, sockets). As long as both together fit the limit, no access
 //! can exceed it. Beyond that a guest is overcommitted, as programs are that reserve much and touch little: then what it asks
 //! for must fit what it does not use yet, reservations may exceed it, and the hypervisor looks at what is really used, the
-//! sooner the less is left.
+//! sooner the less is left. What was granted a moment ago and is not used yet counts as used: several threads that ask at once
+//! are not all given the same room.
 
 use crate::errno::{ENOMEM, Errno};
 use crate::window::PAGE;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What may be committed beyond the limit, in bytes. Nothing of it need ever be touched; read once, it costs page tables, 1/512.
 const OVERCOMMIT: u64 = 8 << 30;
@@ -22,6 +23,8 @@ const TOUCHED_PER_MS: u64 = 16 << 20;
 const LOOKS: (u64, u64) = (1, 100);
 /// The same while the guest is not overcommitted: then only the hypervisor's own tables can grow, and each has its limit.
 const SELDOM: Duration = Duration::from_secs(1);
+/// For how long what an overcommitted guest was granted counts as used though it is not. Who asks for the last room waits as long.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// The account.
 #[derive(Debug)]
@@ -29,8 +32,31 @@ pub struct Ledger {
     limit: u64,
     committed: AtomicU64,
     held: AtomicU64,
+    /// Serialises grants, so that what is asked and what is promised are one step.
+    forecast: Mutex<Forecast>,
     refused: AtomicBool,
     statm: OwnedFd,
+}
+
+/// What an overcommitted guest uses once it has touched what it was granted.
+#[derive(Debug, Default)]
+struct Forecast {
+    bytes: u64,
+    /// When something was granted last.
+    granted: Option<Instant>,
+}
+
+/// Bytes of the hypervisor's own memory that a guest takes, until it is dropped.
+#[derive(Debug)]
+pub struct Lent {
+    ledger: Arc<Ledger>,
+    bytes: u64,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.ledger.give_back(self.bytes);
+    }
 }
 
 /// Bytes that the host holds for the guest, until it is dropped.
@@ -60,6 +86,7 @@ impl Ledger {
             limit,
             committed: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            forecast: Mutex::default(),
             refused: AtomicBool::new(false),
             // SAFETY: a fresh descriptor that nobody else owns.
             statm: unsafe { OwnedFd::from_raw_fd(statm) },
@@ -72,7 +99,8 @@ impl Ledger {
         self.limit
     }
 
-    fn promised(&self) -> u64 {
+    /// What is promised in all, in bytes.
+    pub(crate) fn promised(&self) -> u64 {
         let committed = self.committed.load(Ordering::Relaxed);
         committed.saturating_add(self.held.load(Ordering::Relaxed))
     }
@@ -83,28 +111,65 @@ impl Ledger {
         self.promised() > self.limit
     }
 
-    /// Whether `more` bytes that the guest asks for and will use may be promised.
+    fn forecast(&self) -> MutexGuard<'_, Forecast> {
+        self.forecast.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is room for `more` bytes that the guest will use; the lock under which to promise them.
+    fn admit(&self, more: u64) -> Result<MutexGuard<'_, Forecast>, Errno> {
+        let mut forecast = self.forecast();
+        let asked = Instant::now();
+        while more > 0 && self.promised().saturating_add(more) > self.limit {
+            let used = self.used();
+            if used.saturating_add(more) > self.limit {
+                self.refused.store(true, Ordering::Relaxed);
+                return Err(ENOMEM);
+            }
+            let recent = forecast.granted.is_some_and(|at| at.elapsed() < GRACE);
+            // Who has waited once is served: others' grants meanwhile do not starve it.
+            let expected = if recent && asked.elapsed() < GRACE {
+                used.max(forecast.bytes)
+            } else {
+                used
+            };
+            let after = expected.saturating_add(more);
+            if after <= self.limit {
+                forecast.bytes = after;
+                forecast.granted = Some(Instant::now());
+                break;
+            }
+            drop(forecast);
+            std::thread::sleep(Duration::from_millis(1));
+            forecast = self.forecast();
+        }
+        Ok(forecast)
+    }
+
+    /// Whether there is room now for `more` bytes, promised already, that are about to be used.
     ///
     /// # Errors
     /// ENOMEM.
-    pub fn admit(&self, more: u64) -> Result<(), Errno> {
-        if self.promised().saturating_add(more) <= self.limit
-            || self.used().saturating_add(more) <= self.limit
-        {
-            return Ok(());
-        }
-        self.refused.store(true, Ordering::Relaxed);
-        Err(ENOMEM)
+    pub fn room(&self, more: u64) -> Result<(), Errno> {
+        self.admit(more).map(drop)
     }
 
-    /// Promise private memory.
+    /// Promise private memory that the guest asks for and will use.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn grant(&self, bytes: u64) -> Result<(), Errno> {
+        let _together = self.admit(bytes)?;
+        self.commit(bytes)
+    }
+
+    /// Promise private memory that may never be used: a reservation.
     ///
     /// # Errors
     /// ENOMEM, far beyond the limit.
     pub fn commit(&self, bytes: u64) -> Result<(), Errno> {
         let before = self.committed.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.limit.saturating_add(OVERCOMMIT) {
-            self.give_back(bytes);
+            self.committed.fetch_sub(bytes, Ordering::Relaxed);
             self.refused.store(true, Ordering::Relaxed);
             return Err(ENOMEM);
         }
@@ -119,6 +184,20 @@ impl Ledger {
     /// Private memory is unmapped.
     pub fn give_back(&self, bytes: u64) {
         self.committed.fetch_sub(bytes, Ordering::Relaxed);
+        let mut forecast = self.forecast();
+        forecast.bytes = forecast.bytes.saturating_sub(bytes);
+    }
+
+    /// Promise memory that the hypervisor itself takes for the guest, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn lend(self: &Arc<Self>, bytes: u64) -> Result<Lent, Errno> {
+        self.grant(bytes)?;
+        Ok(Lent {
+            ledger: Arc::clone(self),
+            bytes,
+        })
     }
 
     /// Have the host hold memory.
@@ -197,7 +276,7 @@ impl Held {
     pub fn resize(&self, bytes: u64) -> Result<(), Errno> {
         let old = self.bytes.load(Ordering::Relaxed);
         if let Some(more) = bytes.checked_sub(old) {
-            self.ledger.admit(more)?;
+            let _together = self.ledger.admit(more)?;
             self.ledger.held.fetch_add(more, Ordering::Relaxed);
         } else {
             self.ledger.held.fetch_sub(old - bytes, Ordering::Relaxed);
@@ -228,8 +307,7 @@ mod tests {
         assert!(!ledger.overcommitted());
         assert_eq!(ledger.look(0), Ok(SELDOM));
         // Asked for beyond: nothing is used of it yet, so it may be had, and is watched.
-        ledger.admit(200 * MIB).unwrap();
-        ledger.commit(200 * MIB).unwrap();
+        ledger.grant(200 * MIB).unwrap();
         assert!(ledger.overcommitted());
         assert_eq!(ledger.look(0), Ok(Duration::from_millis(100)));
         ledger.give_back(200 * MIB);
@@ -257,6 +335,33 @@ mod tests {
         let used = ledger.used();
         let soon = ledger.look(used + 40 * MIB).unwrap();
         assert!(soon < Duration::from_millis(30), "{soon:?}");
+    }
+
+    #[test]
+    fn what_was_granted_counts_before_it_is_used_for_a_while() {
+        let ledger = Ledger::new(2048 * MIB).unwrap();
+        ledger.commit(4096 * MIB).unwrap();
+        // Of many that ask at once, as many are served as there is room for.
+        let served = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| ledger.admit(600 * MIB).is_ok()))
+                .collect();
+            std::thread::sleep(GRACE / 2);
+            let forecast = ledger.forecast().bytes;
+            let served = all.iter().filter(|one| one.is_finished()).count();
+            (served, forecast)
+        });
+        assert_eq!(served.0, 3);
+        assert!(served.1 <= 2048 * MIB);
+    }
+
+    #[test]
+    fn what_is_lent_is_promised() {
+        let ledger = Ledger::new(2048 * MIB).unwrap();
+        let lent = ledger.lend(MIB).unwrap();
+        assert_eq!(ledger.promised(), MIB);
+        drop(lent);
+        assert_eq!(ledger.promised(), 0);
     }
 
     #[test]

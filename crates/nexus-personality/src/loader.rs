@@ -263,6 +263,7 @@ fn request(
         source: source.as_ref().map(|(f, o)| (f.fd.as_raw_fd(), *o)),
         backing: source.map_or(Backing::Anonymous, |(f, o)| Backing::File(f, o)),
         own_chunks: false,
+        used: 0,
     }
 }
 

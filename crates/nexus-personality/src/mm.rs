@@ -81,6 +81,8 @@ pub struct Request {
     pub source: Option<(RawFd, u64)>,
     /// At a chunk's boundary, in chunks of its own (the arena).
     pub own_chunks: bool,
+    /// Of its bytes, those that the guest asks for to use them; the rest it reserves, or moves there (see [`Ledger`]).
+    pub used: u64,
 }
 
 /// The address space of one guest.
@@ -263,7 +265,13 @@ impl AddressSpace {
         let charge = is_charged(&request.backing, request.shared, request.prot);
         if charge {
             let there = self.charged.bytes_in(address, end);
-            self.ledger.commit(request.length - there)?;
+            let more = request.length - there;
+            let granted = request.used.min(more);
+            self.ledger.grant(granted)?;
+            if let Err(error) = self.ledger.commit(more - granted) {
+                self.ledger.give_back(granted);
+                return Err(error);
+            }
         }
         if !matches!(request.backing, Backing::Doorbell) {
             let mapped = self.host_map(
@@ -690,6 +698,7 @@ impl AddressSpace {
             backing: Backing::Anonymous,
             source: None,
             own_chunks: false,
+            used: new_length - old_length,
         };
         if vma.end == old + old_length
             && Self::usable(more.address, more.length)
@@ -701,12 +710,8 @@ impl AddressSpace {
         if !may_move {
             return Err(ENOMEM);
         }
-        // A large piece that grows is likely to grow on: with room above it, it need not move each time.
-        let roomy = (new_length >= HUGE_FROM)
-            .then(|| self.highest_gap(new_length.saturating_mul(2), CHUNK))
-            .flatten();
         let new = self.map(Request {
-            address: roomy.unwrap_or(0),
+            address: 0,
             length: new_length,
             prot: vma.prot,
             shared: false,
@@ -715,6 +720,7 @@ impl AddressSpace {
             backing: Backing::Anonymous,
             source: None,
             own_chunks: false,
+            used: new_length - old_length,
         })?;
         self.prefer_huge_pages(new, new_length);
         self.move_pages(old, old_length, new)?;
@@ -746,6 +752,7 @@ impl AddressSpace {
             backing: Backing::Memory(Arc::clone(inode), offset),
             source: Some((inode.host().ok_or(EINVAL)?, offset)),
             own_chunks: false,
+            used: 0,
         })?;
         if new != old.start {
             self.unmap(old.start, old.end - old.start)?;
@@ -796,6 +803,7 @@ impl AddressSpace {
                     backing: Backing::Anonymous,
                     source: None,
                     own_chunks: false,
+                    used: new - old,
                 })
                 .is_ok(),
             std::cmp::Ordering::Less => self.unmap(new, old - new).is_ok(),

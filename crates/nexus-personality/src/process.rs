@@ -183,7 +183,11 @@ impl Process {
             doing: "installing signal handlers",
             source,
         })?;
-        let names = Namespace::new(&config).map_err(Error::Refused)?;
+        let ledger = Ledger::new(config.memory_mib << 20).map_err(|source| Error::Host {
+            doing: "opening /proc/self/statm",
+            source,
+        })?;
+        let names = Namespace::new(&config, Arc::clone(&ledger)).map_err(Error::Refused)?;
         let mut files = FileTable::default();
         for (fd, flags) in [
             (0, libc::O_RDONLY),
@@ -215,10 +219,7 @@ impl Process {
             alive: Arc::default(),
             groups: Arc::default(),
             parent: Weak::new(),
-            ledger: Ledger::new(config.memory_mib << 20).map_err(|source| Error::Host {
-                doing: "opening /proc/self/statm",
-                source,
-            })?,
+            ledger,
             pagemap: open_own(c"/proc/self/pagemap").ok().map(Arc::new),
             config,
         };
@@ -547,11 +548,6 @@ impl Process {
         &self.ledger
     }
 
-    /// Whether `more` bytes that the guest asks for fit the limit (see [`Ledger`]).
-    pub(crate) fn check_memory(&self, more: u64) -> Result<(), Errno> {
-        self.ledger.admit(more)
-    }
-
     /// Whether the guest was ever refused memory.
     #[must_use]
     pub fn memory_refused(&self) -> bool {
@@ -575,6 +571,7 @@ impl Process {
             backing: Backing::Arena,
             source: Some((device.arena, 0)),
             own_chunks: true,
+            used: 0,
         })?;
         self.device().arena = at;
         Ok(at)

@@ -187,7 +187,7 @@ impl Inodes {
         let entries: Vec<(Vec<u8>, Arc<Inode>)> = match directory.entries() {
             Ok(entries) => entries
                 .iter()
-                .map(|(n, i)| (n.clone(), Arc::clone(i)))
+                .map(|(n, named)| (n.clone(), Arc::clone(&named.inode)))
                 .collect(),
             Err(_) => return Ok(()),
         };
@@ -613,7 +613,9 @@ impl Process {
                 };
                 let mut directory = Arc::clone(&self.names.tmp);
                 for part in parent.split(|b| *b == b'/').filter(|p| !p.is_empty()) {
-                    let next = directory.entries().map_err(failed)?.get(part).cloned();
+                    let entries = directory.entries().map_err(failed)?;
+                    let next = entries.get(part).map(|e| Arc::clone(&e.inode));
+                    drop(entries);
                     directory =
                         next.ok_or_else(|| refused("a saved file of /tmp has no directory"))?;
                 }

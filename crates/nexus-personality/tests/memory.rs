@@ -322,19 +322,3 @@ fn large_pieces_may_be_of_huge_pages_and_what_is_only_reserved_may_not() {
     let stack = map(&mut g, 8 << 20, 3, PRIVATE | STACK);
     assert!(!may_be_huge(&g, stack));
 }
-
-#[test]
-fn what_grew_large_grows_on_in_place() {
-    const MIB: u64 = 1 << 20;
-    let mut g = Guest::plain();
-    let at = g.memory(3 * MIB);
-    g.poke(at + 3 * MIB - 8, b"the tail");
-    let moved = g.call("mremap", &[at, 3 * MIB, 4 * MIB, 1]).cast_unsigned();
-    assert_ne!(moved, at);
-    for mib in 5..=8 {
-        let arguments = [moved, (mib - 1) * MIB, mib * MIB, 1];
-        assert_eq!(g.call("mremap", &arguments).cast_unsigned(), moved);
-    }
-    assert_eq!(g.peek(moved + 3 * MIB - 8, 8), b"the tail");
-    assert!(has_no_hole(&g));
-}

@@ -80,11 +80,12 @@ impl Locks {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::ledger::Ledger;
     use crate::files::tmpfs::{Inode, Usage};
 
     #[test]
     fn a_lock_excludes_others_until_it_or_its_holder_is_gone() {
-        let usage = Arc::new(Usage::new(1 << 20));
+        let usage = Arc::new(Usage::new(1 << 20, Ledger::new(1 << 30).unwrap()));
         let inode = Inode::file(&usage, 0o600).unwrap();
         let open = || Description::new(Object::Memory(Arc::clone(&inode)), libc::O_RDWR);
         let (a, b, c) = (open(), open(), open());

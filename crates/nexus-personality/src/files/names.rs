@@ -5,6 +5,7 @@ use super::terminal::Terminals;
 use super::tmpfs::{Inode, Usage};
 use crate::config::{Config, Root};
 use crate::errno::Errno;
+use crate::ledger::Ledger;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -146,7 +147,7 @@ impl Namespace {
     ///
     /// # Errors
     /// A sentence that names the root and what is wrong with it.
-    pub fn new(config: &Config) -> Result<Self, String> {
+    pub fn new(config: &Config, ledger: Arc<Ledger>) -> Result<Self, String> {
         let mut roots = config
             .roots
             .iter()
@@ -154,7 +155,7 @@ impl Namespace {
             .collect::<Result<Vec<_>, _>>()?;
         // The longest prefix decides.
         roots.sort_by_key(|r| std::cmp::Reverse(r.prefix.len()));
-        let usage = Arc::new(Usage::new(config.tmp_mib << 20));
+        let usage = Arc::new(Usage::new(config.tmp_mib << 20, ledger));
         let tmp =
             Inode::directory(&usage, 0o1777).map_err(|e| format!("making /tmp: error {}", e.0))?;
         Ok(Self {
@@ -306,7 +307,7 @@ impl Namespace {
 fn lookup_memory(root: &Arc<Inode>, rest: &[u8]) -> Result<Option<Node>, Errno> {
     let mut inode = Arc::clone(root);
     for name in rest.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
-        let next = inode.entries()?.get(name).cloned();
+        let next = inode.entries()?.get(name).map(|e| Arc::clone(&e.inode));
         inode.permit(1)?;
         match next {
             Some(next) => inode = next,

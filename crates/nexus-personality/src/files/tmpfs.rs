@@ -1,6 +1,7 @@
 //! Files in memory: `/tmp`, private to the guest and counted. Each file is a memfd, so that it can be mapped.
 
 use crate::errno::{EACCES, EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno};
+use crate::ledger::{Ledger, Lent};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -13,6 +14,10 @@ const MAX_INODES: u64 = 100_000;
 /// Descriptors the tree may hold at most, one per file; beyond it creating fails with ENOSPC.
 const MAX_FILES: u64 = 4096;
 
+/// What an inode takes of the hypervisor's memory, and what a name does beside its bytes: at least the allocator's share.
+const INODE_BYTES: u64 = 512;
+const NAME_BYTES: u64 = 128;
+
 /// One file, directory or link in memory.
 #[derive(Debug)]
 pub struct Inode {
@@ -22,10 +27,31 @@ pub struct Inode {
     pub content: Content,
     meta: Mutex<Meta>,
     usage: Arc<Usage>,
+    _lent: Lent,
 }
 
 /// Names of a directory.
-pub type Entries = BTreeMap<Vec<u8>, Arc<Inode>>;
+pub type Entries = BTreeMap<Vec<u8>, Named>;
+
+/// What a name stands for.
+#[derive(Debug)]
+pub struct Named {
+    pub inode: Arc<Inode>,
+    _lent: Lent,
+}
+
+impl Named {
+    /// For a name of an inode, in the inode's own tree.
+    ///
+    /// # Errors
+    /// ENOSPC: names take the guest's memory.
+    pub fn new(name: &[u8], inode: Arc<Inode>) -> Result<Self, Errno> {
+        Ok(Self {
+            _lent: inode.usage.lend(NAME_BYTES + name.len() as u64)?,
+            inode,
+        })
+    }
+}
 
 /// Content by kind.
 #[derive(Debug)]
@@ -56,7 +82,7 @@ pub struct Meta {
 }
 
 /// What the tree uses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Usage {
     next: AtomicU64,
     inodes: AtomicU64,
@@ -64,20 +90,28 @@ pub struct Usage {
     /// Bytes that files may have in sum; each file's size counts.
     pub limit: u64,
     bytes: AtomicU64,
+    /// Names and inodes are the hypervisor's memory, and count as the guest's.
+    ledger: Arc<Ledger>,
 }
 
 impl Usage {
     /// Nothing used yet, of `limit` bytes.
     #[must_use]
-    pub fn new(limit: u64) -> Self {
+    pub fn new(limit: u64, ledger: Arc<Ledger>) -> Self {
         Self {
+            next: AtomicU64::new(0),
+            inodes: AtomicU64::new(0),
+            files: AtomicU64::new(0),
             limit,
-            ..Self::default()
+            bytes: AtomicU64::new(0),
+            ledger,
         }
     }
-}
 
-impl Usage {
+    fn lend(&self, bytes: u64) -> Result<Lent, Errno> {
+        self.ledger.lend(bytes).map_err(|_| ENOSPC)
+    }
+
     /// Bytes in use: the lengths of files, and a page for each of them and the root.
     #[must_use]
     pub fn used(&self) -> u64 {
@@ -103,7 +137,8 @@ impl Drop for Inode {
 /// Drop a directory's entries one after another: a tree may be deeper than a stack.
 fn take_down(entries: &mut Mutex<Entries>) {
     let taken = |entries: &mut Mutex<Entries>| {
-        std::mem::take(entries.get_mut().unwrap_or_else(PoisonError::into_inner)).into_values()
+        let entries = entries.get_mut().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(entries).into_values().map(|e| e.inode)
     };
     let mut left: Vec<Arc<Inode>> = taken(entries).collect();
     while let Some(mut inode) = left.pop() {
@@ -127,13 +162,19 @@ pub fn now() -> (i64, i64) {
 
 impl Inode {
     fn make(usage: &Arc<Usage>, content: Content, mode: u32) -> Result<Arc<Self>, Errno> {
-        if usage.inodes.fetch_add(1, Ordering::Relaxed) >= MAX_INODES {
+        let target = match &content {
+            Content::Link(target) => target.len() as u64,
+            _ => 0,
+        };
+        let full = usage.inodes.fetch_add(1, Ordering::Relaxed) >= MAX_INODES;
+        let lent = usage.lend(INODE_BYTES + target).ok().filter(|_| !full);
+        let Some(lent) = lent else {
             usage.inodes.fetch_sub(1, Ordering::Relaxed);
             if let Content::File(_) = content {
                 usage.files.fetch_sub(1, Ordering::Relaxed);
             }
             return Err(ENOSPC);
-        }
+        };
         let number = usage.next.fetch_add(1, Ordering::Relaxed) + 1;
         let meta = Meta {
             mode,
@@ -147,6 +188,7 @@ impl Inode {
             content,
             meta: Mutex::new(meta),
             usage: Arc::clone(usage),
+            _lent: lent,
         }))
     }
 
@@ -340,7 +382,7 @@ impl Inode {
         if entries.contains_key(name) {
             return Err(EEXIST);
         }
-        entries.insert(name.to_vec(), inode);
+        entries.insert(name.to_vec(), Named::new(name, inode)?);
         drop(entries);
         self.touch();
         Ok(())
@@ -352,7 +394,7 @@ impl Inode {
     /// ENOENT, EISDIR, ENOTDIR, ENOTEMPTY.
     pub fn remove(&self, name: &[u8], directory: bool) -> Result<(), Errno> {
         let mut entries = self.entries()?;
-        let inode = entries.get(name).ok_or(ENOENT)?;
+        let inode = &entries.get(name).ok_or(ENOENT)?.inode;
         match (directory, inode.is_directory()) {
             (false, true) => return Err(EISDIR),
             (true, false) => return Err(ENOTDIR),
@@ -360,7 +402,7 @@ impl Inode {
             _ => {}
         }
         if let Some(gone) = entries.remove(name) {
-            let mut meta = gone.meta();
+            let mut meta = gone.inode.meta();
             meta.links = meta.links.saturating_sub(1);
             meta.changed = now();
         }
@@ -375,9 +417,32 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn usage() -> Arc<Usage> {
+        Arc::new(Usage::new(1 << 20, Ledger::new(1 << 30).unwrap()))
+    }
+
+    #[test]
+    fn names_and_links_count_as_memory_until_they_are_gone() {
+        let ledger = Ledger::new(512 << 20).unwrap();
+        let usage = Arc::new(Usage::new(1 << 20, Arc::clone(&ledger)));
+        let root = Inode::directory(&usage, 0o700).unwrap();
+        let link = Inode::link(&usage, vec![b'x'; 4000]).unwrap();
+        let before = ledger.promised();
+        assert!(before > 4000);
+        root.add(&[b'n'; 255], link).unwrap();
+        assert!(ledger.promised() > before + 255);
+        root.remove(&[b'n'; 255], false).unwrap();
+        drop(root);
+        assert_eq!(ledger.promised(), 0);
+        let all: Result<Vec<_>, _> = (0..MAX_INODES)
+            .map(|_| Inode::link(&usage, vec![b'x'; 8192]))
+            .collect();
+        assert_eq!(all.unwrap_err(), ENOSPC);
+    }
+
     #[test]
     fn a_tree_deeper_than_any_stack_is_taken_down() {
-        let usage = Arc::new(Usage::new(1 << 20));
+        let usage = usage();
         let mut top = Inode::directory(&usage, 0o700).unwrap();
         for _ in 0..90_000 {
             let above = Inode::directory(&usage, 0o700).unwrap();
@@ -391,7 +456,7 @@ mod tests {
 
     #[test]
     fn there_are_only_so_many_inodes_in_all() {
-        let usage = Arc::new(Usage::new(1 << 20));
+        let usage = usage();
         let all: Vec<_> = (0..MAX_INODES)
             .map(|_| Inode::link(&usage, b"x".to_vec()).unwrap())
             .collect();

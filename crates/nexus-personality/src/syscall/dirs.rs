@@ -9,7 +9,7 @@ use crate::files::Object;
 use crate::files::description::Entry;
 use crate::files::names::Node;
 use crate::files::resolve::{Resolved, open_beneath, open_host};
-use crate::files::tmpfs::{Content, Inode, now};
+use crate::files::tmpfs::{Content, Inode, Named, now};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 use std::os::fd::AsRawFd;
@@ -164,7 +164,8 @@ fn list(t: &Thread, path: &[u8]) -> Result<Vec<Entry>, Errno> {
     ];
     match t.process.names.lookup(path)? {
         Some(Node::Memory(inode)) => {
-            for (name, inode) in inode.entries()?.iter() {
+            for (name, named) in inode.entries()?.iter() {
+                let inode = &named.inode;
                 let kind = match &inode.content {
                     Content::File(_) => libc::DT_REG,
                     Content::Directory(_) => libc::DT_DIR,
@@ -361,8 +362,9 @@ pub fn renameat2(
                 return Err(EINVAL);
             }
             let existing = Arc::clone(existing);
-            new_parent.entries()?.insert(new_name.to_vec(), inode);
-            old_parent.entries()?.insert(old_name.to_vec(), existing);
+            let (new, old) = (Named::new(new_name, inode)?, Named::new(old_name, existing)?);
+            new_parent.entries()?.insert(new_name.to_vec(), new);
+            old_parent.entries()?.insert(old_name.to_vec(), old);
             old_parent.touch();
             new_parent.touch();
             return Ok(0);
@@ -378,14 +380,17 @@ pub fn renameat2(
                 (true, true) if !existing.entries()?.is_empty() => return Err(ENOTEMPTY),
                 _ => {}
             }
-            let mut meta = existing.meta();
-            meta.links = meta.links.saturating_sub(1);
         }
         _ => {}
     }
+    let entry = Named::new(new_name, Arc::clone(&inode))?;
+    if let Some(Node::Memory(existing)) = &target.node {
+        let mut meta = existing.meta();
+        meta.links = meta.links.saturating_sub(1);
+    }
     inode.meta().changed = now();
     // The new name first: at no time is the file without one.
-    new_parent.entries()?.insert(new_name.to_vec(), inode);
+    new_parent.entries()?.insert(new_name.to_vec(), entry);
     old_parent.entries()?.remove(old_name);
     old_parent.touch();
     new_parent.touch();

@@ -86,7 +86,7 @@ impl Process {
         let terms = Terms {
             pagemap: parent.pagemap.as_ref().map(|fd| fd.as_raw_fd()),
             restored: parent.generation() > 0,
-            room: &|more| self.check_memory(more),
+            room: &|more| self.ledger.room(more),
         };
         let copied = self.mm().copy_from(&parent.mm(), &terms);
         copied.map_err(|errno| Error::Guest {

@@ -49,15 +49,17 @@ pub fn mmap(
         backing: Backing::Anonymous,
         source: None,
         own_chunks: false,
+        used: 0,
     };
     // What is only reserved, as stacks of threads are, counts when it is touched.
     let reserved = flags & (libc::MAP_NORESERVE | libc::MAP_STACK) != 0;
     let used = !reserved && !shared && prot & libc::PROT_WRITE != 0;
+    if used {
+        request.used = crate::mm::pages(length)?;
+    }
     if flags & libc::MAP_ANONYMOUS != 0 {
         if shared {
             request.backing = shared_memory(t, length)?;
-        } else if used {
-            t.process.check_memory(length)?;
         }
         let mut mm = t.process.mm();
         let address = mm.map(request)?;
@@ -93,9 +95,6 @@ pub fn mmap(
         Object::Standard(_) => return Err(ENODEV),
         _ => return Err(EBADF),
     }
-    if used {
-        t.process.check_memory(length)?;
-    }
     t.process.mm().map(request)
 }
 
@@ -122,10 +121,6 @@ pub fn mprotect(
 }
 
 pub fn brk(t: &mut Thread, _: &mut dyn Cpu, [end, ..]: [u64; 6]) -> SysResult {
-    let now = t.process.mm().heap.1;
-    if end > now && t.process.check_memory(end - now).is_err() {
-        return Ok(now);
-    }
     Ok(t.process.mm().brk(end))
 }
 
@@ -136,9 +131,6 @@ pub fn mremap(
 ) -> SysResult {
     if flags & !1 != 0 || old_length == 0 {
         return Err(EINVAL);
-    }
-    if new_length > old_length {
-        t.process.check_memory(new_length - old_length)?;
     }
     t.process
         .mm()
