@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -407,3 +408,16 @@ def code_or_none(s3: Any, key: str) -> str | None:
     except botocore.exceptions.ClientError as error:
         return str(error.response["Error"]["Code"])
     return None
+
+
+def test_a_body_that_was_asked_about_and_refused_leaves_no_connection(server):
+    host, port = server.endpoint.removeprefix("http://").split(":")
+    head = f"PUT /bucket/key HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
+    following = f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        # What a client that was refused sends next arrives before the server looks for the body.
+        connection.sendall((head + following).encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b"")).lower()
+    assert answer.startswith(b"http/1.1 403")
+    assert b"connection: close" in answer
+    assert answer.count(b"http/1.1") == 1

@@ -8,6 +8,8 @@ mod store;
 mod versions;
 
 use anyhow::{Context as _, bail, ensure};
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -94,6 +96,21 @@ fn publish(path: &Path, address: &str) -> anyhow::Result<()> {
     std::fs::rename(&temporary, path).with_context(|| format!("{}", path.display()))
 }
 
+/// Answer a request. botocore asks before it sends a body; refused, it sends none and uses the connection again, where the next
+/// request's first bytes would be read as that body. So such a connection ends.
+async fn answer(
+    service: S3Service,
+    request: hyper::Request<hyper::body::Incoming>,
+) -> Result<hyper::Response<s3s::Body>, s3s::HttpError> {
+    let asks = request.headers().contains_key(EXPECT);
+    let mut response = service.call(request.map(s3s::Body::from)).await?;
+    if asks && !response.status().is_success() {
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
 async fn serve(listener: TcpListener, service: S3Service, mut stop: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -118,6 +135,7 @@ async fn serve(listener: TcpListener, service: S3Service, mut stop: watch::Recei
             http.timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
                 .half_close(false);
+            let service = service_fn(|request| answer(service.clone(), request));
             let connection = http.serve_connection(TokioIo::new(socket), service);
             tokio::pin!(connection);
             tokio::select! {
