@@ -44,9 +44,10 @@ test: setup test-rust test-python ## all tests but the hardware lane
 test-rust: setup
 	cargo test --release --locked --workspace
 
-# The performance of a machine under load says nothing, so these tests run one at a time.
+# Most of them wait most of the time, so more run than there are CPUs. A file's tests share a node, and run one at a time.
+JOBS ?= 3
 test-python: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-hw: setup ## the hypervisor under kvm_amd, in QEMU with emulated SVM
 	$(BIN)/python tools/hwlane

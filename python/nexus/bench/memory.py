@@ -40,20 +40,29 @@ def await_rest(pids: list[int], longest_s: float = 60.0) -> None:
     """Wait until instances at rest have given back what they hold in double (see the node's ``tidy_ms``)."""
     sample = pids[:: max(1, len(pids) // 16)]
     deadline = time.monotonic() + longest_s
-    before, quiet = sum(map(pss_kib, sample)), 0
+    before, quiet = sum(map(anonymous_kib, sample)), 0
     # A rest before the memory is looked at lasts five seconds: as long without a change, and it is over.
     while time.monotonic() < deadline and quiet < 7:  # noqa: PLR2004
         time.sleep(1)
-        now = sum(map(pss_kib, sample))
+        now = sum(map(anonymous_kib, sample))
         quiet = quiet + 1 if now >= before else 0
         before = now
 
 
 def pss_kib(pid: int) -> int:
     """Proportional set size; 0 where the process has ended or may not be looked at."""
+    return _rollup_kib(pid, "Pss")
+
+
+def anonymous_kib(pid: int) -> int:
+    """The part of it that is no file's, and so does not change with what other processes map."""
+    return _rollup_kib(pid, "Pss_Anon")
+
+
+def _rollup_kib(pid: int, field: str) -> int:
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     except OSError:
         return 0
-    match = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    match = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
     return int(match[1]) if match else 0

@@ -80,8 +80,8 @@ impl Locks {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::ledger::Ledger;
     use crate::files::tmpfs::{Inode, Usage};
+    use crate::ledger::Ledger;
 
     #[test]
     fn a_lock_excludes_others_until_it_or_its_holder_is_gone() {

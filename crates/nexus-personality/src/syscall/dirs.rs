@@ -362,7 +362,10 @@ pub fn renameat2(
                 return Err(EINVAL);
             }
             let existing = Arc::clone(existing);
-            let (new, old) = (Named::new(new_name, inode)?, Named::new(old_name, existing)?);
+            let (new, old) = (
+                Named::new(new_name, inode)?,
+                Named::new(old_name, existing)?,
+            );
             new_parent.entries()?.insert(new_name.to_vec(), new);
             old_parent.entries()?.insert(old_name.to_vec(), old);
             old_parent.touch();
