@@ -72,6 +72,7 @@ package-tests: setup ## these packages' own tests, natively and in a function wi
 # Each fuzzer for MINUTES; SEED, ONLY=guest,elf,snapshot,http,arena. A finding is kept under fuzz-findings.
 fuzz: setup ## random system calls in microVMs, mutated programs, snapshots, arenas and HTTP (MINUTES=10 each)
 	$(BIN)/python tools/fuzz
+	NEXUS_ALL_PORTS=1 $(BIN)/python -m pytest tests/security/test_machine.py -k every_port
 
 # Large downloads, a stand-in for AWS's services, a 2 GiB object, more sequences: minutes, where the tests take a sample.
 transparency: setup ## the same programs natively and in instances, all of them
