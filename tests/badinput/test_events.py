@@ -26,6 +26,7 @@ def bad(node: Any) -> Any:
     node.deploy("bad", HANDLERS / "bad.py", memory_mib=256, timeout_s=4, max_instances=2)
     # Each line is an exit, at least: on a busy machine 24 MiB of them take their time.
     node.deploy("printer", HANDLERS / "bad.py", memory_mib=128, timeout_s=60)
+    node.deploy("hog", HANDLERS / "bad.py", memory_mib=128, timeout_s=60)
     node.deploy("neighbour", HANDLERS / "bad.py", memory_mib=128, timeout_s=10)
     return node
 
@@ -80,7 +81,7 @@ def test_megabytes_of_output_are_bounded_and_do_not_block(bad: Any) -> None:
 
 
 def test_allocation_past_the_limit_is_an_error(bad: Any) -> None:
-    error = fails(bad, {"do": "hog", "mib": 1024})
+    error = fails(bad, {"do": "hog", "mib": 1024}, "hog")
     assert error["errorType"] in {"MemoryError", "Runtime.OutOfMemory", "Runtime.ExitError"}
 
 

@@ -5,6 +5,7 @@ be generated: what a stub is made of is `channel.unary_unary(...)` and its like.
 """
 
 import contextlib
+import socket
 import sys
 import time
 from concurrent import futures
@@ -138,12 +139,14 @@ def serve(folder: Path):
         "secure": server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials((pair,))),
     }
     server.start()
-    with contextlib.closing(web_servers.Server(("127.0.0.1", 0), web_servers.Handler).socket) as closed:
+    # Bound, so that it is nobody else's, and without a listener.
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
         ports["refused"] = closed.getsockname()[1]
-    try:
-        yield {"ports": ports, "authority": files["authority"].read_text()}
-    finally:
-        server.stop(0)
+        try:
+            yield {"ports": ports, "authority": files["authority"].read_text()}
+        finally:
+            server.stop(0)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(size))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         block = bytes(range(256)) * 4096
         with contextlib.suppress(OSError):
             for _ in range(size // len(block)):

@@ -4,8 +4,8 @@
 //! private memory (*held*: shared memory without a file, pipes, sockets). As long as both together fit the limit, no access
 //! can exceed it. Beyond that a guest is overcommitted, as programs are that reserve much and touch little: then what it asks
 //! for must fit what it does not use yet, reservations may exceed it, and the hypervisor looks at what is really used, the
-//! sooner the less is left. What was granted a moment ago and is not used yet counts as used: several threads that ask at once
-//! are not all given the same room.
+//! sooner the less is left. What other threads were granted a moment ago counts as used even where it is not yet: several that
+//! ask at once are not all given the same room.
 
 use crate::errno::{ENOMEM, Errno};
 use crate::window::PAGE;
@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 /// What may be committed beyond the limit, in bytes. Nothing of it need ever be touched; read once, it costs page tables, 1/512.
@@ -23,7 +24,8 @@ const TOUCHED_PER_MS: u64 = 16 << 20;
 const LOOKS: (u64, u64) = (1, 100);
 /// The same while the guest is not overcommitted: then only the hypervisor's own tables can grow, and each has its limit.
 const SELDOM: Duration = Duration::from_secs(1);
-/// For how long what an overcommitted guest was granted counts as used though it is not. Who asks for the last room waits as long.
+/// For how long what a thread of an overcommitted guest was granted counts as used for the others, whether it is or not. Who asks
+/// for the last room while others do waits as long.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// The account.
@@ -33,17 +35,17 @@ pub struct Ledger {
     committed: AtomicU64,
     held: AtomicU64,
     /// Serialises grants, so that what is asked and what is promised are one step.
-    forecast: Mutex<Forecast>,
+    recent: Mutex<Vec<Recent>>,
     refused: AtomicBool,
     statm: OwnedFd,
 }
 
-/// What an overcommitted guest uses once it has touched what it was granted.
-#[derive(Debug, Default)]
-struct Forecast {
+/// The last grant to a thread while the guest was overcommitted.
+#[derive(Debug)]
+struct Recent {
+    thread: ThreadId,
     bytes: u64,
-    /// When something was granted last.
-    granted: Option<Instant>,
+    granted: Instant,
 }
 
 /// Bytes of the hypervisor's own memory that a guest takes, until it is dropped.
@@ -86,7 +88,7 @@ impl Ledger {
             limit,
             committed: AtomicU64::new(0),
             held: AtomicU64::new(0),
-            forecast: Mutex::default(),
+            recent: Mutex::default(),
             refused: AtomicBool::new(false),
             // SAFETY: a fresh descriptor that nobody else owns.
             statm: unsafe { OwnedFd::from_raw_fd(statm) },
@@ -111,38 +113,33 @@ impl Ledger {
         self.promised() > self.limit
     }
 
-    fn forecast(&self) -> MutexGuard<'_, Forecast> {
-        self.forecast.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether there is room for `more` bytes that the guest will use; the lock under which to promise them.
-    fn admit(&self, more: u64) -> Result<MutexGuard<'_, Forecast>, Errno> {
-        let mut forecast = self.forecast();
-        let asked = Instant::now();
-        while more > 0 && self.promised().saturating_add(more) > self.limit {
-            let used = self.used();
-            if used.saturating_add(more) > self.limit {
+    fn admit(&self, more: u64) -> Result<MutexGuard<'_, Vec<Recent>>, Errno> {
+        let (asked, thread) = (Instant::now(), std::thread::current().id());
+        loop {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            if more == 0 || self.promised().saturating_add(more) <= self.limit {
+                return Ok(recent);
+            }
+            let after = self.used().saturating_add(more);
+            if after > self.limit {
                 self.refused.store(true, Ordering::Relaxed);
                 return Err(ENOMEM);
             }
-            let recent = forecast.granted.is_some_and(|at| at.elapsed() < GRACE);
+            recent.retain(|r| r.thread != thread && r.granted.elapsed() < GRACE);
+            let others = recent.iter().map(|r| r.bytes).sum();
             // Who has waited once is served: others' grants meanwhile do not starve it.
-            let expected = if recent && asked.elapsed() < GRACE {
-                used.max(forecast.bytes)
-            } else {
-                used
-            };
-            let after = expected.saturating_add(more);
-            if after <= self.limit {
-                forecast.bytes = after;
-                forecast.granted = Some(Instant::now());
-                break;
+            if after.saturating_add(others) <= self.limit || asked.elapsed() >= GRACE {
+                recent.push(Recent {
+                    thread,
+                    bytes: more,
+                    granted: Instant::now(),
+                });
+                return Ok(recent);
             }
-            drop(forecast);
+            drop(recent);
             std::thread::sleep(Duration::from_millis(1));
-            forecast = self.forecast();
         }
-        Ok(forecast)
     }
 
     /// Whether there is room now for `more` bytes, promised already, that are about to be used.
@@ -184,8 +181,6 @@ impl Ledger {
     /// Private memory is unmapped.
     pub fn give_back(&self, bytes: u64) {
         self.committed.fetch_sub(bytes, Ordering::Relaxed);
-        let mut forecast = self.forecast();
-        forecast.bytes = forecast.bytes.saturating_sub(bytes);
     }
 
     /// Promise memory that the hypervisor itself takes for the guest, until what is returned is dropped.
@@ -342,17 +337,21 @@ mod tests {
         let ledger = Ledger::new(2048 * MIB).unwrap();
         ledger.commit(4096 * MIB).unwrap();
         // Of many that ask at once, as many are served as there is room for.
-        let served = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let all: Vec<_> = (0..8)
                 .map(|_| scope.spawn(|| ledger.admit(600 * MIB).is_ok()))
                 .collect();
             std::thread::sleep(GRACE / 2);
-            let forecast = ledger.forecast().bytes;
-            let served = all.iter().filter(|one| one.is_finished()).count();
-            (served, forecast)
+            assert_eq!(all.iter().filter(|one| one.is_finished()).count(), 3);
         });
-        assert_eq!(served.0, 3);
-        assert!(served.1 <= 2048 * MIB);
+        // One that asks again and again waits for nobody.
+        let ledger = Ledger::new(2048 * MIB).unwrap();
+        ledger.commit(4096 * MIB).unwrap();
+        let asked = Instant::now();
+        for _ in 0..8 {
+            ledger.grant(600 * MIB).unwrap();
+        }
+        assert!(asked.elapsed() < GRACE);
     }
 
     #[test]
