@@ -9,8 +9,6 @@ from nexus.bench import cpu, limits, memory, report
 from nexus.bench.session import BUCKET, Session, session
 from nexus.errors import NexusError
 
-# Functions among which the instances are shared: each its own snapshot, as on a node of many tenants.
-_FUNCTIONS = 8
 _ABREAST = 64
 _IDLE_S = 3.0
 _ATTEMPTS = 4
@@ -18,8 +16,10 @@ _ATTEMPTS = 4
 _SLOW_START_S = 0.1
 
 
-def measure(isolation: str, instances: int, calls: int) -> report.Report:
+def measure(isolation: str, instances: int, calls: int, functions: int) -> report.Report:
     """Bring up ``instances`` warm instances of a small S3 handler, then call them one after another.
+
+    They are shared among ``functions``: each its own snapshot, as on a node of many tenants.
 
     The baseline of a call is the same call when one instance is alone on the node. All instances do one real GET+PUT
     before anything is measured.
@@ -27,8 +27,8 @@ def measure(isolation: str, instances: int, calls: int) -> report.Report:
     :raises NexusError: fewer came up; the machine's memory ended first, or the node's limits.
     """
     with session(isolation, max_instances=instances + 16) as bench:
-        names = [f"s3-{number}" for number in range(_FUNCTIONS)]
-        per_function = -(-instances // _FUNCTIONS)
+        names = [f"s3-{number}" for number in range(min(functions, instances))]
+        per_function = -(-instances // len(names))
         for name in names:
             bench.deploy("s3_small.py", name, max_instances=per_function, keep_alive_s=3600, timeout_s=900)
         alone = _calls(bench, names[:1], calls)
@@ -52,6 +52,7 @@ def measure(isolation: str, instances: int, calls: int) -> report.Report:
             report.Row("warm call p99", report.quantile(among, 0.99), "ms", report.quantile(alone, 0.99)),
             report.Row("CPU of all idle instances and nexusd", idle, "%"),
             report.Row("time to bring them up", filled_s, "s"),
+            *_disk(bench, len(names)),
         ]
         return report.Report(
             f"Density: {len(pids)} live instances",
@@ -59,11 +60,22 @@ def measure(isolation: str, instances: int, calls: int) -> report.Report:
             rows,
             report.machine(bench.isolation, bench.kind),
             [
-                f"{_FUNCTIONS} functions, examples/s3_small.py; each instance did one GET+PUT of 64 KiB before",
+                f"{len(names)} functions, examples/s3_small.py; each instance did one GET+PUT of 64 KiB before",
                 f"{calls} warm calls (GET+PUT of 64 KiB), one after another, by turns among the functions; client to client",
                 "a function's calls go to the instance used last: the others are idle but alive",
             ],
         )
+
+
+def _disk(bench: Session, functions: int) -> list[report.Row]:
+    """What a function's snapshot takes on disk, against what it would if it shared no file with the others'."""
+    content = bench.node.state.rglob("snapshots/content/*/*")
+    files = [path.stat() for path in content if path.is_file() and not path.is_symlink()]
+    if not files:
+        return []
+    once = {(found.st_dev, found.st_ino): found.st_blocks for found in files}
+    mib = [sum(blocks) / 2048 / functions for blocks in (once.values(), (found.st_blocks for found in files))]
+    return [report.Row("snapshot on disk per function", mib[0], "MiB", mib[1])]
 
 
 def _event(until: float = 0) -> dict[str, object]:

@@ -151,11 +151,12 @@ def ladder(*, starts: int, round_trip: float, mib: float, isolation: str, file: 
 @bench.command()
 @click.option("--instances", type=click.IntRange(8, 20_000), default=1000, show_default=True)
 @click.option("--calls", type=click.IntRange(10), default=1000, show_default=True, help="Warm calls, alone and among them.")
+@click.option("--functions", type=click.IntRange(1), default=8, show_default=True, help="Among which they are shared.")
 @_isolation_option
 @_json_option
-def density(*, instances: int, calls: int, isolation: str, file: Path | None) -> None:
-    """Many live instances: memory of each, warm calls among them, what they cost when idle."""
+def density(*, instances: int, calls: int, functions: int, isolation: str, file: Path | None) -> None:
+    """Many live instances: memory of each, disk of each function, warm calls among them, what they cost when idle."""
     from nexus.bench.density import measure
     from nexus.bench.report import publish
 
-    publish(measure(isolation, instances, calls), file)
+    publish(measure(isolation, instances, calls, functions), file)

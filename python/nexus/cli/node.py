@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 @click.option(
     "--shells", type=click.IntRange(0, 64), default=2, show_default=True, help="Empty microVMs kept ready for cold starts."
 )
-@click.option("--cgroups", is_flag=True, help="A control group for all instances together: at most 7/8 of the host's memory.")
+@click.option(
+    "--cgroups/--no-cgroups",
+    default=True,
+    show_default=True,
+    help="A control group for all instances together, where one can be had: at most 7/8 of the host's memory.",
+)
 @click.option(
     "--endpoint",
     "endpoints",

@@ -39,7 +39,7 @@ class Settings:
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
     :param store_round_trip_ms: milliseconds that the store is away from nexusd; for measurements.
     :param tidy_ms: rest after which an instance gives back memory that shows what its snapshot shows; 0: never.
-    :param cgroups: put all instances into a control group, where the node may make one.
+    :param cgroups: put all instances into a control group, where the node may make one (it says in its log where not).
     :param deadline: seconds that each process may take until it serves.
     :param endpoints: service and URL of AWS services that this node has endpoints of its own for, besides S3.
     """
@@ -53,7 +53,7 @@ class Settings:
     store_round_trip_ms: float = 0.0
     tidy_ms: int = 5000
     deadline: float = 20.0
-    cgroups: bool = False
+    cgroups: bool = True
     endpoints: tuple[tuple[str, str], ...] = ()
 
 

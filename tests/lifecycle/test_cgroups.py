@@ -1,0 +1,52 @@
+"""A node that is asked to keeps its instances in a control group, and itself out of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from framework.node import TestNode
+from nexus.doctor import checks
+
+GROUPS = Path("/sys/fs/cgroup")
+
+
+@pytest.fixture(scope="module", params=["kvm", "process"])
+def grouped(request, tmp_path_factory, handlers):
+    if checks._cgroups().level != "ok":
+        pytest.skip("no control groups that this user may make")
+    if request.param == "kvm":
+        request.getfixturevalue("kvm_works") or pytest.skip("no KVM")
+    node = TestNode.start(tmp_path_factory.mktemp("node"), request.param, cgroups=True)
+    try:
+        node.deploy("grouped", handlers / "basic.py", memory_mib=128)
+        yield node
+    finally:
+        node.close()
+
+
+def groups_of(pid):
+    """Path of each controller's group; of cgroup v2 under the empty name."""
+    lines = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    return {name: path for _, names, path in lines for name in names.split(",")}
+
+
+def test_instances_are_in_a_group_with_limits_and_the_node_is_not(grouped):
+    assert "FunctionError" not in grouped.invoke("grouped", {})[1]
+    (instance,) = [one for one in grouped.admin("GET", "/nexus/v1/instances")[1] if one["function"] == "grouped"]
+    daemon = grouped.nexus.record.processes["nexusd"].pid
+    inside, outside = groups_of(instance["pid"]), groups_of(daemon)
+    name = f"/nexus-instances-{daemon}"
+    total = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) << 10
+    if (GROUPS / "cgroup.controllers").exists():
+        group = GROUPS / inside[""].strip("/")
+        limit, share = int((group / "memory.max").read_text()), int((group / "cpu.weight").read_text())
+        assert (inside[""].endswith(name), share) == (True, 50)
+    else:
+        groups = {kind: GROUPS / kind / inside[kind].strip("/") for kind in ("memory", "cpu")}
+        limit = int((groups["memory"] / "memory.limit_in_bytes").read_text())
+        assert all(inside[kind].endswith(name) for kind in groups)
+        assert int((groups["cpu"] / "cpu.shares").read_text()) == 512
+    assert total // 2 < limit < total
+    assert not any(path.endswith(name) for path in outside.values())
