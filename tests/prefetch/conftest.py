@@ -1,22 +1,3 @@
-from __future__ import annotations
+from crash.fixtures import node, store
 
-from collections.abc import Iterator
-
-import pytest
-from crash.faulty_store import FaultyStore
-from crash.killable import Killable
-
-
-@pytest.fixture
-def store() -> Iterator[FaultyStore]:
-    store = FaultyStore()
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def node(tmp_path, store: FaultyStore) -> Iterator[Killable]:
-    node = Killable(tmp_path / "node", store.url)
-    node.start()
-    yield node
-    node.close()
+__all__ = ["node", "store"]

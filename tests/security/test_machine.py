@@ -1,6 +1,7 @@
 """Attempts at the machine: each is told to the guest or ends it; none runs at CPL 0, none hurts the hypervisor."""
 
 import os
+import signal
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_ports_are_closed(attack, attempt):
 @pytest.mark.parametrize("first", range(12) if os.environ.get("NEXUS_ALL_PORTS") else [0])
 def test_every_port_is_closed(attack, first):
     ended = attack("privileged", "ports", str(first), timeout=110)
-    assert (ended.status, "65535 attempts, 0 wrong" in ended.output) == (0, True), ended
+    assert (ended.status, "65536 attempts, 0 wrong" in ended.output) == (0, True), ended
 
 
 def test_software_interrupts_reach_no_gate(attack):
@@ -109,7 +110,5 @@ def test_code_that_changes_itself_the_stub_and_ports(attack, what):
 @pytest.mark.parametrize("how", range(9))
 def test_the_stubs_own_port_is_of_no_use_elsewhere(attack, how):
     ended = attack("patched", "own-port", str(how))
-    # A fault that is told, a call that is served as any, or the end of this guest, with a reason.
-    assert ended.in_order, ended
-    assert ended.status in {0, 124}, ended
-    assert ended.status == 0 or "port" in ended.output or "IoIn" in ended.output, ended
+    # A call that is served as any; a fault that the program is told of, or that it ends by.
+    assert ended.status in {0, 128 + signal.SIGSEGV}, ended

@@ -5,8 +5,10 @@ An event names a scenario and the servers; the result is the described outcome o
 
 import http.client
 import io
+import json
 import os
 import re
+import socket
 import ssl
 import tempfile
 import threading
@@ -398,6 +400,95 @@ def httpx_(step):
     step("tunnel", lambda: show(proxied.get(step.secure + "/hello")))
 
 
+def options(step):
+    """What a client asks of its sockets reaches the connection that is used: the server sees when it is probed."""
+    import httpx
+    import requests
+    import urllib3
+    from urllib3.connection import HTTPConnection
+
+    def kept(seconds, *more):
+        return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds), *more]
+
+    def when(text):
+        seconds = json.loads(text)
+        return seconds and round(seconds, -2)
+
+    def pooled(asked):
+        with urllib3.PoolManager(socket_options=asked, retries=False) as pool:
+            return [when(pool.request("GET", step.base + "/alive").data) for _ in range(2)]
+
+    usual = HTTPConnection.default_socket_options
+    for name, asked in {
+        "usual": usual,
+        "nothing": None,
+        "none": [],
+        "kept": kept(1000),
+        "kept, longer": [*usual, *kept(3000)],
+        "kept, then not": kept(1000, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)),
+        "too long": kept(1 << 20),
+        "no such value": [(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1000)],
+        "bytes": [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, b"\1\0\0\0"), *kept(2000)],
+        "no effect on it": [(socket.SOL_SOCKET, socket.SO_PRIORITY, 1)],
+    }.items():
+        step(name, pooled, asked)
+
+    class Kept(requests.adapters.HTTPAdapter):
+        def init_poolmanager(self, *args, **kwargs):
+            super().init_poolmanager(*args, socket_options=kept(1000), **kwargs)
+
+    def session(base, **given):
+        with requests.Session() as session:
+            session.mount(base, Kept())
+            answer = session.get(base + "/alive", timeout=10, **given)
+            return when(answer.text)
+
+    step("requests", session, step.base)
+    step("requests, secure", session, step.secure, verify=step.bundle)
+    step("requests, without", lambda: when(requests.get(step.base + "/alive", timeout=10).text))
+
+    def client(asked, base, **given):
+        transport = httpx.HTTPTransport(socket_options=asked, **given)
+        with httpx.Client(transport=transport, trust_env=False) as client:
+            return [when(client.get(base + "/alive").text) for _ in range(2)]
+
+    step("httpx", client, kept(1000), step.base)
+    step("httpx, without", client, [], step.base)
+    step("httpx, wrong", client, kept(0), step.base)
+    secure = ssl.create_default_context(cafile=step.bundle)
+    step("httpx, secure", client, kept(3000), step.secure, verify=secure)
+
+    def shown(asked):
+        made = urllib3.connection.HTTPConnection("127.0.0.1", step.ports["http"], socket_options=asked)
+        made.connect()
+        names = [socket.TCP_NODELAY, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT]
+        values = [made.sock.getsockopt(socket.IPPROTO_TCP, name) for name in names]
+        values += [
+            made.sock.getsockopt(socket.SOL_SOCKET, name) for name in (socket.SO_KEEPALIVE, socket.SO_TYPE, socket.SO_ERROR)
+        ]
+        values.append(made.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 4))
+        made.close()
+        return values
+
+    step("shown", shown, kept(600, (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)))
+    step("shown, usual", shown, usual)
+    step("shown, none", shown, [])
+
+    def late():
+        made = http.client.HTTPConnection("127.0.0.1", step.ports["http"])
+        made.connect()
+        for option in kept(1000):
+            made.sock.setsockopt(*option)
+        found = []
+        for seconds in (1000, 2000):
+            made.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+            made.request("GET", "/alive")
+            found.append(when(made.getresponse().read()))
+        made.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 0)
+
+    step("late", late)
+
+
 SCENARIOS = {
     "http.client": http_client,
     "tls": tls,
@@ -405,6 +496,7 @@ SCENARIOS = {
     "requests": requests_,
     "urllib3": urllib3_,
     "httpx": httpx_,
+    "options": options,
 }
 
 

@@ -91,6 +91,7 @@ fn operations() {
     line("PRESIGN", operation::PRESIGN);
     line("WEB_CONNECT", operation::WEB_CONNECT);
     line("WEB_TLS", operation::WEB_TLS);
+    line("WEB_TUNE", operation::WEB_TUNE);
     line("RPC", operation::RPC);
     line("NEXT_RESULT", operation::NEXT_RESULT);
     line("NEXT_ERROR", operation::NEXT_ERROR);

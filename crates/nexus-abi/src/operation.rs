@@ -26,6 +26,8 @@ pub const WEB_TLS: u16 = 20;
 /// A gRPC call. Its events and its answer's bytes are read with [`READ`], or come at once where it is wanted whole;
 /// CLOSE of its id with [`STREAM_BODY`] cancels it.
 pub const RPC: u16 = 21;
+/// Other options (setsockopt) for the connections of the conversation `stream`.
+pub const WEB_TUNE: u16 = 22;
 
 /// Flag of [`NEXT`]: the body is what the handler returned (JSON).
 pub const NEXT_RESULT: u16 = 1;

@@ -270,6 +270,7 @@ impl Channel {
             }
             abi::S3 | abi::HTTP | abi::PRESIGN => self.operate(s, &head, body),
             abi::WEB_CONNECT => self.converse(s, &head),
+            abi::WEB_TUNE => self.tune(s, &head),
             abi::WEB_TLS => self.secure(s, &head, body),
             abi::RPC => self.call(s, &head, body),
             other => self
@@ -400,6 +401,17 @@ impl Channel {
             };
             streams.answer(&completer, &s, &head, source, inputs).await;
         });
+    }
+
+    fn tune(&self, s: &Submission, head: &RawSlice) {
+        let Some(conversation) = self.streams.conversation(s.stream) else {
+            no_stream(&self.completer, s);
+            return;
+        };
+        match web::tune(&conversation, &head.to_vec()) {
+            Ok(()) => self.completer.complete(s, &Answer::default()),
+            Err(refusal) => (self.completer).refuse_with(s, refusal.status, &refusal.head),
+        }
     }
 
     fn secure(&mut self, s: &Submission, head: &RawSlice, body: RawSlice) {

@@ -238,7 +238,26 @@ async fn failures_are_what_a_socket_would_say() {
             let invalid = guest.call(abi::WEB_CONNECT, &json!({"host": host, "port": 1}), b"");
             assert_eq!(invalid.status, status::INVALID);
         }
-        // TLS for a stream that is none, and settings that are none.
+        // Options that are the host's affair, and values that the kernel does not like.
+        for (option, expected) in [
+            (json!([libc::SOL_SOCKET, libc::SO_MARK, 1]), status::INVALID),
+            (
+                json!([libc::SOL_SOCKET, libc::SO_KEEPALIVE]),
+                status::INVALID,
+            ),
+            (
+                json!([libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 0]),
+                status::TRANSPORT,
+            ),
+        ] {
+            let target = json!({"host": "127.0.0.1", "port": 1, "options": [option]});
+            let refused = guest.call(abi::WEB_CONNECT, &target, b"");
+            assert_eq!(refused.status, expected, "{option}");
+            if expected == status::TRANSPORT {
+                assert_eq!(refused.head["errno"], libc::EINVAL);
+            }
+        }
+        // TLS and options for a stream that is none.
         let lost = guest.submit_entry(Entry {
             operation: abi::WEB_TLS,
             head: (at(HEAD), 2),
@@ -247,6 +266,40 @@ async fn failures_are_what_a_socket_would_say() {
         });
         let reply = guest.wait();
         assert_eq!((reply.id, reply.status), (lost, status::NO_STREAM));
+        let lost = guest.submit_entry(Entry {
+            operation: abi::WEB_TUNE,
+            head: (at(HEAD), 2),
+            stream: 77,
+            ..Entry::default()
+        });
+        let reply = guest.wait();
+        assert_eq!((reply.id, reply.status), (lost, status::NO_STREAM));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_serves_exchanges_with_its_own_options_alone() {
+    let server = Server::start(|_, seen: &Seen| ok(seen.connection.to_string().as_bytes())).await;
+    let mut node = node(&server.url);
+    let url = server.url.clone();
+    node.play(move |guest| {
+        let kept = json!([[libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1]]);
+        let mut exchange = |options: &serde_json::Value| {
+            let mut target = target(&url);
+            target["options"] = options.clone();
+            let id = guest.submit(abi::WEB_CONNECT, &target, b"");
+            let stream = guest.wait().stream;
+            say(guest, id, GET);
+            let heard = hear(guest, stream).body;
+            close(guest, stream);
+            let text = String::from_utf8(heard).unwrap();
+            text.rsplit("\r\n").next().unwrap().to_owned()
+        };
+        let (usual, other) = (exchange(&json!([])), exchange(&kept));
+        assert_ne!(usual, other);
+        assert_eq!(exchange(&kept), other);
+        assert_eq!(exchange(&json!([])), usual);
     })
     .await;
 }

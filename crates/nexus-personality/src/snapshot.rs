@@ -160,7 +160,7 @@ impl Inodes {
             Content::Directory(_) => SavedContent::Directory,
             Content::Link(target) => SavedContent::Link(target.clone()),
             Content::Socket => SavedContent::Socket,
-            Content::Fifo => SavedContent::Fifo,
+            Content::Fifo(_) => SavedContent::Fifo,
             Content::File(fd) => {
                 self.bytes += inode.size();
                 if self.bytes > MAX_TMP {
@@ -318,6 +318,7 @@ fn save_object(
             })?;
             SavedObject::Pipe(stat.st_ino, *writes)
         }
+        Object::Fifo(_) => return Err(refused("a FIFO is open")),
         Object::Event(fd) => {
             let mut count = 0u64;
             if is_readable(fd.as_raw_fd()) {

@@ -289,7 +289,7 @@ pub static CALLS: &[Call] = &calls![
         133,
         "mknod",
         dirs::mknod,
-        "files and names of FIFOs and sockets; a FIFO cannot be opened"
+        "files, FIFOs and names of sockets"
     ),
     partial(137, "statfs", stat::statfs, "made up"),
     partial(138, "fstatfs", stat::fstatfs, "made up"),
@@ -462,7 +462,7 @@ pub static CALLS: &[Call] = &calls![
         259,
         "mknodat",
         dirs::mknodat,
-        "files and names of FIFOs and sockets; a FIFO cannot be opened"
+        "files, FIFOs and names of sockets"
     ),
     partial(
         260,

@@ -190,7 +190,18 @@ impl Thread {
         if exception.vector == 14 && self.is_spurious(cpu.regs().rip, exception) {
             return Outcome::Resume;
         }
-        match signal::raise(self, cpu, exception) {
+        let outcome = signal::raise(self, cpu, exception);
+        self.ended(cpu, outcome)
+    }
+
+    /// A fault that no handler can be told of.
+    pub fn killed(&mut self, cpu: &mut dyn Cpu, signal: i32) -> Outcome {
+        self.ended(cpu, Outcome::Exit(signal))
+    }
+
+    /// Where it is a child in the making that has ended, its parent goes on.
+    fn ended(&mut self, cpu: &mut dyn Cpu, outcome: Outcome) -> Outcome {
+        match outcome {
             Outcome::Exit(status) if processes::ends_in_making(self, cpu, status) => {
                 self.control = None;
                 self.after(cpu, false)

@@ -370,3 +370,92 @@ impl Index {
         statement.query_map([], |r| r.get(0))?.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// As the first version of the store made it.
+    const FORMAT_1: &str = "
+        CREATE TABLE buckets (name TEXT PRIMARY KEY, created INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE TABLE objects (
+            id INTEGER PRIMARY KEY, bucket TEXT NOT NULL, key BLOB NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
+            modified INTEGER NOT NULL, meta TEXT NOT NULL, file TEXT, UNIQUE (bucket, key));
+        CREATE TABLE bodies (id INTEGER PRIMARY KEY REFERENCES objects(id) ON DELETE CASCADE, data BLOB NOT NULL);
+        CREATE TABLE uploads (
+            id TEXT PRIMARY KEY, bucket TEXT NOT NULL, key BLOB NOT NULL, meta TEXT NOT NULL, initiated INTEGER NOT NULL);
+        CREATE TABLE parts (
+            upload TEXT NOT NULL REFERENCES uploads(id) ON DELETE CASCADE, number INTEGER NOT NULL, etag TEXT NOT NULL,
+            size INTEGER NOT NULL, modified INTEGER NOT NULL, file TEXT NOT NULL, meta TEXT NOT NULL,
+            PRIMARY KEY (upload, number));
+        INSERT INTO buckets VALUES ('photos', 7);
+        INSERT INTO objects VALUES (3, 'photos', CAST('inline' AS BLOB), 'e1', 5, 11, '{}', NULL);
+        INSERT INTO objects VALUES (5, 'photos', CAST('large' AS BLOB), 'e2', 900000, 12, '{}', 'f1');
+        INSERT INTO bodies VALUES (3, CAST('bytes' AS BLOB));
+        INSERT INTO uploads VALUES ('u', 'photos', CAST('new' AS BLOB), '{}', 13);
+        INSERT INTO parts VALUES ('u', 1, 'e3', 8, 14, 'f2', '{}');
+        PRAGMA user_version = 1;
+    ";
+
+    #[test]
+    fn an_index_of_format_1_is_taken_over_with_all_that_is_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index");
+        let first = Connection::open(&path).unwrap();
+        first.execute_batch(FORMAT_1).unwrap();
+        drop(first);
+        // Once more as a store that starts again.
+        for _ in 0..2 {
+            let index = Index::open(&path).unwrap();
+            assert_eq!(index.buckets().unwrap(), [("photos".to_owned(), 7)]);
+            let read = |key: &str| {
+                let mut statement = index
+                    .connection
+                    .prepare("SELECT * FROM objects WHERE key = CAST(? AS BLOB)")
+                    .unwrap();
+                statement.query_row([key], to_record).unwrap()
+            };
+            let (inline, large) = (read("inline"), read("large"));
+            for record in [&inline, &large] {
+                assert_eq!((record.version.as_str(), record.latest), ("null", true));
+                assert!(!record.marker);
+            }
+            assert_eq!((inline.etag.as_str(), inline.size), ("e1", 5));
+            assert_eq!((inline.modified, inline.place), (11, Place::Inline));
+            assert_eq!(large.place, Place::File("f1".to_owned()));
+            let body: Vec<u8> = index
+                .connection
+                .query_row("SELECT data FROM bodies WHERE id = 3", [], |r| r.get(0))
+                .unwrap();
+            assert_eq!(body, b"bytes");
+            assert_eq!(index.parts("u").unwrap()[0].file, "f2");
+            let files = index.files().unwrap();
+            assert_eq!(files.into_iter().collect::<Vec<_>>(), ["f1", "f2"]);
+        }
+        // What refers to the tables that were replaced still holds.
+        let index = Index::open(&path).unwrap();
+        index
+            .connection
+            .execute("DELETE FROM objects WHERE id = 3", [])
+            .unwrap();
+        let bodies: i64 = index
+            .connection
+            .query_row("SELECT count(*) FROM bodies", [], |r| r.get(0))
+            .unwrap();
+        assert_eq!(bodies, 0);
+    }
+
+    #[test]
+    fn an_index_of_a_later_format_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index");
+        Index::open(&path)
+            .unwrap()
+            .connection
+            .pragma_update(None, "user_version", FORMAT + 1)
+            .unwrap();
+        let refused = Index::open(&path).err().unwrap().to_string();
+        assert!(refused.contains("another directory"), "{refused}");
+    }
+}

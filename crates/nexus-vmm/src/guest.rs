@@ -32,6 +32,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 const STACK: usize = 256 << 10;
+/// What using a port that is closed comes to (Intel SDM 3A, 6.15, vector 13).
+const GENERAL_PROTECTION: Exception = Exception {
+    vector: 13,
+    error_code: 0,
+    address: 0,
+};
 /// A thread that was asked to stop and does not is asked again after this long.
 const KICK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -280,6 +286,10 @@ impl Guest {
                     let exception = self.host_fault(vcpu.regs(), page);
                     self.exception(thread, vcpu, exception)
                 }
+                Ok(Exit::Port) => {
+                    self.tell(&GENERAL_PROTECTION, vcpu.regs().rip, libc::SIGSEGV);
+                    thread.killed(vcpu, libc::SIGSEGV)
+                }
                 Ok(Exit::Doorbell { write }) => {
                     self.ring(write);
                     Outcome::Resume
@@ -322,15 +332,20 @@ impl Guest {
         if let Outcome::Exit(status) = outcome
             && status & 0x7f != 0
         {
-            lock(&self.report).send(&Event::Fault {
-                vector: exception.vector,
-                error_code: exception.error_code,
-                rip: format!("{rip:#x}"),
-                address: format!("{:#x}", exception.address),
-                signal: status & 0x7f,
-            });
+            self.tell(&exception, rip, status & 0x7f);
         }
         outcome
+    }
+
+    /// Report the exception that a guest ends with.
+    fn tell(&self, exception: &Exception, rip: u64, signal: i32) {
+        lock(&self.report).send(&Event::Fault {
+            vector: exception.vector,
+            error_code: exception.error_code,
+            rip: format!("{rip:#x}"),
+            address: format!("{:#x}", exception.address),
+            signal,
+        });
     }
 
     fn host_fault(&self, regs: &UserRegs, page: Option<u64>) -> Exception {

@@ -5,6 +5,7 @@ use super::{Engine, Refusal, parse};
 use crate::FunctionIdentity;
 use crate::raw::{RawRoom, RawSlice, RequestBody};
 use crate::web::connection::Key;
+use crate::web::options::Options;
 use crate::web::rpc::{Call, Event, Reader};
 use crate::web::tls::Settings;
 use serde::Deserialize;
@@ -60,6 +61,7 @@ pub fn prepare(
         authority: head.authority,
         metadata: head.metadata,
         key: Key {
+            options: Options::default(),
             function: Arc::clone(identity.policy.owner()),
             host: host(&head.host)?,
             port: head.port,

@@ -1,10 +1,11 @@
-//! WEB_CONNECT and WEB_TLS: a guest's conversation with a web server, and its TLS.
+//! WEB_CONNECT, WEB_TUNE and WEB_TLS: a guest's conversation with a web server, its options, and its TLS.
 
 use super::{Engine, Refusal, parse};
 use crate::FunctionIdentity;
 use crate::raw::RawSlice;
 use crate::web::connection::{Key, Peer};
 use crate::web::conversation::Conversation;
+use crate::web::options::Options;
 use crate::web::tls::{MAX_SET_BYTES, Settings};
 use nexus_abi::operation::status;
 use serde::Deserialize;
@@ -21,6 +22,15 @@ const MAX_HOST: usize = 255;
 struct Target {
     host: String,
     port: u16,
+    #[serde(default)]
+    options: Options,
+}
+
+/// Head of WEB_TUNE.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tuning {
+    options: Options,
 }
 
 pub fn limit(timeout_ms: u32) -> Duration {
@@ -38,14 +48,29 @@ pub async fn connect(
     head: &[u8],
     timeout_ms: u32,
 ) -> Result<Arc<Conversation>, Refusal> {
-    let Target { host, port } = parse(head)?;
+    let Target {
+        host,
+        port,
+        options,
+    } = parse(head)?;
+    options.check()?;
     let key = Key {
         function: Arc::clone(identity.policy.owner()),
         host: self::host(&host)?,
         port,
+        options,
         tls: None,
     };
     Ok(Conversation::open(engine, identity, key, limit(timeout_ms)).await?)
+}
+
+/// # Errors
+/// As setsockopt(2).
+pub fn tune(conversation: &Conversation, head: &[u8]) -> Result<(), Refusal> {
+    let Tuning { options } = parse(head)?;
+    options.check()?;
+    conversation.tune(options);
+    Ok(())
 }
 
 /// # Errors

@@ -1,5 +1,6 @@
 //! Connections of functions: made, secured, and kept while idle. None ever serves another function, or other settings.
 
+use super::options::Options;
 use super::tls::{Settings, Verdict};
 use super::{Engine, Failure};
 use crate::FunctionIdentity;
@@ -76,6 +77,7 @@ pub struct Key {
     pub function: Arc<str>,
     pub host: String,
     pub port: u16,
+    pub options: Options,
     pub tls: Option<Settings>,
 }
 
@@ -107,12 +109,16 @@ impl Pool {
         found
     }
 
-    /// Where a good one leads, of any settings: the host has been reached lately.
-    pub fn reached(&self, function: &Arc<str>, host: &str, port: u16) -> Option<Arc<Peer>> {
+    /// Where a good one to the same server leads, of any settings: the host has been reached lately.
+    pub fn reached(&self, wanted: &Key) -> Option<Arc<Peer>> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         table
             .iter_mut()
-            .filter(|(key, _)| key.function == *function && key.host == host && key.port == port)
+            .filter(|(key, _)| {
+                key.function == wanted.function
+                    && key.host == wanted.host
+                    && key.port == wanted.port
+            })
             .flat_map(|(_, list)| list.iter_mut())
             .find_map(|one| {
                 let good = one.since.elapsed() < IDLE_FOR && !one.connection.is_stale();
@@ -143,18 +149,17 @@ impl Pool {
 }
 
 impl Engine {
-    /// A new TCP connection, to an address that the function's policy allows.
+    /// A new TCP connection to where `key` says, at an address that the function's policy allows.
     ///
     /// # Errors
     /// By the names that Python gives them.
     pub(crate) async fn reach(
         &self,
         identity: &FunctionIdentity,
-        host: &str,
-        port: u16,
+        key: &Key,
     ) -> Result<Connection, Failure> {
-        let tcp = super::egress::connect(self, identity, host, port).await?;
-        let _ = tcp.set_nodelay(true);
+        let tcp = super::egress::connect(self, identity, &key.host, key.port).await?;
+        key.options.set(&tcp).map_err(|e| Failure::system(&e))?;
         let peer = Peer {
             address: tcp.peer_addr().map_err(|e| Failure::system(&e))?,
             local: tcp.local_addr().map_err(|e| Failure::system(&e))?,

@@ -4,6 +4,7 @@
 //! server next takes it. So an idle client in an instance costs nothing, and a new instance finds connections made.
 
 use super::connection::{Boxed, Connection, Key, Peer};
+use super::options::Options;
 use super::tls::Settings;
 use super::watch::Watch;
 use super::{Engine, Failure};
@@ -63,11 +64,11 @@ impl Conversation {
             Failure::system(&std::io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
         })?;
         let pool = &engine.idle;
-        let reached = pool.reached(&key.function, &key.host, key.port);
+        let reached = pool.reached(&key);
         let (peer, connection) = match reached {
             Some(peer) => (peer, None),
             None => {
-                let work = engine.reach(identity, &key.host, key.port);
+                let work = engine.reach(identity, &key);
                 let connection = within(connect_timeout, work).await?;
                 (Arc::clone(&connection.peer), Some(connection))
             }
@@ -120,6 +121,32 @@ impl Conversation {
         }
     }
 
+    /// Have other options from the next connection on: at once, if nothing has been sent.
+    pub fn tune(&self, options: Options) {
+        let mut key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        if key.options == options {
+            return;
+        }
+        let mut state = self.state();
+        let halves = (self.reader.try_lock(), self.writer.try_lock());
+        if state.virgin
+            && key.tls.is_none()
+            && let (Ok(mut reader), Ok(mut writer)) = halves
+        {
+            if let (Some(reader), Some(writer)) = (reader.take(), writer.take()) {
+                let connection = Connection {
+                    io: reader.unsplit(writer),
+                    peer: Arc::clone(&state.peer),
+                };
+                self.engine.idle.put(key.clone(), connection);
+            }
+        } else {
+            // It is no longer what its key says.
+            state.watch.give_up();
+        }
+        key.options = options;
+    }
+
     async fn until_closed(&self) {
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
@@ -159,10 +186,7 @@ impl Conversation {
                 self.engine.secure(&key.function, plain, &settings).await?
             }
             (None, _, _) if virgin => {
-                let plain = self
-                    .engine
-                    .reach(&self.identity, &key.host, key.port)
-                    .await?;
+                let plain = self.engine.reach(&self.identity, &key).await?;
                 self.engine.secure(&key.function, plain, &settings).await?
             }
             (None, _, _) => {
@@ -279,10 +303,7 @@ impl Conversation {
     }
 
     async fn connect(&self, key: &Key) -> Result<Connection, Failure> {
-        let plain = self
-            .engine
-            .reach(&self.identity, &key.host, key.port)
-            .await?;
+        let plain = self.engine.reach(&self.identity, key).await?;
         match &key.tls {
             None => Ok(plain),
             Some(settings) => self.engine.secure(&key.function, plain, settings).await,

@@ -108,7 +108,7 @@ async fn channel(
             Err(_) => engine.channels.forget(key),
         }
     }
-    let mut connection = engine.reach(identity, &key.host, key.port).await?;
+    let mut connection = engine.reach(identity, key).await?;
     if let Some(settings) = &key.tls {
         connection = engine.secure(&key.function, connection, settings).await?;
         let alpn = connection

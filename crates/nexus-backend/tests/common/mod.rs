@@ -33,14 +33,20 @@ pub fn node(endpoint: &str) -> Node {
 }
 
 pub fn node_under(endpoint: &str, policy: &PolicyDocument) -> Node {
-    let rules = Arc::new(PolicyRules::new("f", policy).unwrap());
-    let identity = FunctionIdentity::new("f", "us-east-1", rules);
-    nodes(endpoint, [identity]).remove(0)
+    nodes(endpoint, [identity("f", policy)]).remove(0)
 }
 
 /// Instances of these functions, with one backend.
 pub fn nodes(endpoint: &str, identities: impl IntoIterator<Item = FunctionIdentity>) -> Vec<Node> {
-    let files = Arc::new(tempfile::tempdir().unwrap());
+    let (backend, files) = backend(endpoint);
+    let files = Arc::new(files);
+    let instance = |identity| instance(&backend, identity, Arc::clone(&files));
+    identities.into_iter().map(instance).collect()
+}
+
+/// A backend with credentials, and the folder they lie in.
+pub fn backend(endpoint: &str) -> (Arc<Backend>, tempfile::TempDir) {
+    let files = tempfile::tempdir().unwrap();
     let path = files.path().join("credentials.json");
     let mut file = std::fs::OpenOptions::new()
         .create(true)
@@ -60,8 +66,29 @@ pub fn nodes(endpoint: &str, identities: impl IntoIterator<Item = FunctionIdenti
         credentials_file: Some(path),
     })
     .unwrap();
-    let instance = |identity| instance(&backend, identity, Arc::clone(&files));
-    identities.into_iter().map(instance).collect()
+    (backend, files)
+}
+
+/// Of a function that may reach what it may by default, or by a policy.
+pub fn identity(function: &str, policy: &PolicyDocument) -> FunctionIdentity {
+    let rules = Arc::new(PolicyRules::new(function, policy).unwrap());
+    FunctionIdentity::new(function, "us-east-1", rules)
+}
+
+/// Run a guest's part on a thread of its own, as a guest would.
+pub async fn play<T: Send + 'static>(
+    guest: &mut Guest,
+    part: impl FnOnce(&mut Guest) -> T + Send + 'static,
+) -> T {
+    let mut taken = std::mem::replace(guest, Guest::gone());
+    let (taken, result) = tokio::task::spawn_blocking(move || {
+        let result = part(&mut taken);
+        (taken, result)
+    })
+    .await
+    .unwrap();
+    *guest = taken;
+    result
 }
 
 fn instance(
@@ -92,19 +119,10 @@ impl Node {
         drop(self.stop.take());
     }
 
-    /// Run a guest's part on a thread of its own, as a guest would.
     pub async fn play<T: Send + 'static>(
         &mut self,
         part: impl FnOnce(&mut Guest) -> T + Send + 'static,
     ) -> T {
-        let mut guest = std::mem::replace(&mut self.guest, Guest::gone());
-        let (guest, result) = tokio::task::spawn_blocking(move || {
-            let result = part(&mut guest);
-            (guest, result)
-        })
-        .await
-        .unwrap();
-        self.guest = guest;
-        result
+        play(&mut self.guest, part).await
     }
 }

@@ -1,16 +1,13 @@
 //! A node with several instances: the scheduler's part is played by a task each.
 
 use super::guest::Guest;
-use super::{KEY_ID, SECRET};
 use nexus_abi::operation as abi;
 use nexus_backend::{
-    Backend, Config, Copies, EventHead, FunctionIdentity, PrefetchOptions, RuntimeMessage, Scope,
-    Template, WriteMode, WriteOptions,
+    Backend, Copies, EventHead, FunctionIdentity, PolicyDocument, PrefetchOptions, RuntimeMessage,
+    Scope, Template, WriteMode, WriteOptions,
 };
 use serde_json::json;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +19,7 @@ pub struct World {
 
 /// One instance, whose guest is played on this thread.
 pub struct Instance {
-    pub guest: Option<Guest>,
+    pub guest: Guest,
     orders: mpsc::UnboundedSender<Order>,
     count: u32,
     pub identity: FunctionIdentity,
@@ -35,26 +32,7 @@ enum Order {
 
 impl World {
     pub async fn new(endpoint: &str, journal: Option<&Path>) -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let path: PathBuf = files.path().join("credentials.json");
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .unwrap();
-        write!(
-            file,
-            r#"{{"access_key_id": "{KEY_ID}", "secret_access_key": "{SECRET}"}}"#
-        )
-        .unwrap();
-        let backend = Backend::new(Config {
-            region: "us-east-1".to_owned(),
-            endpoints: [("s3".to_owned(), endpoint.to_owned())].into(),
-            credentials_file: Some(path),
-        })
-        .unwrap();
+        let (backend, files) = super::backend(endpoint);
         if let Some(directory) = journal {
             backend.open_journal(directory).await.unwrap();
             backend.resume_writes(|name| Some(identity(name)));
@@ -95,7 +73,7 @@ impl World {
             }
         });
         Instance {
-            guest: Some(Guest::new(descriptors)),
+            guest: Guest::new(descriptors),
             orders,
             count: 0,
             identity,
@@ -155,20 +133,11 @@ impl Instance {
         answer.await.unwrap().unwrap()
     }
 
-    /// Run a guest's part on a thread of its own.
     pub async fn play<T: Send + 'static>(
         &mut self,
         part: impl FnOnce(&mut Guest) -> T + Send + 'static,
     ) -> T {
-        let mut guest = self.guest.take().unwrap();
-        let (guest, result) = tokio::task::spawn_blocking(move || {
-            let result = part(&mut guest);
-            (guest, result)
-        })
-        .await
-        .unwrap();
-        self.guest = Some(guest);
-        result
+        super::play(&mut self.guest, part).await
     }
 
     pub async fn s3(&mut self, op: &'static str, key: &'static str, body: &'static [u8]) -> u64 {
@@ -178,7 +147,5 @@ impl Instance {
 }
 
 fn identity(function: &str) -> FunctionIdentity {
-    let policy =
-        nexus_backend::PolicyRules::new(function, &nexus_backend::PolicyDocument::default());
-    FunctionIdentity::new(function, "us-east-1", Arc::new(policy.unwrap()))
+    super::identity(function, &PolicyDocument::default())
 }

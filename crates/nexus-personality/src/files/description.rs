@@ -1,6 +1,7 @@
 //! Open file descriptions: what `open`, `pipe` and the like make, and duplicates share.
 
 use super::HostFile;
+use super::fifo::{End, Side as FifoSide};
 use super::socket::Socket;
 use super::terminal::Side;
 use super::tmpfs::Inode;
@@ -32,6 +33,8 @@ pub enum Object {
     Device,
     /// One end of a pipe (true: the writing one).
     Pipe(OwnedFd, bool),
+    /// A FIFO.
+    Fifo(End),
     /// A socket.
     Socket(Arc<Socket>),
     /// One end of a pseudo-terminal.
@@ -136,6 +139,7 @@ impl Description {
             Object::Memory(inode) => inode.host().ok_or(EINVAL),
             Object::Socket(socket) => Ok(socket.host()),
             Object::Terminal(side) => Ok(side.host()),
+            Object::Fifo(end) => end.host(FifoSide::Reading).ok_or(EINVAL),
             Object::Pipe(fd, _)
             | Object::Event(fd)
             | Object::Timer(fd, _)

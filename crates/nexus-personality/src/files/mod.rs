@@ -2,6 +2,7 @@
 
 pub mod description;
 pub mod discipline;
+pub mod fifo;
 pub mod lock;
 pub mod made_up;
 pub mod names;

@@ -1,6 +1,7 @@
 //! Files in memory: `/tmp`, private to the guest and counted. Each file is a memfd, so that it can be mapped.
 
-use crate::errno::{EACCES, EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno};
+use crate::errno::{EACCES, EEXIST, EINVAL, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno};
+use crate::files::fifo::Fifo;
 use crate::ledger::{Ledger, Lent};
 use std::collections::BTreeMap;
 use std::io;
@@ -64,8 +65,8 @@ pub enum Content {
     Link(Vec<u8>),
     /// The name of a UNIX socket.
     Socket,
-    /// The name of a FIFO, which cannot be opened.
-    Fifo,
+    /// The name of a FIFO.
+    Fifo(Fifo),
 }
 
 /// Mode and times.
@@ -265,7 +266,8 @@ impl Inode {
     /// # Errors
     /// ENOSPC.
     pub fn fifo(usage: &Arc<Usage>, mode: u32) -> Result<Arc<Self>, Errno> {
-        Self::make(usage, Content::Fifo, libc::S_IFIFO | mode & 0o7777)
+        let content = Content::Fifo(Fifo::default());
+        Self::make(usage, content, libc::S_IFIFO | mode & 0o7777)
     }
 
     /// Note a change of the content, or of a directory's entries.
@@ -322,16 +324,17 @@ impl Inode {
             }
             Content::Link(target) => target.len() as u64,
             Content::Directory(_) => 4096,
-            Content::Socket | Content::Fifo => 0,
+            Content::Socket | Content::Fifo(_) => 0,
         }
     }
 
     /// Set the length, within the limit of the tree. Growing is how space is had, so a write grows first.
     ///
     /// # Errors
-    /// ENOSPC, EISDIR.
+    /// ENOSPC; EISDIR, EINVAL for what is no file.
     pub fn resize(&self, size: u64) -> Result<(), Errno> {
-        let fd = self.host().ok_or(EISDIR)?;
+        let other = if self.is_directory() { EISDIR } else { EINVAL };
+        let fd = self.host().ok_or(other)?;
         let old = self.size();
         if size > old {
             let more = size - old;

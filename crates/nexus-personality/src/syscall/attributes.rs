@@ -27,6 +27,7 @@ fn changeable(t: &Thread, directory: u64, path: u64, follow: bool) -> Result<Arc
 fn changeable_open(t: &Thread, fd: u64) -> Result<Arc<Inode>, Errno> {
     match &super::io::description(t, fd)?.object {
         Object::Memory(inode) => Ok(Arc::clone(inode)),
+        Object::Fifo(end) => Ok(Arc::clone(&end.inode)),
         Object::Directory(path) => match t.process.names.lookup(path)? {
             Some(Node::Memory(inode)) => Ok(inode),
             _ => Err(EROFS),

@@ -171,7 +171,7 @@ fn list(t: &Thread, path: &[u8]) -> Result<Vec<Entry>, Errno> {
                     Content::Directory(_) => libc::DT_DIR,
                     Content::Link(_) => libc::DT_LNK,
                     Content::Socket => libc::DT_SOCK,
-                    Content::Fifo => libc::DT_FIFO,
+                    Content::Fifo(_) => libc::DT_FIFO,
                 };
                 names.push((name.clone(), kind, inode.number));
             }
@@ -404,7 +404,7 @@ pub fn mknod(t: &mut Thread, cpu: &mut dyn Cpu, [path, mode, device, ..]: [u64; 
     mknodat(t, cpu, [CWD, path, mode, device, 0, 0])
 }
 
-/// mknod(2) of what needs no privilege: files, and names of FIFOs and sockets.
+/// mknod(2) of what needs no privilege: files, FIFOs, and names of sockets.
 pub fn mknodat(
     t: &mut Thread,
     _: &mut dyn Cpu,

@@ -6,7 +6,6 @@ use crate::files::lock::file_of;
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 /// Largest pipe, as `/proc/sys/fs/pipe-max-size` has it.
@@ -85,7 +84,7 @@ pub fn fcntl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
         }
         libc::F_GETPIPE_SZ | libc::F_SETPIPE_SZ => {
             let d = description(t, fd)?;
-            let Object::Pipe(pipe, _) = &d.object else {
+            let (Object::Pipe(..) | Object::Fifo(_)) = &d.object else {
                 return Err(EBADF);
             };
             if argument > MAX_PIPE {
@@ -97,7 +96,7 @@ pub fn fcntl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
             }
             // SAFETY: a plain call on a descriptor of ours; the size is bounded.
             check(i64::from(unsafe {
-                libc::fcntl(pipe.as_raw_fd(), command as i32, argument as i32)
+                libc::fcntl(d.host()?, command as i32, argument as i32)
             }))
         }
         _ => {
@@ -187,7 +186,7 @@ pub fn ioctl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
                 d.state().flags & !libc::O_NONBLOCK | if on == 0 { 0 } else { libc::O_NONBLOCK };
             set_status(&d, flags)
         }
-        (Object::Pipe(..) | Object::Socket(_), FIONREAD) => {
+        (Object::Pipe(..) | Object::Fifo(_) | Object::Socket(_), FIONREAD) => {
             let mut count: i32 = 0;
             // SAFETY: `count` is live; FIONREAD stores an int.
             check(i64::from(unsafe {

@@ -41,7 +41,7 @@ pub(super) fn one(t: &Thread, buffer: u64, length: u64) -> Result<[libc::iovec; 
 }
 
 /// A call of the host that takes buffers; may block, a kick ends it.
-fn host_vector(
+pub(super) fn host_vector(
     t: &Thread,
     number: libc::c_long,
     fd: i32,
@@ -85,6 +85,7 @@ fn read_into(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -
         Object::Device => Err(EINVAL),
         Object::Poll(..) => Err(EINVAL),
         Object::Terminal(side) if position == CURRENT => super::terminals::read(t, d, side, list),
+        Object::Fifo(end) if position == CURRENT => super::fifo::read(t, d, end, list),
         Object::Socket(socket) if position == CURRENT => {
             super::messages::receive(t, socket, list, 0).map(|r| r.length)
         }
@@ -162,6 +163,7 @@ fn write_from(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) 
         Object::Device => Err(EINVAL),
         _ if position != CURRENT => Err(ESPIPE),
         Object::Terminal(side) => super::terminals::write(t, d, side, list),
+        Object::Fifo(end) => super::fifo::write(t, d, end, list),
         Object::Socket(socket) => super::messages::send(t, socket, list, 0, None, Vec::new()),
         _ => {
             let result = host_vector(t, libc::SYS_writev, d.host()?, list, 0);

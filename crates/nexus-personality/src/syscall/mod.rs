@@ -4,6 +4,7 @@ pub mod attributes;
 pub mod device;
 pub mod dirs;
 pub mod fdops;
+pub mod fifo;
 pub mod fork;
 pub mod futex;
 pub mod groups;

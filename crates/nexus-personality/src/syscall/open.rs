@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// `AT_FDCWD` in the low half of a register.
 const CWD: u32 = 0xffff_ff9c;
 
+/// Flags that matter to the opening alone.
+const MAKING: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_CLOEXEC;
+
 /// Directory that a path of an `*at` call starts from.
 ///
 /// # Errors
@@ -97,6 +100,15 @@ pub fn openat(
     let follow = flags & libc::O_NOFOLLOW == 0
         && flags & (libc::O_CREAT | libc::O_EXCL) != libc::O_CREAT | libc::O_EXCL;
     let resolved = resolve(t, directory, path, follow)?;
+    if let Some(inode) = fifo_of(t, &resolved)
+        && flags & (libc::O_PATH | libc::O_DIRECTORY) == 0
+        && flags & (libc::O_CREAT | libc::O_EXCL) != libc::O_CREAT | libc::O_EXCL
+    {
+        permit(&inode, flags)?;
+        let description = super::fifo::open(t, &inode, flags & !MAKING)?;
+        let close_on_exec = flags & libc::O_CLOEXEC != 0;
+        return t.process.files().insert(description, close_on_exec, 0);
+    }
     let object = match &resolved.node {
         Some(_) if flags & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL => {
             return Err(EEXIST);
@@ -111,10 +123,7 @@ pub fn openat(
         }
         None => return Err(ENOENT),
     };
-    let description = Description::new(
-        object,
-        flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_CLOEXEC),
-    );
+    let description = Description::new(object, flags & !MAKING);
     t.process
         .files()
         .insert(description, flags & libc::O_CLOEXEC != 0, 0)
@@ -142,14 +151,34 @@ fn open_unnamed(t: &Thread, directory: u64, path: u64, flags: i32, mode: u32) ->
     }
 }
 
+/// The FIFO that a path names, itself or by a descriptor's link in `/proc/self/fd`.
+fn fifo_of(t: &Thread, resolved: &Resolved) -> Option<Arc<Inode>> {
+    match &resolved.node {
+        Some(Node::Memory(inode)) if matches!(inode.content, Content::Fifo(_)) => {
+            Some(Arc::clone(inode))
+        }
+        Some(Node::Descriptor(fd)) => match &super::io::description(t, *fd).ok()?.object {
+            Object::Fifo(end) => Some(Arc::clone(&end.inode)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether the mode of something in memory allows this way of opening it.
+fn permit(inode: &Inode, flags: i32) -> Result<(), Errno> {
+    let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
+    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+    inode.permit(u32::from(reads) * 4 + u32::from(writes && !inode.is_directory()) * 2)
+}
+
 fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result<Object, Errno> {
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
     let wants_directory = flags & libc::O_DIRECTORY != 0;
     if let Node::Memory(inode) = node
         && flags & libc::O_PATH == 0
     {
-        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
-        inode.permit(u32::from(reads) * 4 + u32::from(writes && !inode.is_directory()) * 2)?;
+        permit(inode, flags)?;
     }
     match node {
         Node::Host { .. } if writes => Err(EROFS),
@@ -175,8 +204,9 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
         }
         _ if wants_directory => Err(ENOTDIR),
         Node::Memory(inode) => {
-            if inode.host().is_none() {
-                // Sockets are connected to, not opened; a FIFO has no second process at its other end.
+            let named = matches!(inode.content, Content::Fifo(_)) && flags & libc::O_PATH != 0;
+            if inode.host().is_none() && !named {
+                // Sockets are connected to, not opened.
                 let link = matches!(inode.content, Content::Link(_));
                 return Err(if link { ELOOP } else { ENXIO });
             }

@@ -4,6 +4,7 @@ use super::io::description;
 use super::time::{duration, read_timespec, timespec};
 use crate::errno::{EBADF, EINVAL, EPERM, Errno, SysResult, check};
 use crate::files::description::{Registration, TimerSetting};
+use crate::files::fifo::Side;
 use crate::files::socket::Socket;
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
@@ -23,11 +24,16 @@ fn owned(fd: i64) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// What the host polls for a guest's descriptor: its own, or none where it is always ready.
-fn pollable(d: &Description) -> Option<i32> {
+/// What the host polls for a guest's descriptor: its own, or none where it is always ready. Of a FIFO that is open for
+/// both it is one side: the reading one, if that is among what is asked for.
+fn pollable(d: &Description, events: i16) -> Option<i32> {
     match &d.object {
+        Object::Fifo(end) if events & (libc::POLLIN | libc::POLLRDNORM) == 0 => {
+            end.host(Side::Writing)
+        }
         Object::Standard(_)
         | Object::Pipe(..)
+        | Object::Fifo(_)
         | Object::Socket(_)
         | Object::Event(_)
         | Object::Timer(..)
@@ -99,7 +105,7 @@ fn do_poll(
         match &found {
             _ if fd.cast_signed() < 0 => {}
             None => now = libc::POLLNVAL,
-            Some(d) => match pollable(d) {
+            Some(d) => match pollable(d, events) {
                 Some(host) => polled.fd = host,
                 None => now = events & FILE_EVENTS,
             },
@@ -227,7 +233,7 @@ fn do_select(
             continue;
         }
         let d = description(t, fd)?;
-        let host = pollable(&d).unwrap_or(-1);
+        let host = pollable(&d, events).unwrap_or(-1);
         always |= host < 0;
         held.push(d);
         list.push(libc::pollfd {
@@ -363,7 +369,8 @@ fn control(
     let Object::Poll(host, registered) = &poller.object else {
         return Err(EINVAL);
     };
-    let polled = pollable(target).ok_or(EPERM)?;
+    // The same at each change of what is asked for.
+    let polled = pollable(target, libc::POLLIN).ok_or(EPERM)?;
     let mut event = libc::epoll_event {
         events: registration.events,
         u64: registration.data,
@@ -545,7 +552,7 @@ pub fn pipe2(t: &mut Thread, _: &mut dyn Cpu, [to, flags, ..]: [u64; 6]) -> SysR
 }
 
 /// What a pipe can hold at first, in bytes.
-const PIPE_BYTES: u64 = 64 << 10;
+pub(crate) const PIPE_BYTES: u64 = 64 << 10;
 
 /// A new pipe of the host: reading end, writing end.
 pub(crate) fn new_pipe(flags: i32) -> Result<(OwnedFd, OwnedFd), Errno> {

@@ -217,6 +217,7 @@ pub fn target(d: &Description) -> Vec<u8> {
         Object::Random => b"/dev/urandom".to_vec(),
         Object::Device => b"/dev/nexus".to_vec(),
         Object::Memory(inode) => format!("/tmp/#{} (memory)", inode.number).into_bytes(),
+        Object::Fifo(end) => format!("/tmp/#{} (fifo)", end.inode.number).into_bytes(),
         Object::Standard(fd) => format!("pipe:[{fd}]").into_bytes(),
         Object::Pipe(fd, _) => format!("pipe:[{}]", fd.as_raw_fd()).into_bytes(),
         Object::Socket(socket) => format!("socket:[{}]", socket.host()).into_bytes(),

@@ -149,6 +149,7 @@ impl Stat {
         Ok(match &d.object {
             Object::Host(file) => Self::of_host(&host_stat(file.fd.as_raw_fd())?, key),
             Object::Memory(inode) => Self::of_memory(inode),
+            Object::Fifo(end) => Self::of_memory(&end.inode),
             // Directories are opened by name: the same answer as for that name.
             Object::Directory(path) => match t.process.names.lookup(path)? {
                 Some(node) => Self::of_node(t, path, &node)?,

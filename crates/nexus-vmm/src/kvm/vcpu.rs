@@ -38,6 +38,9 @@ pub enum Exit {
     Doorbell {
         write: bool,
     },
+    /// A use of the stub's port that is no system call: of another size, from elsewhere, or a read. The instruction is half
+    /// done, so it cannot be resumed.
+    Port,
     /// A signal or `immediate_exit`.
     Interrupted,
 }
@@ -45,6 +48,7 @@ pub enum Exit {
 /// An exit as KVM gives it, free of borrows.
 enum Raw {
     Out(u16, usize),
+    In(u16, usize),
     Mmio(bool),
     Fault(Option<u64>, bool),
     Interrupted,
@@ -122,6 +126,7 @@ impl Vcpu {
         self.load();
         let raw = match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => Raw::Out(port, data.len()),
+            Ok(VcpuExit::IoIn(port, data)) => Raw::In(port, data.len()),
             Ok(VcpuExit::MmioRead(_, data)) => {
                 data.fill(0);
                 Raw::Mmio(false)
@@ -190,8 +195,9 @@ impl Vcpu {
                 Ok(Exit::Syscall)
             }
             Raw::Out(PORT_EXCEPTION, 1) if cpl == 0 => self.exception_exit(chunk),
-            Raw::Out(port, bytes) => Err(Error::Stopped(format!(
-                "write of {bytes} bytes to port {port:#x} at {rip:#x}, CPL {cpl}"
+            Raw::Out(PORT_SYSCALL, _) | Raw::In(PORT_SYSCALL, _) if cpl == 3 => Ok(Exit::Port),
+            Raw::Out(port, bytes) | Raw::In(port, bytes) => Err(Error::Stopped(format!(
+                "access of {bytes} bytes to port {port:#x} at {rip:#x}, CPL {cpl}"
             ))),
             Raw::Interrupted if rip == STUB => {
                 // About to leave for a system call: this is that call.

@@ -46,7 +46,7 @@ def urllib3_connect(module: Any, connector: Connector) -> None:
             host.strip("[]").encode("idna")
         except UnicodeError:
             raise module.LocationParseError(f"'{host.strip('[]')}', label empty or too long") from None
-        return connector.create_connection((host.strip("[]"), port), timeout)
+        return connector.create_connection((host.strip("[]"), port), timeout, socket_options=socket_options or ())
 
     module.create_connection = create_connection
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+import sys
 import threading
 from collections import deque
 from typing import Any, NoReturn, Self
@@ -15,6 +16,25 @@ from ...device.channel import Buffer, Ticket
 # What one send hands over at a time, and how much of that may wait for the network (pieces).
 _PIECE = 1 << 17
 _WAITING = 3
+# Options of a socket as they are where nobody asks for others, and those that are passed on to the host's connections.
+_USUAL = {(socket.IPPROTO_TCP, socket.TCP_NODELAY): 1}
+_PASSED_ON = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+}
+_SWITCHES = {(socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_NODELAY)}
+# tcp(7)
+_DEFAULTS = {
+    (socket.SOL_SOCKET, socket.SO_TYPE): socket.SOCK_STREAM,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 7200,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 75,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 9,
+}
+
 # Room of the first READ; it grows while bytes keep filling it.
 _ROOM_MIN = 1 << 14
 _ROOM_MAX = 1 << 20
@@ -63,17 +83,21 @@ class Connector:
         address: tuple[str, int],
         timeout: Any = None,
         source_address: tuple[str, int] | None = None,
+        *,
+        socket_options: Any = None,
         **options: Any,
     ) -> Any:
-        """As `socket.create_connection`."""
+        """As `socket.create_connection`; and as a socket with just these options, if any are given."""
         host, port = address
         if timeout is not None and not isinstance(timeout, (int, float)):
             timeout = socket.getdefaulttimeout()
         if source_address is not None:
             return socket.create_connection(address, timeout, source_address, **options)
         if (inside := _inside(host, port, timeout)) is not None:
+            for option in socket_options or ():
+                inside.setsockopt(*option)
             return inside
-        return WebSocket(self.channel, host, port, timeout)
+        return WebSocket(self.channel, host, port, timeout, socket_options)
 
     def plain(self, made: "WebSocket") -> socket.socket:
         """A socket of the guest's own to where `made` leads."""
@@ -118,13 +142,18 @@ class WebSocket:
     _read_timeout_text = "timed out"
     _write_timeout_text = "timed out"
 
-    def __init__(self, channel: Channel, host: str, port: int, timeout: float | None) -> None:
+    def __init__(self, channel: Channel, host: str, port: int, timeout: float | None, options: Any = None) -> None:
         self._io_refs = 0
         self._closed = False
         self._channel = channel
         self._target = (host, port)
         self._timeout = timeout
         self._stream = 0
+        self._options = dict(_USUAL)
+        if options is not None:
+            self._options[socket.IPPROTO_TCP, socket.TCP_NODELAY] = 0
+            for level, option, value, *_ in options:
+                self._options[level, option] = _number((level, option), value)
         self._reset()
         self._open()
 
@@ -143,7 +172,10 @@ class WebSocket:
             name = host.strip("[]").encode("idna").decode("ascii")
         except UnicodeError:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
-        head = json.dumps({"host": name, "port": port}).encode()
+        target: dict[str, Any] = {"host": name, "port": port}
+        if options := self._passed_on():
+            target["options"] = options
+        head = json.dumps(target).encode()
         self._upload, ticket = self._channel.submit(
             abi.WEB_CONNECT, head, room_min=1 << 12, room_max=1 << 12, timeout_ms=milliseconds(self._timeout)
         )
@@ -281,12 +313,31 @@ class WebSocket:
     def getblocking(self) -> bool:
         return self._timeout != 0
 
-    def setsockopt(self, *_: Any) -> None:
-        """Nothing: the connection is the host's."""
+    def _passed_on(self) -> list[list[int]]:
+        options = {key: value for key, value in self._options.items() if key in _PASSED_ON}
+        return [] if options == _USUAL else [[*key, value] for key, value in options.items()]
 
-    def getsockopt(self, level: int, option: int, length: int = 0) -> int:
-        """0: no error, and no option set."""
-        return 0
+    def setsockopt(self, level: int, option: int, value: Any, length: int | None = None) -> None:
+        """As for a socket, for what matters to the host's connection: from the next one on, if this one is in use."""
+        self._check()
+        key = (level, option)
+        before = dict(self._options)
+        self._options[key] = _number(key, value)
+        if key not in _PASSED_ON or self._options == before or self._generation != self._channel.restores:
+            return
+        head = json.dumps({"options": self._passed_on()}).encode()
+        _, ticket = self._channel.submit(abi.WEB_TUNE, head, room_min=1 << 12, room_max=1 << 12, stream=self._stream)
+        reply = Reply(self._channel, ticket)
+        if reply.status < 0:
+            self._options = before
+            raise_failure(reply)
+        reply.release()
+
+    def getsockopt(self, level: int, option: int, length: int = 0) -> int | bytes:
+        """What was set, or what a socket has where nothing was."""
+        self._check()
+        value = self._options.get((level, option), _DEFAULTS.get((level, option), 0))
+        return value.to_bytes(4, sys.byteorder, signed=True)[:length] if length else value
 
     def getpeername(self) -> tuple[str, int]:
         return _address(self.peer["address"])
@@ -336,6 +387,13 @@ class WebSocket:
 
     def __repr__(self) -> str:
         return f"<nexus {type(self).__name__} to {self._target[0]}:{self._target[1]}>"
+
+
+def _number(key: tuple[int, int], value: Any) -> int:
+    """An option's value as it is set and shown; what is no number has no effect here."""
+    if not isinstance(value, int):
+        value = int.from_bytes(bytes(value or b"")[:4], sys.byteorder, signed=True)
+    return int(bool(value)) if key in _SWITCHES else value
 
 
 def _address(text: str) -> tuple[str, int]:
