@@ -179,6 +179,9 @@ static int every_port(uint64_t first) {
         swept++;
         if (sigsetjmp(back, 0) == 0) {
             provoke(way, port);
+            // By a byte written to this port system calls leave: it is one, wherever it is written.
+            if (port == 0x10 && !strcmp(way, "out8"))
+                continue;
             printf("wrong: %s %#lx: nothing happened\n", way, (unsigned long)port);
             silent++;
         }
