@@ -176,12 +176,12 @@ static int every_port(uint64_t first) {
     static volatile uint64_t port;
     for (port = 0; port < 65536; port++) {
         const char *volatile way = ways[(port + first) % 12];
+        // By a byte written here system calls leave. Other uses of its byte end the guest: `patched own-port` tries them.
+        if (port == 0x10 && (port + first) % 3 == 0)
+            continue;
         swept++;
         if (sigsetjmp(back, 0) == 0) {
             provoke(way, port);
-            // By a byte written to this port system calls leave: it is one, wherever it is written.
-            if (port == 0x10 && !strcmp(way, "out8"))
-                continue;
             printf("wrong: %s %#lx: nothing happened\n", way, (unsigned long)port);
             silent++;
         }
