@@ -6,7 +6,7 @@ urllib3 response, whose bytes come from the arena.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import botocore.httpsession
@@ -67,8 +67,8 @@ def response_of(channel: Channel, reply: Reply, fields: dict[str, Any], method: 
 class _Response(HTTPResponse):
     """A response whose parts come as they come, where its length is not known: so do a chunked one's from urllib3."""
 
-    def stream(self, amt: int | None = 1 << 16, decode_content: bool | None = None) -> Iterator[bytes]:
-        body = self._fp
+    def stream(self, amt: int | None = 1 << 16, decode_content: bool | None = None) -> Generator[bytes, None, None]:
+        body: Any = self._fp
         if not isinstance(body, ArenaBody) or body.total_length is not None:
             yield from super().stream(amt, decode_content)
             return
