@@ -51,9 +51,17 @@ def await_rest(pids: list[int], longest_s: float = 60.0) -> None:
 
 def pss_kib(pid: int) -> int:
     """Proportional set size; 0 where the process has ended or may not be looked at."""
+    return _rollup(pid, "Pss")
+
+
+def private_kib(pid: int) -> int:
+    """What no other process maps, clean or changed; 0 as above."""
+    return _rollup(pid, "Private_(?:Clean|Dirty)")
+
+
+def _rollup(pid: int, names: str) -> int:
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     except OSError:
         return 0
-    match = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) if match else 0
+    return sum(int(kib) for kib in re.findall(rf"^{names}:\s+(\d+) kB", text, re.MULTILINE))
