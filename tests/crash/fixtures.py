@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from crash.faulty_store import FaultyStore
 from crash.killable import Killable
 

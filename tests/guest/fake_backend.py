@@ -46,9 +46,16 @@ class Stream:
         self.expected: str | None = None
         self.ahead = b""
         self.broken: Failure | None = None
+        # Its parts are handed over as they come, behind a first answer that has none.
+        self.live = False
+        self.announced = False
 
     def take(self, count: int) -> tuple[bytes, bool]:
         """Up to `count` bytes, and whether more follow."""
+        if self.live:
+            data = self.source.read1(count) if self.announced else b""
+            more, self.announced = bool(data) or not self.announced, True
+            return data, more
         parts = [self.ahead]
         have = len(self.ahead)
         while have <= count:
@@ -361,6 +368,7 @@ class FakeBackend:
             raise Failure(abi.STATUS_TRANSPORT, "ConnectionClosedError", str(error), url) from error
         total = response.headers.get("content-length")
         stream = Stream(response, int(total) if total else abi.UNKNOWN_LENGTH)
+        stream.live = response.headers.get("Content-Type") == "application/vnd.amazon.eventstream"
         if entry[1] == abi.S3 and method == "GET" and response.status == 200:
             expected = response.headers.get("x-amz-checksum-crc32")
             stream.expected = expected if expected and "-" not in expected else None

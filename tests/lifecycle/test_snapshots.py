@@ -99,6 +99,57 @@ def test_functions_share_their_base_in_memory_and_on_disk(node, handlers):
         assert pss < rss / 3, "its base is not shared"
 
 
+_BRINGS = """
+import json, sys
+import jmespath
+
+def handler(event, context):
+    return [getattr(sys.modules.get(name), "MARK", None) for name in ("jmespath", "dateutil", "sitecustomize", "harmless")]
+"""
+
+
+def brings(folder, *names):
+    """A function with these files beside its handler, modules with a mark among them."""
+    folder.mkdir()
+    (folder / "own.py").write_text(_BRINGS)
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("MARK = 'own'\n")
+    return folder
+
+
+def is_based(node, name):
+    return (snapshot_of(node, name) / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("jmespath.py", ["own", None, None, None]),
+        ("jmespath/__init__.py", ["own", None, None, None]),
+        ("sitecustomize.py", [None, None, "own", None]),
+    ],
+)
+def test_a_base_that_does_not_suit_a_function_is_left_for_that_function_alone(node, tmp_path, name, expected):
+    """What is loaded in the base already would hide the function's own: it is initialised once more, from nothing."""
+    mark = re.sub(r"\W", "-", name)
+    node.deploy(f"brings-{mark}", brings(tmp_path / "brings", name), handler="own.handler", memory_mib=128)
+    assert not is_based(node, f"brings-{mark}")
+    for _ in range(2):
+        payload, response = cold(node, f"brings-{mark}")
+        assert not response.get("FunctionError"), payload
+        assert payload == expected
+    # The step that failed is told, and is not the function's failure.
+    log = node.logs(f"brings-{mark}")
+    assert log.count("INIT_START") == log.count("INIT_REPORT") == 1
+    assert f"{name.partition('/')[0]} is to be imported instead of a module that the base has" in log
+    # The next function has the base still, and has what only looks like modules.
+    harmless = brings(tmp_path / "harmless", "harmless.py", "jmespath.txt", "dateutil.md")
+    node.deploy(f"after-{mark}", harmless, handler="own.handler", memory_mib=128)
+    assert is_based(node, f"after-{mark}")
+    assert cold(node, f"after-{mark}")[0] == [None] * 4
+
+
 def shown(pid, inode):
     """Resident and proportional bytes of a process's mappings of a file."""
     rss = pss = 0

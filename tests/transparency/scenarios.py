@@ -400,8 +400,49 @@ def explicit(step, b, event):
     step("post", lambda: sorted(fields["fields"]))
 
 
+def event_streams(step, b, event):
+    own = {"endpoint_url": event["stub"], "region_name": "us-east-1"}
+    dynamodb, functions = boto3.client("dynamodb", **own), boto3.client("lambda", **own)
+
+    def invoked():
+        answer = functions.invoke_with_response_stream(FunctionName=b, Payload=b"{}")
+        parts = iter(answer["EventStream"])
+        first = next(parts)
+        dynamodb.get_item(TableName=f"go-on-{b}", Key={"id": {"S": "1"}})
+        return [type(answer["EventStream"]).__qualname__, answer["StatusCode"], first, *parts]
+
+    step("invoked", invoked)
+
+    def left():
+        answer = functions.invoke_with_response_stream(FunctionName=b, Payload=b"{}")
+        first = next(iter(answer["EventStream"]))
+        answer["EventStream"].close()
+        return first
+
+    step("left", left)
+
+    def parts(call, member, **arguments):
+        got = []
+        try:
+            got.extend(call(**arguments)[member])
+        finally:
+            step.note("so far", got)
+
+    kinesis = boto3.client("kinesis", **own)
+    shard = {"ConsumerARN": "arn:aws:kinesis:us-east-1:000000000001:stream/s/consumer/c:1", "ShardId": "shard-0"}
+    step("subscribed", parts, kinesis.subscribe_to_shard, "EventStream", **shard, StartingPosition={"Type": "LATEST"})
+    runtime = boto3.client("bedrock-runtime", **own)
+    step("inferred", parts, runtime.invoke_model_with_response_stream, "body", modelId="m", body=b"{}")
+    s3 = boto3.client("s3", **own)
+    query = {"ExpressionType": "SQL", "Expression": "SELECT * FROM S3Object"}
+    formats = {"InputSerialization": {"CSV": {}}, "OutputSerialization": {"CSV": {}}}
+    for bucket in ("whole", "fails", "cut"):
+        step(f"selected {bucket}", parts, s3.select_object_content, "Payload", Bucket=bucket, Key="k", **query, **formats)
+    step("after", dynamodb.get_item, TableName="t", Key={"id": {"S": "1"}})
+
+
 SCENARIOS = [put, get, streams, listing, others, resources, transfers, hooks, configured, threads, *s3_scenarios.SCENARIOS]
-WITH_EVENT = [services, explicit, unreachable]
+WITH_EVENT = [services, event_streams, explicit, unreachable]
 
 
 def handler(event, context):

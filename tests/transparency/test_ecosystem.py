@@ -110,7 +110,7 @@ def test_services(aws, scenario):
     same(expected, actual)
 
 
-CASES = [("function", "powertools"), ("function", "smart"), ("function", "files"), ("function", "aio")]
+CASES = [("function", "powertools"), ("function", "smart"), ("function", "files"), ("function", "aio"), ("function", "signed")]
 CASES += [pytest.param("data", name, marks=full) for name in ("files", "data")]
 
 
@@ -123,7 +123,8 @@ def test_packages(plain, requirements, scenario):
         file = REQUIREMENTS / f"{requirements}.txt"
         node.deploy(name, HERE, handler="packages.handler", memory_mib=1024, timeout_s=120, requirements=file)
     paths = [HERE, installed(requirements)]
-    expected = native("packages", {"scenario": scenario, "bucket": f"native-{uuid.uuid4().hex[:8]}"}, paths, environment)
-    actual, response = node.invoke(name, {"scenario": scenario, "bucket": f"shimmd-{uuid.uuid4().hex[:8]}"})
+    event = {"scenario": scenario, "store": node.store_endpoint, "keys": list(keys(node).values())}
+    expected = native("packages", {**event, "bucket": f"native-{uuid.uuid4().hex[:8]}"}, paths, environment)
+    actual, response = node.invoke(name, {**event, "bucket": f"shimmd-{uuid.uuid4().hex[:8]}"})
     assert not response.get("FunctionError"), f"{actual}\n{node.logs(name)}"
     same(expected, actual)

@@ -9,6 +9,8 @@ import uuid
 from pathlib import Path
 
 import pytest
+from framework import kvm
+from framework.node import TestNode
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "guest")]
@@ -18,7 +20,7 @@ import stub_services
 NAMES = ["put", "get", "streams", "listing", "others", "resources", "transfers", "hooks", "configured", "threads", "explicit"]
 NAMES += ["tagging", "versions", "multipart", "checksums", "encryption", "conditions"]
 # These reach for servers that a node's policy keeps functions from.
-ELSEWHERE = ["services", "unreachable"]
+ELSEWHERE = ["services", "event_streams", "unreachable"]
 NATIVE = "import json, sys, scenarios; print(json.dumps(scenarios.handler(json.loads(sys.argv[1]), None)))"
 
 
@@ -108,6 +110,10 @@ def compare(name, store, run):
         expected = native(store, event(name, f"native-{mark}", store, stub))
     with stub_services.serve() as stub:
         actual = run(event(name, f"shimmd-{mark}", store, stub))
+    same(expected, actual)
+
+
+def same(expected, actual):
     different = [(left, right) for left, right in zip(expected, actual, strict=True) if left != right]
     assert not different, "\n".join(f"native {left}\nshim   {right}" for left, right in different)
 
@@ -128,3 +134,20 @@ def test_a_denied_endpoint_is_named(node, deployed):
     for name, outcome in deployed({"scenario": "unreachable", "bucket": f"denied-{mark}", "stub": "", "credentials": ["", ""]}):
         assert outcome["raised"] == "botocore.exceptions.HTTPClientError", name
         assert "functions may not reach http://" in outcome["text"]
+
+
+@pytest.mark.parametrize("offload", ["api", "http"])
+def test_event_streams_of_a_nodes_own_endpoints(offload, store, tmp_path):
+    isolation = "process" if kvm.reason_missing() else "kvm"
+    with stub_services.serve() as stub:
+        others = tuple((service, stub) for service in ("dynamodb", "lambda", "kinesis", "bedrock"))
+        node = TestNode.start(tmp_path, isolation, endpoints=others)
+        try:
+            node.deploy("streams", HERE, handler="scenarios.handler", memory_mib=512, timeout_s=60, offload=offload)
+            mark = uuid.uuid4().hex[:8]
+            expected = native(store, event("event_streams", f"native-{mark}", store, stub))
+            actual, response = node.invoke("streams", event("event_streams", f"shimmd-{mark}", store, stub))
+            assert not response.get("FunctionError"), f"{actual}\n{node.logs('streams')}"
+            same(expected, actual)
+        finally:
+            node.close()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from nexus.bench import cpu, memory, report
+from nexus.bench import cpu, memory, memory_bench, report
 
 BURN = "import time; end = time.process_time() + {0}\nwhile time.process_time() < end: pass\n"
 
@@ -59,6 +59,45 @@ def test_children_are_found() -> None:
 
 def test_pss_of_a_real_process_is_megabytes() -> None:
     assert 1024 < memory.pss_kib(os.getpid()) < 4 << 20
+
+
+def test_private_memory_is_what_a_process_has_for_itself(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.write_bytes(bytes(48 << 20))
+    program = (
+        "import mmap, sys\n"
+        "with open(sys.argv[1], 'r+b') as file:\n"
+        "    common = mmap.mmap(file.fileno(), 0)\n"
+        "    seen = sum(common[::4096])\n"
+        "own = bytearray(int(sys.argv[2]))\n"
+        "own[::4096] = b'x' * len(own[::4096])\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+
+    def started(own_mib: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", program, str(shared), str(own_mib << 20)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    with started(0) as small, started(32) as large:
+        kib = [memory.private_kib(process.pid) for process in (small, large)]
+        assert all(
+            memory.pss_kib(process.pid) - private > 20 << 10 for process, private in zip((small, large), kib, strict=True)
+        )
+        for process in (small, large):
+            process.communicate()
+    assert abs(kib[1] - kib[0] - (32 << 10)) < 2 << 10
+    assert memory.private_kib(1 << 30) == 0
+
+
+def test_what_s3_adds_is_the_difference_of_private_memory() -> None:
+    using = memory_bench.Footprint(available=9.0, pss=5.0, private=2.5)
+    without = memory_bench.Footprint(available=8.0, pss=4.0, private=1.75)
+    assert [row.value for row in memory_bench.of_s3(using, without)] == [2.5, 1.75, 0.75]
+    assert memory_bench.of_s3(using, memory_bench.Footprint(8.0, None, None)) == []
 
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.5, 5), (0.99, 10), (0.01, 1), (1.0, 10)])

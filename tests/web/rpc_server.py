@@ -1,7 +1,7 @@
 """A gRPC server with every kind of method, with and without TLS; run as web_servers.py is.
 
-Methods are generic (bytes in, bytes out) beside one service with generated messages' serialisers, so that nothing has to
-be generated: what a stub is made of is `channel.unary_unary(...)` and its like.
+Most methods are generic (bytes in, bytes out): what a stub is made of is `channel.unary_unary(...)` and its like. Beside
+them is a service made from notes.proto.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import grpc
+import notes_pb2
+import notes_pb2_grpc
 import web_servers
 from google.protobuf import struct_pb2
 
@@ -116,6 +118,29 @@ def struct(request, context):
     return answer
 
 
+class Notes(notes_pb2_grpc.NotesServicer):
+    """As its users would write it; `Missing` is left out."""
+
+    def Echo(self, request, context):
+        if not request.text:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a note needs a text")
+        context.set_trailing_metadata((("tags", str(len(request.tags))),))
+        request.number += 1
+        return request
+
+    def List(self, request, context):
+        for number in range(request.most):
+            yield notes_pb2.Note(text=f"{request.prefix}{number}", number=number, kind=number % 2)
+
+    def Store(self, request_iterator, context):
+        notes = list(request_iterator)
+        return notes_pb2.Summary(count=len(notes), total=sum(note.number for note in notes), notes=notes[:2])
+
+    def Chat(self, request_iterator, context):
+        for note in request_iterator:
+            yield notes_pb2.Note(text=note.text.upper(), next=note)
+
+
 METHODS = {
     **{
         f.__name__: grpc.unary_unary_rpc_method_handler(f)
@@ -133,6 +158,7 @@ def serve(folder: Path):
     files = web_servers.certificates(folder)
     server = grpc.server(futures.ThreadPoolExecutor(32), options=[("grpc.max_receive_message_length", -1)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, METHODS),))
+    notes_pb2_grpc.add_NotesServicer_to_server(Notes(), server)
     pair = (files["server"].with_suffix(".key").read_bytes(), files["server"].read_bytes())
     ports = {
         "plain": server.add_insecure_port("127.0.0.1:0"),

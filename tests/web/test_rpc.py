@@ -30,7 +30,7 @@ def inside(deploy, server, hostile):
     return deploy("rpc_scenarios", ports=[*server["ports"].values(), *hostile.values()])
 
 
-@pytest.mark.parametrize("name", ["unary", "future", "streams", "channels"])
+@pytest.mark.parametrize("name", ["unary", "future", "streams", "channels", "generated"])
 def test_same_inside(name, server, native, inside):
     event = {"scenario": name, **server}
     web_servers.assert_same(native("rpc_scenarios", event), inside(event))

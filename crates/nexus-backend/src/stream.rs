@@ -149,6 +149,9 @@ impl Source {
                 Ok((count, count > 0))
             }
             Self::Http(reader) => {
+                if reader.announces() {
+                    return Ok((0, true));
+                }
                 let mut filled = 0;
                 loop {
                     if reader.remaining() == Some(0) {
@@ -163,6 +166,9 @@ impl Source {
                     match reader.read_into(&rest).await? {
                         0 => return Ok((filled, false)),
                         count => filled += count.min(rest.len()),
+                    }
+                    if reader.is_live() {
+                        return Ok((filled, true));
                     }
                 }
             }

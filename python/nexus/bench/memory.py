@@ -51,18 +51,22 @@ def await_rest(pids: list[int], longest_s: float = 60.0) -> None:
 
 def pss_kib(pid: int) -> int:
     """Proportional set size; 0 where the process has ended or may not be looked at."""
-    return _rollup_kib(pid, "Pss")
+    return _rollup(pid, "Pss")
 
 
 def anonymous_kib(pid: int) -> int:
     """The part of it that is no file's, and so does not change with what other processes map."""
-    return _rollup_kib(pid, "Pss_Anon")
+    return _rollup(pid, "Pss_Anon")
 
 
-def _rollup_kib(pid: int, field: str) -> int:
+def private_kib(pid: int) -> int:
+    """What no other process maps, clean or changed; 0 as above."""
+    return _rollup(pid, "Private_(?:Clean|Dirty)")
+
+
+def _rollup(pid: int, names: str) -> int:
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     except OSError:
         return 0
-    match = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) if match else 0
+    return sum(int(kib) for kib in re.findall(rf"^{names}:\s+(\d+) kB", text, re.MULTILINE))

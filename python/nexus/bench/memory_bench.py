@@ -14,6 +14,7 @@ from nexus.errors import NexusError
 from nexus.packaging.deployment import Package
 
 NAME = "s3-small"
+IDLE = "s3-none"
 _ATTEMPTS = 5
 # How long an invocation stays after its work, so that as many run at once as there shall be instances.
 _HOLD_S = 2.0
@@ -25,10 +26,12 @@ class Footprint:
     """MiB per instance.
 
     :param pss: None where the processes may not be looked at.
+    :param private: median of what no other process maps; None likewise.
     """
 
     available: float
     pss: float | None
+    private: float | None
 
 
 def measure(isolation: str, instances: int) -> report.Report:
@@ -39,6 +42,9 @@ def measure(isolation: str, instances: int) -> report.Report:
         own, rest = of_function(bench, NAME, event, instances)
         warm = _call_ms(bench, NAME)
         bench.evict(NAME)
+        bench.deploy("s3_small.py", IDLE, max_instances=instances, keep_alive_s=600, timeout_s=60)
+        _, without = of_function(bench, IDLE, {**event, "count": 0}, instances)
+        bench.evict(IDLE)
         other = of_plain(bench, package, event, instances)
         rows = [
             report.Row("MemAvailable per instance", rest.available, "MiB", other.available),
@@ -53,8 +59,9 @@ def measure(isolation: str, instances: int) -> report.Report:
         ]
         if rest.pss is not None and other.pss is not None:
             rows.append(report.Row("PSS per instance", rest.pss, "MiB", other.pss))
+            rows += of_s3(rest, without)
         else:
-            notes.append("PSS is not shown: an instance's memory map can be read by root only")
+            notes.append("PSS and private memory are not shown: an instance's memory map can be read by root only")
         return report.Report(
             f"Memory per warm instance, of {instances}",
             "plain Python processes with real boto3, same handler, same work",
@@ -62,6 +69,17 @@ def measure(isolation: str, instances: int) -> report.Report:
             report.machine(bench.isolation, bench.kind),
             notes,
         )
+
+
+def of_s3(using: Footprint, without: Footprint) -> list[report.Row]:
+    """What the use of S3 costs in private memory: the same function's instances at rest, behind a GET+PUT and behind none."""
+    if using.private is None or without.private is None:
+        return []
+    return [
+        report.Row("private memory, having used S3", using.private, "MiB"),
+        report.Row("private memory, having not", without.private, "MiB"),
+        report.Row("what the use of S3 adds", using.private - without.private, "MiB"),
+    ]
 
 
 def of_function(bench: Session, name: str, event: dict[str, object], instances: int) -> tuple[Footprint, Footprint]:
@@ -113,8 +131,9 @@ def of_plain(bench: Session, package: Package, event: dict[str, object], count: 
 
 def _footprint(before_kib: int, pids: list[int]) -> Footprint:
     after = memory.available_kib()
-    pss = [memory.pss_kib(pid) for pid in pids]
+    pss, private = ([of(pid) for pid in pids] for of in (memory.pss_kib, memory.private_kib))
     return Footprint(
         (before_kib - after) / 1024 / len(pids),
         statistics.fmean(pss) / 1024 if all(pss) else None,
+        statistics.median(private) / 1024 if all(private) else None,
     )

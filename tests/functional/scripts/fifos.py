@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import fcntl
+import io
 import os
 import select
 import signal
@@ -194,7 +195,7 @@ os.close(inherited)
 async def conversation():
     loop = asyncio.get_running_loop()
     stream = asyncio.StreamReader()
-    source = open(os.open("work", os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
+    source = io.FileIO(os.open("work", os.O_RDONLY | os.O_NONBLOCK))
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), source)
     first = asyncio.create_task(stream.readline())
     await asyncio.sleep(0.1)

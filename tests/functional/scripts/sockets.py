@@ -12,6 +12,16 @@ def name(error):
     return errno.errorcode[error.errno]
 
 
+# What is sent to a peer that has gone: nothing is no error, the first bytes are lost, the next are refused.
+with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as left:
+    listening.accept()[0].close()
+    print("empty", left.send(b""), left.send(b""), left.recv(1), left.send(b""), left.send(b"x"))
+    for data in (b"", b"y"):
+        try:
+            print("sent", left.send(data))
+        except OSError as error:
+            print("refused", name(error))
+
 # A TCP connection over the loopback, both ways, to its end.
 server = socket.create_server(("127.0.0.1", 0))
 address = server.getsockname()

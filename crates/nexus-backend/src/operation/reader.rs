@@ -10,6 +10,9 @@ use crate::raw::RawRoom;
 pub struct BodyReader {
     body: ResponseBody,
     endpoint: String,
+    /// Its parts are wanted as they come, not in full rooms.
+    live: bool,
+    announced: bool,
     /// Of what has been read so far, and what it should become.
     checksum: Option<(Checksum, String)>,
 }
@@ -24,8 +27,24 @@ impl BodyReader {
         Self {
             body,
             endpoint,
+            live: false,
+            announced: false,
             checksum,
         }
+    }
+
+    /// The same, whose parts are wanted as they come.
+    pub fn live(self, live: bool) -> Self {
+        Self { live, ..self }
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Whether the reply that comes first is to be without a part, since one may be long in coming: once, where live.
+    pub fn announces(&mut self) -> bool {
+        self.live && !std::mem::replace(&mut self.announced, true)
     }
 
     /// Receive some bytes into `room`; 0 at the end. A read at the end gives the verdict on the checksum, an

@@ -110,6 +110,9 @@ pub fn is_placeholder(value: &str) -> bool {
     value.contains(PLACEHOLDER_KEY_ID)
 }
 
+/// Content type of answers whose events are sent as they happen.
+const EVENT_STREAM: &str = "application/vnd.amazon.eventstream";
+
 /// The reply for an answer of a server.
 pub fn reply(
     response: Response,
@@ -117,7 +120,8 @@ pub fn reply(
     retries: u32,
     checksum: Option<(Algorithm, String)>,
 ) -> Reply {
-    let reader = BodyReader::new(response.body, authority.to_string(), checksum);
+    let live = values(&response.headers, "content-type").any(|kind| kind == EVENT_STREAM);
+    let reader = BodyReader::new(response.body, authority.to_string(), checksum).live(live);
     Reply {
         head: reply_head(response.status, &response.headers, retries),
         body: Content::Http(Box::new(reader)),

@@ -122,8 +122,11 @@ pub(super) fn send(
             take_in_flight(t, token, true);
         }
         match sent {
-            Err(e) if e == EPIPE && std::mem::take(&mut socket.state().loses_one) => {
-                Ok(length_of(list) as u64)
+            Err(e) if e == EPIPE && socket.state().loses_one => {
+                let length = length_of(list) as u64;
+                // Nothing at all is not answered with a reset.
+                socket.state().loses_one = length == 0;
+                Ok(length)
             }
             sent => sent.map(|(moved, ..)| moved),
         }

@@ -6,6 +6,7 @@ urllib3 response, whose bytes come from the arena.
 
 import json
 import time
+from collections.abc import Generator
 from typing import Any
 
 import botocore.httpsession
@@ -51,7 +52,7 @@ def response_of(channel: Channel, reply: Reply, fields: dict[str, Any], method: 
     headers = HTTPHeaderDict()
     for name, value in fields["headers"]:
         headers.add(name, value)
-    return HTTPResponse(
+    return _Response(
         body,
         headers=headers,
         status=fields["status"],
@@ -61,6 +62,19 @@ def response_of(channel: Channel, reply: Reply, fields: dict[str, Any], method: 
         enforce_content_length=False,
         request_method=method,
     )
+
+
+class _Response(HTTPResponse):
+    """A response whose parts come as they come, where its length is not known: so do a chunked one's from urllib3."""
+
+    def stream(self, amt: int | None = 1 << 16, decode_content: bool | None = None) -> Generator[bytes, None, None]:
+        body: Any = self._fp
+        if not isinstance(body, ArenaBody) or body.total_length is not None:
+            yield from super().stream(amt, decode_content)
+            return
+        while part := body.read1():
+            size = amt or len(part)
+            yield from (part[at : at + size] for at in range(0, len(part), size))
 
 
 def _head(session: Any, request: Any) -> bytes:

@@ -27,7 +27,7 @@ _PASSED_ON = {
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
 }
 _SWITCHES = {(socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_NODELAY)}
-# tcp(7)
+# As tcp(7) has them.
 _DEFAULTS = {
     (socket.SOL_SOCKET, socket.SO_TYPE): socket.SOCK_STREAM,
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 7200,
