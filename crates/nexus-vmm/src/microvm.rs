@@ -329,7 +329,11 @@ fn populate(
         .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
     timeline.mark("mapped");
     if let Some(hint) = &config.working_set {
-        working_set::prefault(&working_set::read(hint), &segments, window);
+        let mut ranges = working_set::read(hint);
+        if opened.metadata.flavour.maps_neighbours() {
+            ranges = working_set::fill_groups(&ranges);
+        }
+        working_set::prefault(&ranges, &segments, window);
     }
     timeline.mark("prefaulted");
     Ok(process)

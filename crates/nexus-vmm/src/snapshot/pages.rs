@@ -2,13 +2,15 @@
 
 use super::base::{Base, Shown};
 use super::format::{Content, PagesFile, Run};
-use crate::layout::PAGE;
+use crate::layout::{CHUNK, PAGE};
 use nexus_personality::memory::Memory;
-use nexus_personality::mm::Backing;
+use nexus_personality::mm::{Backing, Vma};
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 /// Pages without content between two with some, at most, that are kept as zeros so that one mapping serves: each
@@ -18,6 +20,8 @@ const GAP: u64 = 64;
 const BASE_GAP: u64 = 32;
 /// Private mappings of files up to this size are kept whole, if anything of them was written.
 const WHOLE: u64 = 2 << 20;
+/// Program text that is kept although its file has it: an interpreter's takes 4 MiB.
+const MOST_TEXT: u64 = 16 << 20;
 
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
@@ -106,6 +110,14 @@ pub fn save(
     };
     let shown = base.map(Base::shown).transpose()?.unwrap_or_default();
     let mm = process.mm();
+    let text = match base {
+        None => text_chunks(mm.vmas()),
+        Some(_) => Vec::new(),
+    };
+    // First, so that it lies at multiples of a chunk.
+    for range in &text {
+        writer.run(range.start, range.end)?;
+    }
     for (start, vma) in mm.vmas() {
         let anonymous = match vma.backing {
             Backing::Anonymous => true,
@@ -127,14 +139,60 @@ pub fn save(
         if pages.iter().all(|page| *page == Page::Clean) {
             continue;
         }
-        writer.mapping(*start, pages, anonymous)?;
+        let has_text = text.iter().any(|t| t.start < vma.end && *start < t.end);
+        writer.mapping(*start, pages, anonymous, has_text)?;
     }
+    writer.runs.sort_unstable_by_key(|run| run.start);
     file.set_len(writer.offset)?;
     let pages = PagesFile {
         length: writer.offset,
         checksum: writer.checksum.finalize(),
     };
     Ok((writer.runs, pages))
+}
+
+/// Whole chunks that show nothing but read-only memory of files, program text among it. The file of pages has them at the
+/// same place modulo a chunk, so that the page cache can hold them as huge pages: one fault of the guest's each,
+/// where the libraries' own cached pages are as small as whoever read them first left them.
+fn text_chunks(vmas: &BTreeMap<u64, Vma>) -> Vec<Range<u64>> {
+    let mut chunks: Vec<Range<u64>> = Vec::new();
+    let mut left = MOST_TEXT / CHUNK;
+    // Mappings without a gap between them, and those of them with text.
+    let (mut stretch, mut text) = (0..0, Vec::<Range<u64>>::new());
+    let mut finish = |stretch: &Range<u64>, text: &[Range<u64>]| {
+        let first = stretch.start.next_multiple_of(CHUNK);
+        for at in (first..stretch.end).step_by(CHUNK as usize) {
+            let end = at + CHUNK;
+            if end > stretch.end || left == 0 || !text.iter().any(|t| t.start < end && at < t.end) {
+                continue;
+            }
+            left -= 1;
+            match chunks.last_mut() {
+                Some(last) if last.end == at => last.end = end,
+                _ => chunks.push(at..end),
+            }
+        }
+    };
+    for (start, vma) in vmas {
+        let access = vma.prot & (libc::PROT_READ | libc::PROT_WRITE);
+        let suits = matches!(vma.backing, Backing::File(..))
+            && !vma.shared
+            && !vma.written
+            && access == libc::PROT_READ;
+        if !suits || stretch.end != *start {
+            finish(&stretch, &text);
+            stretch = *start..*start;
+            text.clear();
+        }
+        if suits {
+            stretch.end = vma.end;
+            if vma.prot & libc::PROT_EXEC != 0 {
+                text.push(*start..vma.end);
+            }
+        }
+    }
+    finish(&stretch, &text);
+    chunks
 }
 
 fn make_readable(host: u64, length: u64) -> io::Result<()> {
@@ -147,7 +205,13 @@ fn make_readable(host: u64, length: u64) -> io::Result<()> {
 }
 
 impl Writer<'_> {
-    fn mapping(&mut self, start: u64, mut pages: Vec<Page>, anonymous: bool) -> io::Result<()> {
+    fn mapping(
+        &mut self,
+        start: u64,
+        mut pages: Vec<Page>,
+        anonymous: bool,
+        has_text: bool,
+    ) -> io::Result<()> {
         let address = |index: usize| start + index as u64 * PAGE;
         if anonymous {
             for (index, page) in pages.iter_mut().enumerate() {
@@ -155,7 +219,8 @@ impl Writer<'_> {
                     *page = Page::Clean;
                 }
             }
-        } else if pages.contains(&Page::Own)
+        } else if !has_text
+            && pages.contains(&Page::Own)
             && pages.len() as u64 * PAGE <= WHOLE
             && self.readable(start, pages.len() as u64)
         {
