@@ -329,11 +329,8 @@ fn populate(
         .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
     timeline.mark("mapped");
     if let Some(hint) = &config.working_set {
-        let mut ranges = working_set::read(hint);
-        if opened.metadata.flavour.maps_neighbours() {
-            ranges = working_set::fill_groups(&ranges);
-        }
-        working_set::prefault(&ranges, &segments, window);
+        let groups = opened.metadata.flavour.maps_neighbours();
+        working_set::prefault(&working_set::read(hint), groups, &segments, window);
     }
     timeline.mark("prefaulted");
     Ok(process)

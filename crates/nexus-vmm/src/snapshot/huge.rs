@@ -52,3 +52,37 @@ fn read_range(fd: RawFd, offset: u64, length: u64) {
         libc::munmap(room, size);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::layout::{PAGE, USER_START};
+    use crate::snapshot::plan::Source;
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
+
+    fn segment(file: &File, offset: u64, length: u64) -> Segment {
+        Segment {
+            start: USER_START + offset,
+            end: USER_START + offset + length,
+            prot: libc::PROT_READ,
+            source: Source::File(file.as_raw_fd(), offset),
+        }
+    }
+
+    #[test]
+    fn what_is_read_anew_is_the_same() {
+        let file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..2 * CHUNK).map(|n| (n / PAGE % 251) as u8).collect();
+        file.write_all_at(&content, 0).unwrap();
+        file.sync_all().unwrap();
+        let beyond = segment(&file, 8 * CHUNK, CHUNK);
+        let far = segment(&file, 1 << 62, CHUNK);
+        read_anew(&[segment(&file, 0, 2 * CHUNK), beyond, far]);
+        let mut got = vec![0; content.len()];
+        file.read_exact_at(&mut got, 0).unwrap();
+        assert!(got == content);
+    }
+}

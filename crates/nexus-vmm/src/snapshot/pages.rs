@@ -365,6 +365,7 @@ fn base_end(pages: &[Page], first: usize, offset: u64) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use nexus_personality::files::{HostFile, Identity};
 
     #[test]
     fn a_page_is_own_or_the_bases_or_clean() {
@@ -408,6 +409,73 @@ mod tests {
             BASE_GAP as usize + 2
         );
         assert_eq!(end(&gap(Page::Base(0), BASE_GAP + 1), true), 1);
+    }
+
+    /// Mappings, each from where the one before ends (after `gap` pages): pages, protection, of a file?
+    fn vmas(list: &[(u64, u64, i32, bool)]) -> BTreeMap<u64, Vma> {
+        // SAFETY: plain numbers.
+        let stat: libc::stat = unsafe { std::mem::zeroed() };
+        let file = std::sync::Arc::new(HostFile {
+            fd: tempfile::tempfile().unwrap().into(),
+            path: Vec::new(),
+            identity: Identity::of(&stat),
+            writable: false,
+        });
+        let mut at = 0x1_0000_0000;
+        let mut map = BTreeMap::new();
+        for (gap, count, prot, of_file) in list {
+            let start = at + gap * PAGE;
+            at = start + count * PAGE;
+            let backing = if *of_file {
+                Backing::File(std::sync::Arc::clone(&file), 0)
+            } else {
+                Backing::Anonymous
+            };
+            let written = prot & libc::PROT_WRITE != 0;
+            let vma = Vma {
+                end: at,
+                prot: *prot,
+                shared: false,
+                written,
+                backing,
+            };
+            map.insert(start, vma);
+        }
+        map
+    }
+
+    #[test]
+    fn text_is_kept_by_whole_chunks_of_read_only_files() {
+        const CHUNK_PAGES: u64 = CHUNK / PAGE;
+        let (r, w) = (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE);
+        let x = r | libc::PROT_EXEC;
+        let kept = |list: &[(u64, u64, i32, bool)]| -> Vec<Range<u64>> {
+            let chunk = |at: u64| (at - 0x1_0000_0000) / CHUNK;
+            text_chunks(&vmas(list))
+                .into_iter()
+                .map(|c| chunk(c.start)..chunk(c.end))
+                .collect()
+        };
+        // A library: two chunks, of which the second shares its end with data.
+        assert_eq!(
+            kept(&[
+                (0, 100, r, true),
+                (0, 800, x, true),
+                (0, 60, r, true),
+                (0, 90, w, true)
+            ]),
+            [0..1]
+        );
+        assert_eq!(kept(&[(0, 100, r, true), (0, 924, x, true)]), [0..2]);
+        assert_eq!(kept(&[(1, CHUNK_PAGES, x, true)]), [], "no whole chunk");
+        assert_eq!(kept(&[(0, 500, x, true), (1, 520, x, true)]), [], "a gap");
+        assert_eq!(kept(&[(0, 2 * CHUNK_PAGES, r, true)]), [], "no text");
+        assert_eq!(kept(&[(0, CHUNK_PAGES, x, false)]), [], "no file");
+        assert_eq!(kept(&[(0, CHUNK_PAGES, w, true)]), [], "written");
+        // The last chunk has no text.
+        assert_eq!(kept(&[(0, 600, x, true), (0, 1000, r, true)]), [0..2]);
+        let most = MOST_TEXT / CHUNK;
+        assert_eq!(kept(&[(0, (most + 3) * CHUNK_PAGES, x, true)]), [0..most]);
     }
 
     #[test]

@@ -265,6 +265,35 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_need_whole_chunks_at_the_same_place_of_the_file() {
+        let segment = |start: u64, end: u64, offset: u64| Segment {
+            start,
+            end,
+            prot: libc::PROT_READ,
+            source: Source::File(9, offset),
+        };
+        let whole = segment(2 * CHUNK, 4 * CHUNK, CHUNK);
+        assert_eq!(whole.huge(), Some((9, CHUNK, 2 * CHUNK)));
+        let part = segment(2 * CHUNK - PAGE, 3 * CHUNK + PAGE, CHUNK - PAGE);
+        assert_eq!(part.huge(), Some((9, CHUNK, CHUNK)));
+        assert_eq!(segment(2 * CHUNK, 3 * CHUNK, PAGE).huge(), None);
+        assert_eq!(
+            segment(2 * CHUNK + PAGE, 4 * CHUNK - PAGE, PAGE).huge(),
+            None
+        );
+        assert_eq!(Segment { prot: RW, ..whole }.huge(), None);
+        let zeros = Source::Zeros;
+        assert_eq!(
+            Segment {
+                source: zeros,
+                ..whole
+            }
+            .huge(),
+            None
+        );
+    }
+
+    #[test]
     fn impossible_runs_are_refused() {
         let map = vmas(&[(0x40_0000, 0x41_0000, RW)]);
         for run in [

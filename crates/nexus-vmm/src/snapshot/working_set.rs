@@ -6,7 +6,7 @@
 //! the guest's faults.
 
 use super::pages::Pagemap;
-use super::plan::Segment;
+use super::plan::{Segment, Source};
 use super::read::open;
 use crate::layout::PAGE;
 use crate::report::{Event, Report};
@@ -139,12 +139,12 @@ pub fn read(path: &Path) -> Vec<Range> {
 /// Pages that shadow paging maps at one fault, where they are all the guest's own: an aligned group of them.
 const GROUP: u64 = 8;
 /// As many of a group, and the rest is made present as well: a page copied along costs 1 to 2 us, a fault of the
-/// guest's 33. What it does not write after all it gives back at its first rest.
+/// guest's 33. What it does not write after all it gives back at its first rest. CPU of a first call's hypervisor without
+/// this and with 4, 3, 2 and 1: 63, 58, 54, 51 and 53 ms (medians); 3 adds 1.9 MiB until the rest, 2 another 3 MiB.
 const ENOUGH: usize = 3;
 
 /// `ranges`, which are in order, and the rest of those groups of which they have enough.
-#[must_use]
-pub fn fill_groups(ranges: &[Range]) -> Vec<Range> {
+fn fill_groups(ranges: &[Range]) -> Vec<Range> {
     let mut filled: Vec<Range> = Vec::new();
     let mut push = |first: u64, count: u64| match filled.last_mut() {
         Some((start, length)) if start.saturating_add(*length) == first => *length += count,
@@ -164,8 +164,19 @@ pub fn fill_groups(ranges: &[Range]) -> Vec<Range> {
     filled
 }
 
-/// Make present, as the guest's own copies, those pages of `ranges` that lie in writable `segments`.
-pub fn prefault(ranges: &[Range], segments: &[Segment], window: Window) {
+/// Make present, as the guest's own copies, those pages of `ranges` that lie in writable `segments`; with `groups` the rest
+/// of their groups too, where these show a file: what was zeros nothing would give back.
+pub fn prefault(ranges: &[Range], groups: bool, segments: &[Segment], window: Window) {
+    if !groups {
+        return populate(ranges, segments, window);
+    }
+    let (zeros, files): (Vec<Segment>, Vec<Segment>) =
+        segments.iter().partition(|s| s.source == Source::Zeros);
+    populate(&fill_groups(ranges), &files, window);
+    populate(ranges, &zeros, window);
+}
+
+fn populate(ranges: &[Range], segments: &[Segment], window: Window) {
     let mut left = MAX_PAGES;
     for (start, end) in stretches(ranges, segments) {
         let length = (end - start).min(left * PAGE);
@@ -217,7 +228,6 @@ fn stretches(ranges: &[Range], segments: &[Segment]) -> Vec<(u64, u64)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::snapshot::plan::Source;
 
     fn segment(first: u64, end: u64, prot: i32) -> Segment {
         Segment {
@@ -282,7 +292,7 @@ mod tests {
             libc::PROT_READ | libc::PROT_WRITE,
         )];
         crate::snapshot::plan::map(&segments, window).unwrap();
-        prefault(&[(first + 1, 2), (first + 6, 9)], &segments, window);
+        prefault(&[(first + 1, 2), (first + 6, 9)], false, &segments, window);
         let pages = Pagemap::open()
             .unwrap()
             .own_pages(window.base() + first * PAGE, 10)
