@@ -330,7 +330,7 @@ fn large_files_are_mapped_where_huge_pages_can_show_them() {
     assert_eq!(g.write_file("/tmp/f", &[7; 4096]), 4096);
     let fd = g.open("/tmp/f", libc::O_RDWR).cast_unsigned();
     let mut map = |length: u64| {
-        let at = g.call("mmap", &[0, length, 1, 2, fd, 0]).cast_unsigned();
+        let at = g.call("mmap", &[0, length, 5, 2, fd, 0]).cast_unsigned();
         assert!(at < USER_END, "{at:#x}");
         at
     };

@@ -449,11 +449,11 @@ mod tests {
         const CHUNK_PAGES: u64 = CHUNK / PAGE;
         let (r, w) = (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE);
         let x = r | libc::PROT_EXEC;
-        let kept = |list: &[(u64, u64, i32, bool)]| -> Vec<Range<u64>> {
+        let kept = |list: &[(u64, u64, i32, bool)]| -> Vec<(u64, u64)> {
             let chunk = |at: u64| (at - 0x1_0000_0000) / CHUNK;
             text_chunks(&vmas(list))
                 .into_iter()
-                .map(|c| chunk(c.start)..chunk(c.end))
+                .map(|c| (chunk(c.start), chunk(c.end)))
                 .collect()
         };
         // A library: two chunks, of which the second shares its end with data.
@@ -464,18 +464,18 @@ mod tests {
                 (0, 60, r, true),
                 (0, 90, w, true)
             ]),
-            [0..1]
+            [(0, 1)]
         );
-        assert_eq!(kept(&[(0, 100, r, true), (0, 924, x, true)]), [0..2]);
+        assert_eq!(kept(&[(0, 100, r, true), (0, 924, x, true)]), [(0, 2)]);
         assert_eq!(kept(&[(1, CHUNK_PAGES, x, true)]), [], "no whole chunk");
         assert_eq!(kept(&[(0, 500, x, true), (1, 520, x, true)]), [], "a gap");
         assert_eq!(kept(&[(0, 2 * CHUNK_PAGES, r, true)]), [], "no text");
         assert_eq!(kept(&[(0, CHUNK_PAGES, x, false)]), [], "no file");
         assert_eq!(kept(&[(0, CHUNK_PAGES, w, true)]), [], "written");
         // The last chunk has no text.
-        assert_eq!(kept(&[(0, 600, x, true), (0, 1000, r, true)]), [0..2]);
+        assert_eq!(kept(&[(0, 600, x, true), (0, 1000, r, true)]), [(0, 2)]);
         let most = MOST_TEXT / CHUNK;
-        assert_eq!(kept(&[(0, (most + 3) * CHUNK_PAGES, x, true)]), [0..most]);
+        assert_eq!(kept(&[(0, (most + 3) * CHUNK_PAGES, x, true)]), [(0, most)]);
     }
 
     #[test]
