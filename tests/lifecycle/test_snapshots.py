@@ -9,8 +9,9 @@ import pytest
 from nexus.errors import ServiceError
 
 pytestmark = pytest.mark.usefixtures("clones")
-# The size of a page of memory.
+# The size of a page of memory, and of a huge one.
 PAGE = 4096
+CHUNK = 2 << 20
 
 
 @pytest.fixture
@@ -148,6 +149,20 @@ def test_a_base_that_does_not_suit_a_function_is_left_for_that_function_alone(no
     node.deploy(f"after-{mark}", harmless, handler="own.handler", memory_mib=128)
     assert is_based(node, f"after-{mark}")
     assert cold(node, f"after-{mark}")[0] == [None] * 4
+
+
+def test_a_base_has_the_text_of_its_interpreter_by_huge_pages(node, handlers):
+    node.deploy("text", handlers / "basic.py", memory_mib=128, max_instances=1)
+    assert node.invoke("text", {})[1].get("FunctionError") is None
+    inode = (snapshot_of(node, "text") / "base").stat().st_ino
+    (instance,) = instances(node, "text")
+    chunks = 0
+    for line in Path(f"/proc/{instance['pid']}/maps").read_text().splitlines():
+        ends, flags, offset, _, number, *_ = line.split()
+        start, end = (int(at, 16) for at in ends.split("-"))
+        if number == str(inode) and flags == "r--p" and (start - int(offset, 16)) % CHUNK == 0:
+            chunks += max(0, end // CHUNK - -(-start // CHUNK))
+    assert chunks, "no huge page could show any of it"
 
 
 def shown(pid, inode):

@@ -242,7 +242,9 @@ impl AddressSpace {
                 .ok_or(ENOMEM);
         }
         let place = if library {
-            self.lowest_gap(LIBRARIES, LIBRARIES + (8 << 30), length, PAGE)
+            // So that what it shows of a file can be huge pages of the page cache: the program text of an interpreter above all.
+            let align = if length >= CHUNK { CHUNK } else { PAGE };
+            self.lowest_gap(LIBRARIES, LIBRARIES + (8 << 30), length, align)
         } else {
             // Pages of a large piece are huge in whole chunks only, and move as such.
             let huge = length >= HUGE_FROM && request.prot & libc::PROT_WRITE != 0;

@@ -322,3 +322,22 @@ fn large_pieces_may_be_of_huge_pages_and_what_is_only_reserved_may_not() {
     let stack = map(&mut g, 8 << 20, 3, PRIVATE | STACK);
     assert!(!may_be_huge(&g, stack));
 }
+
+#[test]
+fn large_files_are_mapped_where_huge_pages_can_show_them() {
+    let mut g = Guest::plain();
+    let chunk = 2_u64 << 20;
+    assert_eq!(g.write_file("/tmp/f", &[7; 4096]), 4096);
+    let fd = g.open("/tmp/f", libc::O_RDWR).cast_unsigned();
+    let mut map = |length: u64| {
+        let at = g.call("mmap", &[0, length, 5, 2, fd, 0]).cast_unsigned();
+        assert!(at < USER_END, "{at:#x}");
+        at
+    };
+    let small = map(4096);
+    let next = map(chunk - 4096);
+    assert_eq!(next, small + 4096, "small files lie side by side");
+    assert_eq!(map(4096), next + chunk - 4096);
+    assert!(map(chunk).is_multiple_of(chunk));
+    assert!(map(chunk + 4096).is_multiple_of(chunk));
+}

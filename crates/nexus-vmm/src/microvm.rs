@@ -329,7 +329,8 @@ fn populate(
         .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
     timeline.mark("mapped");
     if let Some(hint) = &config.working_set {
-        working_set::prefault(&working_set::read(hint), &segments, window);
+        let groups = opened.metadata.flavour.maps_neighbours();
+        working_set::prefault(&working_set::read(hint), groups, &segments, window);
     }
     timeline.mark("prefaulted");
     Ok(process)

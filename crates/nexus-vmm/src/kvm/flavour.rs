@@ -61,6 +61,12 @@ impl Flavour {
         self == Self::Pvm
     }
 
+    /// Does KVM map a page's neighbours along with it at a fault, where they are there to be written? Under shadow paging.
+    #[must_use]
+    pub fn maps_neighbours(self) -> bool {
+        self == Self::Pvm
+    }
+
     /// Name as `nexus-vmm probe` gives it: pvm, svm or vmx.
     #[must_use]
     pub fn machine(self) -> &'static str {

@@ -2,13 +2,15 @@
 
 use super::base::{Base, Shown};
 use super::format::{Content, PagesFile, Run};
-use crate::layout::PAGE;
+use crate::layout::{CHUNK, PAGE};
 use nexus_personality::memory::Memory;
-use nexus_personality::mm::Backing;
+use nexus_personality::mm::{Backing, Vma};
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 /// Pages without content between two with some, at most, that are kept as zeros so that one mapping serves: each
@@ -18,6 +20,8 @@ const GAP: u64 = 64;
 const BASE_GAP: u64 = 32;
 /// Private mappings of files up to this size are kept whole, if anything of them was written.
 const WHOLE: u64 = 2 << 20;
+/// Program text that is kept although its file has it: an interpreter's takes 4 MiB.
+const MOST_TEXT: u64 = 16 << 20;
 
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
@@ -106,6 +110,14 @@ pub fn save(
     };
     let shown = base.map(Base::shown).transpose()?.unwrap_or_default();
     let mm = process.mm();
+    let text = match base {
+        None => text_chunks(mm.vmas()),
+        Some(_) => Vec::new(),
+    };
+    // First, so that it lies at multiples of a chunk.
+    for range in &text {
+        writer.run(range.start, range.end)?;
+    }
     for (start, vma) in mm.vmas() {
         let anonymous = match vma.backing {
             Backing::Anonymous => true,
@@ -127,14 +139,60 @@ pub fn save(
         if pages.iter().all(|page| *page == Page::Clean) {
             continue;
         }
-        writer.mapping(*start, pages, anonymous)?;
+        let has_text = text.iter().any(|t| t.start < vma.end && *start < t.end);
+        writer.mapping(*start, pages, anonymous, has_text)?;
     }
+    writer.runs.sort_unstable_by_key(|run| run.start);
     file.set_len(writer.offset)?;
     let pages = PagesFile {
         length: writer.offset,
         checksum: writer.checksum.finalize(),
     };
     Ok((writer.runs, pages))
+}
+
+/// Whole chunks that show nothing but read-only memory of files, program text among it. The file of pages has them at the
+/// same place modulo a chunk, so that the page cache can hold them as huge pages: one fault of the guest's each,
+/// where the libraries' own cached pages are as small as whoever read them first left them.
+fn text_chunks(vmas: &BTreeMap<u64, Vma>) -> Vec<Range<u64>> {
+    let mut chunks: Vec<Range<u64>> = Vec::new();
+    let mut left = MOST_TEXT / CHUNK;
+    // Mappings without a gap between them, and those of them with text.
+    let (mut stretch, mut text) = (0..0, Vec::<Range<u64>>::new());
+    let mut finish = |stretch: &Range<u64>, text: &[Range<u64>]| {
+        let first = stretch.start.next_multiple_of(CHUNK);
+        for at in (first..stretch.end).step_by(CHUNK as usize) {
+            let end = at + CHUNK;
+            if end > stretch.end || left == 0 || !text.iter().any(|t| t.start < end && at < t.end) {
+                continue;
+            }
+            left -= 1;
+            match chunks.last_mut() {
+                Some(last) if last.end == at => last.end = end,
+                _ => chunks.push(at..end),
+            }
+        }
+    };
+    for (start, vma) in vmas {
+        let access = vma.prot & (libc::PROT_READ | libc::PROT_WRITE);
+        let suits = matches!(vma.backing, Backing::File(..))
+            && !vma.shared
+            && !vma.written
+            && access == libc::PROT_READ;
+        if !suits || stretch.end != *start {
+            finish(&stretch, &text);
+            stretch = *start..*start;
+            text.clear();
+        }
+        if suits {
+            stretch.end = vma.end;
+            if vma.prot & libc::PROT_EXEC != 0 {
+                text.push(*start..vma.end);
+            }
+        }
+    }
+    finish(&stretch, &text);
+    chunks
 }
 
 fn make_readable(host: u64, length: u64) -> io::Result<()> {
@@ -147,7 +205,13 @@ fn make_readable(host: u64, length: u64) -> io::Result<()> {
 }
 
 impl Writer<'_> {
-    fn mapping(&mut self, start: u64, mut pages: Vec<Page>, anonymous: bool) -> io::Result<()> {
+    fn mapping(
+        &mut self,
+        start: u64,
+        mut pages: Vec<Page>,
+        anonymous: bool,
+        has_text: bool,
+    ) -> io::Result<()> {
         let address = |index: usize| start + index as u64 * PAGE;
         if anonymous {
             for (index, page) in pages.iter_mut().enumerate() {
@@ -155,7 +219,8 @@ impl Writer<'_> {
                     *page = Page::Clean;
                 }
             }
-        } else if pages.contains(&Page::Own)
+        } else if !has_text
+            && pages.contains(&Page::Own)
             && pages.len() as u64 * PAGE <= WHOLE
             && self.readable(start, pages.len() as u64)
         {
@@ -300,6 +365,7 @@ fn base_end(pages: &[Page], first: usize, offset: u64) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use nexus_personality::files::{HostFile, Identity};
 
     #[test]
     fn a_page_is_own_or_the_bases_or_clean() {
@@ -343,6 +409,73 @@ mod tests {
             BASE_GAP as usize + 2
         );
         assert_eq!(end(&gap(Page::Base(0), BASE_GAP + 1), true), 1);
+    }
+
+    /// Mappings, each from where the one before ends (after `gap` pages): pages, protection, of a file?
+    fn vmas(list: &[(u64, u64, i32, bool)]) -> BTreeMap<u64, Vma> {
+        // SAFETY: plain numbers.
+        let stat: libc::stat = unsafe { std::mem::zeroed() };
+        let file = std::sync::Arc::new(HostFile {
+            fd: tempfile::tempfile().unwrap().into(),
+            path: Vec::new(),
+            identity: Identity::of(&stat),
+            writable: false,
+        });
+        let mut at = 0x1_0000_0000;
+        let mut map = BTreeMap::new();
+        for (gap, count, prot, of_file) in list {
+            let start = at + gap * PAGE;
+            at = start + count * PAGE;
+            let backing = if *of_file {
+                Backing::File(std::sync::Arc::clone(&file), 0)
+            } else {
+                Backing::Anonymous
+            };
+            let written = prot & libc::PROT_WRITE != 0;
+            let vma = Vma {
+                end: at,
+                prot: *prot,
+                shared: false,
+                written,
+                backing,
+            };
+            map.insert(start, vma);
+        }
+        map
+    }
+
+    #[test]
+    fn text_is_kept_by_whole_chunks_of_read_only_files() {
+        const CHUNK_PAGES: u64 = CHUNK / PAGE;
+        let (r, w) = (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE);
+        let x = r | libc::PROT_EXEC;
+        let kept = |list: &[(u64, u64, i32, bool)]| -> Vec<(u64, u64)> {
+            let chunk = |at: u64| (at - 0x1_0000_0000) / CHUNK;
+            text_chunks(&vmas(list))
+                .into_iter()
+                .map(|c| (chunk(c.start), chunk(c.end)))
+                .collect()
+        };
+        // A library: two chunks, of which the second shares its end with data.
+        assert_eq!(
+            kept(&[
+                (0, 100, r, true),
+                (0, 800, x, true),
+                (0, 60, r, true),
+                (0, 90, w, true)
+            ]),
+            [(0, 1)]
+        );
+        assert_eq!(kept(&[(0, 100, r, true), (0, 924, x, true)]), [(0, 2)]);
+        assert_eq!(kept(&[(1, CHUNK_PAGES, x, true)]), [], "no whole chunk");
+        assert_eq!(kept(&[(0, 500, x, true), (1, 520, x, true)]), [], "a gap");
+        assert_eq!(kept(&[(0, 2 * CHUNK_PAGES, r, true)]), [], "no text");
+        assert_eq!(kept(&[(0, CHUNK_PAGES, x, false)]), [], "no file");
+        assert_eq!(kept(&[(0, CHUNK_PAGES, w, true)]), [], "written");
+        // The last chunk has no text.
+        assert_eq!(kept(&[(0, 600, x, true), (0, 1000, r, true)]), [(0, 2)]);
+        let most = MOST_TEXT / CHUNK;
+        assert_eq!(kept(&[(0, (most + 3) * CHUNK_PAGES, x, true)]), [(0, most)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From saved mappings and runs to the fewest host mappings that show the same. (unsafe: mmap into the window.)
 
 use super::format::{Content, Run};
-use crate::layout::PAGE;
+use crate::layout::{CHUNK, PAGE};
 use nexus_personality::mm::{Backing, Vma};
 use nexus_personality::window::Window;
 use std::collections::BTreeMap;
@@ -36,6 +36,19 @@ impl Segment {
             _ => false,
         };
         self.end == next.start && self.prot == next.prot && continues
+    }
+
+    /// The whole chunks of it that huge pages of a file's could show: descriptor, offset and length there.
+    #[must_use]
+    pub fn huge(&self) -> Option<(RawFd, u64, u64)> {
+        let Source::File(fd, offset) = self.source else {
+            return None;
+        };
+        let first = self.start.next_multiple_of(CHUNK);
+        let length = (self.end & !(CHUNK - 1)).checked_sub(first)?;
+        let offset = offset + (first - self.start);
+        let suits = self.prot == libc::PROT_READ && length > 0 && offset.is_multiple_of(CHUNK);
+        suits.then_some((fd, offset, length))
     }
 }
 
@@ -183,6 +196,11 @@ pub fn map(segments: &[Segment], window: Window) -> io::Result<()> {
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        if segment.huge().is_some() {
+            // What has to be read is read in huge pages, where the file system has them. Advice that is refused changes nothing.
+            // SAFETY: the range just mapped.
+            unsafe { libc::madvise(at, length as usize, libc::MADV_HUGEPAGE) };
+        }
     }
     Ok(())
 }
@@ -244,6 +262,35 @@ mod tests {
         let got = plan(&map, &runs, (9, 0x5000), None).unwrap();
         assert_eq!(got.len(), 2);
         assert_eq!(got[1].source, Source::File(9, 0x3000));
+    }
+
+    #[test]
+    fn huge_pages_need_whole_chunks_at_the_same_place_of_the_file() {
+        let segment = |start: u64, end: u64, offset: u64| Segment {
+            start,
+            end,
+            prot: libc::PROT_READ,
+            source: Source::File(9, offset),
+        };
+        let whole = segment(2 * CHUNK, 4 * CHUNK, CHUNK);
+        assert_eq!(whole.huge(), Some((9, CHUNK, 2 * CHUNK)));
+        let part = segment(2 * CHUNK - PAGE, 3 * CHUNK + PAGE, CHUNK - PAGE);
+        assert_eq!(part.huge(), Some((9, CHUNK, CHUNK)));
+        assert_eq!(segment(2 * CHUNK, 3 * CHUNK, PAGE).huge(), None);
+        assert_eq!(
+            segment(2 * CHUNK + PAGE, 4 * CHUNK - PAGE, PAGE).huge(),
+            None
+        );
+        assert_eq!(Segment { prot: RW, ..whole }.huge(), None);
+        let zeros = Source::Zeros;
+        assert_eq!(
+            Segment {
+                source: zeros,
+                ..whole
+            }
+            .huge(),
+            None
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! its node starts. Needs no KVM.
 
 use super::plan::Segment;
-use super::read;
+use super::{huge, read};
 use crate::clock::Clock;
 use crate::config::{MAX_DOCUMENT, Serve};
 use crate::guest::Handle;
@@ -32,7 +32,7 @@ pub fn for_config(document: impl Read) -> Result<(), String> {
 pub fn for_restore(config: &Serve) -> Result<(), String> {
     let directory = config.snapshot.as_deref().ok_or("no snapshot is named")?;
     read::verify(directory)?;
-    plan(config).map(|_| ())
+    planned(config, |segments| huge::read_anew(&segments))
 }
 
 /// The host's mappings that a restore would make.
@@ -40,6 +40,11 @@ pub fn for_restore(config: &Serve) -> Result<(), String> {
 /// # Errors
 /// As [`for_config`], but for damage to the pages.
 pub fn plan(config: &Serve) -> Result<Vec<Segment>, String> {
+    planned(config, |segments| segments)
+}
+
+/// Give `then` these mappings while their files are open.
+fn planned<T>(config: &Serve, then: impl FnOnce(Vec<Segment>) -> T) -> Result<T, String> {
     let directory = config.snapshot.as_deref().ok_or("no snapshot is named")?;
     let opened = read::snapshot(directory)?;
     let metadata = &opened.metadata;
@@ -61,5 +66,5 @@ pub fn plan(config: &Serve) -> Result<Vec<Segment>, String> {
         &metadata.process,
     )
     .map_err(|e| e.to_string())?;
-    opened.plan(&process)
+    opened.plan(&process).map(then)
 }

@@ -6,7 +6,7 @@
 //! the guest's faults.
 
 use super::pages::Pagemap;
-use super::plan::Segment;
+use super::plan::{Segment, Source};
 use super::read::open;
 use crate::layout::PAGE;
 use crate::report::{Event, Report};
@@ -136,8 +136,47 @@ pub fn read(path: &Path) -> Vec<Range> {
         .unwrap_or_default()
 }
 
-/// Make present, as the guest's own copies, those pages of `ranges` that lie in writable `segments`.
-pub fn prefault(ranges: &[Range], segments: &[Segment], window: Window) {
+/// Pages that shadow paging maps at one fault, where they are all the guest's own: an aligned group of them.
+const GROUP: u64 = 8;
+/// As many of a group, and the rest is made present as well: a page copied along costs 1 to 2 us, a fault of the
+/// guest's 33. What it does not write after all it gives back at its first rest. CPU of a first call's hypervisor without
+/// this and with 4, 3, 2 and 1: 63, 58, 54, 51 and 53 ms (medians); 3 adds 1.9 MiB until the rest, 2 another 3 MiB.
+const ENOUGH: usize = 3;
+
+/// `ranges`, which are in order, and the rest of those groups of which they have enough.
+fn fill_groups(ranges: &[Range]) -> Vec<Range> {
+    let mut filled: Vec<Range> = Vec::new();
+    let mut push = |first: u64, count: u64| match filled.last_mut() {
+        Some((start, length)) if start.saturating_add(*length) == first => *length += count,
+        _ => filled.push((first, count)),
+    };
+    let pages: Vec<u64> = ranges
+        .iter()
+        .flat_map(|(first, count)| *first..first.saturating_add(*count))
+        .take(MAX_PAGES as usize)
+        .collect();
+    for group in pages.chunk_by(|a, b| a / GROUP == b / GROUP) {
+        match group.first() {
+            Some(first) if group.len() >= ENOUGH => push(first - first % GROUP, GROUP),
+            _ => group.iter().for_each(|page| push(*page, 1)),
+        }
+    }
+    filled
+}
+
+/// Make present, as the guest's own copies, those pages of `ranges` that lie in writable `segments`; with `groups` the rest
+/// of their groups too, where these show a file: what was zeros nothing would give back.
+pub fn prefault(ranges: &[Range], groups: bool, segments: &[Segment], window: Window) {
+    if !groups {
+        return populate(ranges, segments, window);
+    }
+    let (zeros, files): (Vec<Segment>, Vec<Segment>) =
+        segments.iter().partition(|s| s.source == Source::Zeros);
+    populate(&fill_groups(ranges), &files, window);
+    populate(ranges, &zeros, window);
+}
+
+fn populate(ranges: &[Range], segments: &[Segment], window: Window) {
     let mut left = MAX_PAGES;
     for (start, end) in stretches(ranges, segments) {
         let length = (end - start).min(left * PAGE);
@@ -189,7 +228,6 @@ fn stretches(ranges: &[Range], segments: &[Segment]) -> Vec<(u64, u64)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::snapshot::plan::Source;
 
     fn segment(first: u64, end: u64, prot: i32) -> Segment {
         Segment {
@@ -222,6 +260,22 @@ mod tests {
     }
 
     #[test]
+    fn groups_with_enough_are_filled_and_no_others() {
+        assert_eq!(fill_groups(&[(1, 1), (3, 1)]), [(1, 1), (3, 1)]);
+        assert_eq!(fill_groups(&[(9, 2), (15, 2), (24, 3)]), [(8, 9), (24, 8)]);
+        assert_eq!(fill_groups(&[(6, 12)]), [(6, 12)]);
+        assert_eq!(fill_groups(&[]), []);
+    }
+
+    #[test]
+    fn groups_of_impossible_ranges_are_few() {
+        let (pages, last) = (MAX_PAGES, u64::MAX / PAGE);
+        assert_eq!(fill_groups(&[(0, u64::MAX), (1, u64::MAX)]), [(0, pages)]);
+        assert_eq!(fill_groups(&[(u64::MAX, 9)]), []);
+        fill_groups(&[(u64::MAX - 3, 3), (last, 9), (5, 0)]);
+    }
+
+    #[test]
     fn impossible_ranges_are_passed_over() {
         assert_eq!(parts(&[(u64::MAX, 1)]), []);
         assert_eq!(parts(&[(1, u64::MAX)]), []);
@@ -238,7 +292,7 @@ mod tests {
             libc::PROT_READ | libc::PROT_WRITE,
         )];
         crate::snapshot::plan::map(&segments, window).unwrap();
-        prefault(&[(first + 1, 2), (first + 6, 9)], &segments, window);
+        prefault(&[(first + 1, 2), (first + 6, 9)], false, &segments, window);
         let pages = Pagemap::open()
             .unwrap()
             .own_pages(window.base() + first * PAGE, 10)
