@@ -139,9 +139,9 @@ class Channel:
                         self.arena.madvise(mmap.MADV_REMOVE, first, last - first)
             self.touched = abi.HEAP + KEPT
 
-    def touch(self, end: int) -> None:
-        """Heap up to `end` is about to be used: written by this side, or read of what the other wrote."""
-        start = max(self.touched, abi.HEAP) & -mmap.PAGESIZE
+    def touch(self, start: int, end: int) -> None:
+        """Heap from `start` to `end` is about to be used: written by this side, or read of what the other wrote."""
+        start = max(self.touched, start) & -mmap.PAGESIZE
         if end - start >= _MAPPED_FROM:
             with contextlib.suppress(OSError):  # pages are mapped as they are touched, then
                 self.arena.madvise(_MADV_POPULATE_WRITE, start, end - start)
@@ -204,7 +204,7 @@ class Channel:
             arena = self.arena
             body_offset = offset + body_start
             if offset + fixed > self.touched:
-                self.touch(offset + fixed)
+                self.touch(offset, offset + fixed)
             arena[offset : offset + head_length] = head
             if body_length:
                 arena[body_offset : body_offset + body_length] = body

@@ -33,7 +33,7 @@ class Reply:
             self.body_offset = body
             kept = body + aligned(length)
             if kept > channel.touched:
-                channel.touch(kept)
+                channel.touch(body, kept)
             channel.trim(room, end, body, kept)
         else:
             self.body_offset = 0

@@ -191,7 +191,9 @@ class RequestPlan:
                 return None
         if self._needs_bucket and not (type(bucket) is str and bucket in _buckets) and not _is_bucket(bucket):
             return None
-        if self._needs_key and (type(key) is not str or not key or ("." in key and _ODD_SEGMENT.search(key)) or len(key) > 1024):
+        if self._needs_key and (
+            type(key) is not str or not key or ("." in key and _ODD_SEGMENT.search(key)) or len(key) > 1024
+        ):
             return None
         if self.name in _ENCODED and "EncodingType" not in params:
             query.append(["encoding-type", "url"])
