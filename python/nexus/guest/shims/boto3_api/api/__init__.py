@@ -30,7 +30,7 @@ _BUSY_DELAYS_S = (0.01, 0.05, 0.25, 1.0)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REGIONAL = (b"AuthorizationHeaderMalformed", b"IllegalLocationConstraint", b"PermanentRedirect", b"RequestTimeTooSkewed")
 # The decoder's core: what it wraps around that looks for blanks, and the host puts none.
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 class FastPath:
