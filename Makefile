@@ -62,7 +62,7 @@ crash: setup ## kill nexusd a thousand times over a mixed load, and see that it 
 	$(BIN)/python tests/crash $(KILLS)
 
 fairness: setup ## what a greedy instance costs its neighbours
-	NEXUS_FAIRNESS=1 $(BIN)/python -m pytest tests/network/test_fairness.py
+	NEXUS_FAIRNESS=1 $(BIN)/python -m pytest -s tests/network/test_fairness.py
 
 # Sources are fetched for it. PACKAGES=requests runs one of them.
 package-tests: PACKAGES = requests urllib3 s3transfer

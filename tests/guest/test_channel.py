@@ -258,6 +258,52 @@ def test_one_doorbell_per_submission_and_no_wait_for_what_is_there():
     assert not waits
 
 
+def test_a_caller_that_waits_tells_the_backend_by_its_wait():
+    told = []
+
+    class Counting(RehearsalTransport):
+        def ring(self):
+            told.append("ring")
+            super().ring()
+            with channel.lock:  # as the leader does
+                channel.drain()
+
+        def ring_and_wait(self):
+            told.append("ring and wait")
+            super().ring()
+
+    channel = Channel(Counting(lambda operation, head: (0, b"{}", b"body")))
+    call(channel, ECHO, b"{}", room_max=4096).release()
+    assert told == ["ring and wait"]
+    # Nor is it forgotten where another has the lead.
+    with channel.lock:
+        assert channel.take_lead()
+    call(channel, ECHO, b"{}", room_max=4096)
+    assert told == ["ring and wait", "ring"]
+
+
+def test_a_call_that_is_interrupted_before_its_wait_is_told_all_the_same():
+    told = []
+
+    class Interrupted(RehearsalTransport):
+        def ring(self):
+            told.append("ring")
+
+        def ring_and_wait(self):
+            raise AssertionError("it was interrupted before")
+
+    channel = Channel(Interrupted(lambda operation, head: (0, b"{}", b"body")))
+    _, ticket = channel.submit(ECHO, b"{}", room_max=4096, silent=True)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    channel._drain = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        channel.wait(ticket)
+    assert told == ["ring"]
+
+
 def test_indices_wrap_around():
     transport = RehearsalTransport(lambda operation, head: (0, b"", b"x"))
     control = memoryview(transport.arena)[:4096].cast("I")

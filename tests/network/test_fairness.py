@@ -1,7 +1,8 @@
 """What a neighbour that asks for all it can does to a function's latency.
 
 An instance with many threads takes many threads' share of the processors, whatever it does with them; that is not the
-fabric's. So the neighbour stands beside one with as many threads that only compute.
+fabric's. So the neighbour stands beside one with as many threads that only compute, which is what is asserted. Against a quiet
+machine it is told as well.
 """
 
 from __future__ import annotations
@@ -118,4 +119,7 @@ def test_p99_beside_a_greedy_instance(kvm_node: TestNode, tmp_path: Path) -> Non
             taken[name] += beside(name)
     for name, values in taken.items():
         print(f"{name}: p50 {percentile(values, 0.5) * 1e3:.2f} ms, p99 {percentile(values, 0.99) * 1e3:.2f} ms")
-    assert percentile(taken["greedy"], 0.99) <= AT_MOST * percentile(taken["computing"], 0.99)
+    greedy = percentile(taken["greedy"], 0.99)
+    of = {name: greedy / percentile(taken[name], 0.99) for name in ("alone", "computing")}
+    print(f"p99 beside a greedy instance: {of['computing']:.2f}x of beside one that computes, {of['alone']:.2f}x of alone")
+    assert of["computing"] <= AT_MOST

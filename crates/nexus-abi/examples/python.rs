@@ -124,6 +124,7 @@ fn devices() {
     line("DEVICE_PATH", format_args!("{:?}", device::PATH));
     hex("DOORBELL_OFFSET", device::DOORBELL_OFFSET);
     hex("WAIT", device::WAIT);
+    hex("RING_AND_WAIT", device::RING_AND_WAIT);
     hex("SNAPSHOT", device::SNAPSHOT);
     hex("SNAPSHOT_AND_HOLD", device::SNAPSHOT_AND_HOLD);
     line("HOLD_LIMIT_MS", device::HOLD_LIMIT_MS);

@@ -13,6 +13,9 @@ pub const DOORBELL_OFFSET: u64 = 1 << 32;
 /// returned; a signal ends it with EINTR. Returns 0, or -1 with ETIMEDOUT; a negative time-out waits
 /// without end.
 pub const WAIT: u32 = 0x4e01;
+/// `ioctl(fd, RING_AND_WAIT, timeout_ms)`: the doorbell, then [`WAIT`], in one exit. For who submits and has nothing else to do
+/// until that is done.
+pub const RING_AND_WAIT: u32 = 0x4e07;
 /// `ioctl(fd, SNAPSHOT, 0)`: take the snapshot here. Returns 0 where none is wanted and 1 in every
 /// instance restored from it; the instance it was taken in ends.
 pub const SNAPSHOT: u32 = 0x4e02;

@@ -98,7 +98,9 @@ fn numbers_of_version_1() {
         device::GENERATION,
         device::RENEWED,
         device::SNAPSHOT_AND_HOLD,
+        device::RING_AND_WAIT,
     ];
-    assert_eq!(calls, [0x4e01, 0x4e02, 0x4e03, 0x4e04, 0x4e05, 0x4e06]);
+    let numbers = [0x4e01, 0x4e02, 0x4e03, 0x4e04, 0x4e05, 0x4e06, 0x4e07];
+    assert_eq!(calls, numbers);
     assert_eq!(device::DOORBELL_OFFSET, 1 << 32);
 }

@@ -20,6 +20,8 @@ use std::sync::Arc;
 /// under shadow paging each page of 4 KiB takes an exit of 4 us. At most a piece's last huge page is there for nothing, unless
 /// the guest leaves a large piece mostly untouched; smaller pieces (stacks, heaps of allocators) often are.
 pub const HUGE_FROM: u64 = 4 << 20;
+/// glibc's allocator maps pieces of at least this many bytes by themselves, one for one allocation.
+const POPULATE_FROM: u64 = 128 << 10;
 /// Mappings of one guest at most; each costs the host a VMA or more.
 const MAX_MAPPINGS: usize = 16_000;
 
@@ -334,6 +336,33 @@ impl AddressSpace {
                 libc::MADV_HUGEPAGE,
             )
         };
+    }
+
+    /// Let a piece of private anonymous memory that the guest asked for to use it have its pages now, where it is of the
+    /// size of one allocation. A guest's first touch of a page costs a fault of 35 us on PVM, and a whole page's contents
+    /// are made for it; with the pages there, KVM maps eight at a fault, and making one costs 0.5 us.
+    pub fn prefer_pages(&self, address: u64, length: u64) {
+        if (POPULATE_FROM..HUGE_FROM).contains(&length) {
+            // What is not there is made at its first touch.
+            let _ = self.populate(address, length);
+        }
+    }
+
+    /// Make every page of a range present that is mapped writable.
+    ///
+    /// # Errors
+    /// As madvise(2).
+    pub fn populate(&self, address: u64, length: u64) -> Result<(), Errno> {
+        let at = self.window.host(address, length).ok_or(ENOMEM)?;
+        // SAFETY: the range lies in the window, which belongs to the guest; no Rust reference points there.
+        let done = unsafe {
+            libc::madvise(
+                at as *mut libc::c_void,
+                length as usize,
+                libc::MADV_POPULATE_WRITE,
+            )
+        };
+        crate::errno::check(i64::from(done)).map(|_| ())
     }
 
     /// Map again what a snapshot recorded, at its place, without touching the host's mapping there.
@@ -813,7 +842,12 @@ impl AddressSpace {
         };
         if done {
             self.heap.1 = end;
-            self.prefer_huge_pages(old, new.saturating_sub(old));
+            let grown = new.saturating_sub(old);
+            self.prefer_huge_pages(old, grown);
+            // An allocator that asks for little more than it needs does so in steps below this.
+            if grown >= 2 * POPULATE_FROM {
+                self.prefer_pages(old, grown);
+            }
         }
         self.heap.1
     }

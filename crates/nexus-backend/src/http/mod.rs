@@ -95,10 +95,11 @@ impl Client {
                 Err(_) => {}
             }
         }
-        let mut connection = self
+        // Rare, and its state large: not a part of every operation's.
+        let made = self
             .pool
-            .connect(&route.authority, &route.allowed, route.connect_timeout)
-            .await?;
+            .connect(&route.authority, &route.allowed, route.connect_timeout);
+        let mut connection = Box::pin(made).await?;
         let (found, whole) =
             exchange(&mut connection, route, request, &head, sending, body).await?;
         Ok(self.response(connection, found, whole, route))
@@ -134,7 +135,9 @@ async fn exchange(
     (connection.start, connection.end) = (0, 0);
     let sent = match body {
         RequestBody::Whole(bytes) => send_whole(connection, route, head, sending, bytes).await,
-        RequestBody::Parts(parts) => send_parts(connection, route, head, sending, parts).await,
+        RequestBody::Parts(parts) => {
+            Box::pin(send_parts(connection, route, head, sending, parts)).await
+        }
     };
     let broken = match sent {
         Ok(Sent::All) => None,

@@ -71,9 +71,9 @@ pub async fn execute(
         match put::way(engine, identity, &function, head, bytes.len()) {
             Way::Defer(object, model) if scope.is_open() && !around.open_ended => {
                 let about = (object, &*model);
-                if let Some(reply) =
-                    put::defer(engine, identity, &function, scope, about, head, bytes).await
-                {
+                // Elsewhere, so that operations that are not deferred do not carry its state about.
+                let deferred = put::defer(engine, identity, &function, scope, about, head, bytes);
+                if let Some(reply) = Box::pin(deferred).await {
                     // A socket was opened meanwhile, for which this write was not waited for.
                     if around.current.is_connected() {
                         around.barrier().await?;
@@ -103,7 +103,7 @@ pub async fn execute(
         .map_err(|_| Refusal::late(limit))??;
     if operation == abi::S3
         && let Some(copies) = &around.copies
-        && let Some(reply) = copies.take(engine, identity, head, &around.inputs).await
+        && let Some(reply) = Box::pin(copies.take(engine, identity, head, &around.inputs)).await
     {
         return reply;
     }

@@ -4,7 +4,9 @@ use crate::errno::{EINTR, EINVAL, ENOTTY, ETIMEDOUT, SysResult, check};
 use crate::machine::Outcome;
 use crate::syscall::time::timespec;
 use crate::thread::Thread;
-use nexus_abi::device::{GENERATION, RENEWED, SIZE, SNAPSHOT, SNAPSHOT_AND_HOLD, WAIT};
+use nexus_abi::device::{
+    GENERATION, RENEWED, RING_AND_WAIT, SIZE, SNAPSHOT, SNAPSHOT_AND_HOLD, WAIT,
+};
 use std::time::Duration;
 
 /// Serve one.
@@ -14,6 +16,10 @@ use std::time::Duration;
 pub fn ioctl(t: &mut Thread, command: u32, argument: u64) -> SysResult {
     match command {
         WAIT => wait(t, argument as i32),
+        RING_AND_WAIT => {
+            ring(t)?;
+            wait(t, argument as i32)
+        }
         SNAPSHOT if argument != 0 => Err(EINVAL),
         SNAPSHOT | SNAPSHOT_AND_HOLD if t.process.config.wants_snapshot => {
             let hold = command == SNAPSHOT_AND_HOLD;
@@ -28,6 +34,19 @@ pub fn ioctl(t: &mut Thread, command: u32, argument: u64) -> SysResult {
             Ok(0)
         }
         _ => Err(ENOTTY),
+    }
+}
+
+/// What a store to the doorbell's page does.
+fn ring(t: &Thread) -> SysResult {
+    let device = t.process.config.device.ok_or(ENOTTY)?;
+    let one = 1u64;
+    // SAFETY: eight bytes are live.
+    let put = unsafe { libc::write(device.doorbell, (&raw const one).cast(), 8) };
+    match check(put as i64) {
+        // It has rung so often that nobody listens: it is on, which is all that it says.
+        Err(e) if e.0 == libc::EAGAIN => Ok(0),
+        done => done,
     }
 }
 

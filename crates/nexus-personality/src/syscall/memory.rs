@@ -64,7 +64,12 @@ pub fn mmap(
         let mut mm = t.process.mm();
         let address = mm.map(request)?;
         if used {
-            mm.prefer_huge_pages(address, crate::mm::pages(length)?);
+            let length = crate::mm::pages(length)?;
+            mm.prefer_huge_pages(address, length);
+            // A power of two is an allocator's own stock, which it uses bit by bit.
+            if !length.is_power_of_two() {
+                mm.prefer_pages(address, length);
+            }
         }
         return Ok(address);
     }
@@ -178,13 +183,16 @@ pub fn madvise(
             };
             crate::errno::check(i64::from(done))
         }
-        libc::MADV_REMOVE => {
-            // Gives an idle arena's payload memory back; of other shared files it is not taken.
+        libc::MADV_REMOVE | libc::MADV_POPULATE_WRITE => {
+            // Gives an idle arena's payload memory back, and has it mapped before it is used; of others neither is taken.
             let arena = mm
                 .find(address)
                 .filter(|(_, v)| v.end >= end && matches!(v.backing, Backing::Arena));
             if arena.is_none() {
                 return Err(EINVAL);
+            }
+            if advice == libc::MADV_POPULATE_WRITE {
+                return mm.populate(address, length).map(|()| 0);
             }
             let at = t.process.memory.host(address, length)?;
             // SAFETY: the range lies in the window, in the arena's mapping, which is the guest's to write.

@@ -18,6 +18,8 @@ from .reply import Reply, call
 # One READ fetches at most this much (bytes): large enough that its exit does not matter, small enough to stay in cache.
 READ_SIZE = 1 << 20
 _READ_MIN = 1 << 14
+# A whole body of up to this many bytes leaves the arena at once: that is less work than keeping account of it there.
+_COPIED = 1 << 14
 
 
 # Turns a stream's error, the bytes that the failing read had got, and the number that are missing (None: unknown)
@@ -39,16 +41,21 @@ class ArenaBody(io.RawIOBase):
 
     def __init__(self, channel: Channel, reply: Reply, error: Translate | None = None):
         self._channel = channel
-        self._offset = reply.body_offset
-        self._length = reply.body_length
-        self._start = reply.body_offset
-        self._held = aligned(reply.body_length)
+        self._start = self._offset = offset = reply.body_offset
+        self._length = length = reply.body_length
         self._spilled: bytes | None = None
         self._stream = reply.stream if reply.more else 0
         self._position = 0
         self._error = error
         self._guard = Mutex()
         self.total_length = reply.total_length
+        if length <= _COPIED and not self._stream:
+            self._held = self._offset = 0
+            if length:
+                self._spilled = channel.arena[offset : offset + length]
+                reply.release()
+            return
+        self._held = aligned(length)
         reply.body_length = 0  # the heap is ours now
         if self._held:
             channel.hold(self)
@@ -142,13 +149,27 @@ class ArenaBody(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes; all that is left where it is None or negative."""
-        if (size is None or size < 0) and self._stream and self.total_length is not None and not self.closed:
-            return self._read_rest(self.total_length - self._position)
+        if size is None or size < 0:
+            if self._length and not self._stream and self._guard.try_acquire():
+                return self._read_at_hand()
+            if self._stream and self.total_length is not None and not self.closed:
+                return self._read_rest(self.total_length - self._position)
         parts: list[bytes] = []
         try:
             return self._read(size, parts)
         except BackendError as error:
             raise self._translated(error, b"".join(parts)) from None
+
+    def _read_at_hand(self) -> bytes:
+        """All that is left, which is at hand. Under the guard, which is given back."""
+        try:
+            begin, end = self._offset, self._offset + self._length
+            data: bytes = self._channel.arena[begin:end] if self._spilled is None else self._spilled[begin:end]
+            if data:
+                self._consume(end - begin)
+            return data
+        finally:
+            self._guard.release()
 
     def _read_rest(self, length: int) -> bytes:
         """All that is left, `length` bytes if the stream does not break: each byte is copied once, to its place.

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from .. import abi
 from .errors import ArenaFullError, DeviceUnavailableError
-from .heap import Heap, aligned
+from .heap import ALIGNMENT, Heap, aligned
 from .mutex import Barred, Mutex
 from .ring import Completion, Rings
 from .transport import Transport
@@ -27,6 +27,11 @@ STARVATION_LIMIT = 120.0
 DRAIN_LIMIT = 10.0
 # Heap that an idle instance keeps the memory of (bytes): giving it back costs an exit and faults.
 KEPT = 1 << 20
+# Heap about to be used for the first time is mapped at once from this size on (bytes): one exit instead of a fault a page.
+_MAPPED_FROM = 1 << 16
+# linux/mman.h; older Pythons' mmap does not name it.
+_MADV_POPULATE_WRITE = 23
+_ROUND = ALIGNMENT - 1
 # Requests whose body follows in parts hold one place while each part needs another: keep enough of them free.
 MAX_STREAMED = 16
 
@@ -47,7 +52,7 @@ def _not_here() -> DeviceUnavailableError:
 class Ticket:
     """One submission in flight, and then its outcome."""
 
-    __slots__ = ("abandoned", "completion", "fixed", "gate", "offset", "room")
+    __slots__ = ("abandoned", "completion", "fixed", "gate", "offset", "room", "silent")
 
     def __init__(self, offset: int, fixed: int, room: int) -> None:
         self.offset = offset
@@ -56,6 +61,8 @@ class Ticket:
         self.completion: Completion | None = None
         self.gate: threading.Lock | None = None
         self.abandoned = False
+        # The backend has not been told yet.
+        self.silent = False
 
 
 class Channel:
@@ -130,7 +137,15 @@ class Channel:
                 if first < last:
                     with contextlib.suppress(OSError):  # memory is kept then, nothing else
                         self.arena.madvise(mmap.MADV_REMOVE, first, last - first)
-            self.touched = 0
+            self.touched = abi.HEAP + KEPT
+
+    def touch(self, start: int, end: int) -> None:
+        """Heap from `start` to `end` is about to be used: written by this side, or read of what the other wrote."""
+        start = max(self.touched, start) & -mmap.PAGESIZE
+        if end - start >= _MAPPED_FROM:
+            with contextlib.suppress(OSError):  # pages are mapped as they are touched, then
+                self.arena.madvise(_MADV_POPULATE_WRITE, start, end - start)
+        self.touched = end
 
     def hold(self, holder: Holder) -> None:
         """Remember, weakly, that `holder` sits on heap which it could give back."""
@@ -162,19 +177,23 @@ class Channel:
         flags: int = 0,
         stream: int = 0,
         timeout_ms: int = 0,
+        silent: bool = False,
     ) -> tuple[int, Ticket]:
         """Put a request into the heap and the ring; returns its id and ticket.
 
+        `silent`: the caller waits for it next, and the backend is told then.
         `body` must be contiguous bytes. Blocks while 64 are in flight or the heap is full; raises ArenaFullError
         where neither can change.
         """
         if self._discarded:
             self._clear_discarded()
         head_length = len(head)
-        body_start = aligned(head_length)
+        body_start = (head_length + _ROUND) & -ALIGNMENT
         body_length = body.nbytes if isinstance(body, memoryview) else len(body)
-        fixed = body_start + aligned(body_length)
-        self._lock.acquire()
+        fixed = body_start + ((body_length + _ROUND) & -ALIGNMENT)
+        lock = self._lock
+        if not lock.try_acquire():
+            lock.acquire()
         try:
             place = None
             if len(self._tickets) < abi.RING_ENTRIES:
@@ -182,12 +201,13 @@ class Channel:
             if place is None:
                 place = self._allocate_slowly(fixed, room_min, room_max)
             offset, room = place
-            memory = self._memory
+            arena = self.arena
             body_offset = offset + body_start
-            self.touched = max(self.touched, offset + fixed)
-            memory[offset : offset + head_length] = head
+            if offset + fixed > self.touched:
+                self.touch(offset, offset + fixed)
+            arena[offset : offset + head_length] = head
             if body_length:
-                memory[body_offset : body_offset + body_length] = body
+                arena[body_offset : body_offset + body_length] = body
             self._last_id = identity = self._last_id + 1
             ticket = self._tickets[identity] = Ticket(offset, fixed, room)
             self._rings.submit(
@@ -204,8 +224,11 @@ class Channel:
                 stream,
             )
         finally:
-            self._lock.release()
-        self._transport.ring()
+            lock.release()
+        if silent:
+            ticket.silent = True
+        else:
+            self._transport.ring()
         return identity, ticket
 
     def wait(self, ticket: Ticket) -> Completion:
@@ -216,6 +239,8 @@ class Channel:
         try:
             self._block(ticket)
         except BaseException:
+            if ticket.silent:
+                self._transport.ring()
             self._abandon(ticket)
             raise
         completion = ticket.completion
@@ -316,13 +341,21 @@ class Channel:
                         self._leading = False
                         if self._followers:
                             self._promote()
-            elif ticket.gate is not None:
+                return
+            if ticket.silent:
+                ticket.silent = False
+                self._transport.ring()
+            if ticket.gate is not None:
                 ticket.gate.acquire()
 
     def _lead(self, ticket: Ticket) -> None:
-        wait = self._transport.wait
+        transport = self._transport
         while ticket.completion is None:
-            wait(-1)
+            if ticket.silent:
+                ticket.silent = False
+                transport.ring_and_wait()
+            else:
+                transport.wait(-1)
             with self._lock:
                 self._drain()
 

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from .. import abi
 
 ALIGNMENT = abi.BODY_ALIGNMENT
+_ROUND = ALIGNMENT - 1
 
 
 def aligned(size: int) -> int:
@@ -34,8 +35,8 @@ class Heap:
         Prefers the lowest range that holds the largest room; settles for the largest range there is if that
         holds `room_min`. Returns the offset and the room's length, or None where nothing fits.
         """
-        fixed = aligned(fixed)
-        room_max = aligned(room_max)
+        fixed = (fixed + _ROUND) & -ALIGNMENT
+        room_max = (room_max + _ROUND) & -ALIGNMENT
         lengths = self._lengths
         wanted = fixed + room_max
         for index, length in enumerate(lengths):

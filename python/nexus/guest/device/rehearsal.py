@@ -49,6 +49,9 @@ class RehearsalTransport:
             self._taken = (self._taken + 1) & 0xFFFFFFFF
             self._control[abi.CONTROL_COMPLETE_TAIL // 4] = self._taken
 
+    def ring_and_wait(self) -> None:
+        self.ring()
+
     def wait(self, timeout_ms: int) -> bool:
         return True
 

@@ -24,7 +24,7 @@ class Reply:
             raise DeviceUnavailableError("the backend placed a reply outside its room")
         self._channel = channel
         self.status = completion.status
-        self.head = str(channel.memory[head : head + head_length], "utf-8") if head_length else ""
+        self.head = channel.arena[head : head + head_length].decode() if head_length else ""
         self.stream = completion.stream
         self.more = completion.flags & abi.MORE != 0
         self.total_length = None if completion.total_length == abi.UNKNOWN_LENGTH else completion.total_length
@@ -32,7 +32,8 @@ class Reply:
         if length:
             self.body_offset = body
             kept = body + aligned(length)
-            channel.touched = max(channel.touched, kept)
+            if kept > channel.touched:
+                channel.touch(body, kept)
             channel.trim(room, end, body, kept)
         else:
             self.body_offset = 0
@@ -83,6 +84,7 @@ def call(
         flags=flags,
         stream=stream,
         timeout_ms=timeout_ms,
+        silent=True,
     )
     reply = Reply(channel, ticket)
     if reply.status < 0:

@@ -1,5 +1,6 @@
 """How a guest reaches its arena: the device of a microVM, or descriptors that a jailed process inherits."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -26,6 +27,9 @@ class Transport(Protocol):
 
     def ring(self) -> None:
         """Tell the backend to look at the submission ring."""
+
+    def ring_and_wait(self) -> None:
+        """`ring`, then `wait` without a limit."""
 
     def wait(self, timeout_ms: int) -> bool:
         """Block until there may be completions. False after `timeout_ms` milliseconds; negative: no limit."""
@@ -59,6 +63,11 @@ class DeviceTransport:
 
     def ring(self) -> None:
         self._bell[0] = 1
+
+    def ring_and_wait(self) -> None:
+        # Between a doorbell and a wait the backend would often be given this processor, and leave its caches cold.
+        with contextlib.suppress(InterruptedError):  # a signal handler ran: let the caller look, and come back
+            fcntl.ioctl(self._fd, abi.RING_AND_WAIT, -1)
 
     def wait(self, timeout_ms: int) -> bool:
         while True:
@@ -108,6 +117,10 @@ class EventfdTransport:
 
     def ring(self) -> None:
         os.eventfd_write(self._doorbell, 1)
+
+    def ring_and_wait(self) -> None:
+        self.ring()
+        self.wait(-1)
 
     def wait(self, timeout_ms: int) -> bool:
         if timeout_ms >= 0 or not self._blocking:

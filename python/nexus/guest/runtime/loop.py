@@ -79,7 +79,7 @@ def exchange(channel: Channel, outcome: Outcome | None, head: bytes) -> tuple[di
     if len(body) + len(head) + room + 4096 > channel.heap_free:
         reply = _exchange_in_parts(channel, flags, body, head, room)
     else:
-        _, ticket = channel.submit(abi.NEXT, head, body, room_min=1 << 14, room_max=room, flags=flags)
+        _, ticket = channel.submit(abi.NEXT, head, body, room_min=1 << 14, room_max=room, flags=flags, silent=True)
         outcome = None
         body = b""
         reply = Reply(channel, ticket)

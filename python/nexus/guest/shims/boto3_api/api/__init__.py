@@ -29,7 +29,8 @@ _BUSY_DELAYS_S = (0.01, 0.05, 0.25, 1.0)
 # Answers after which real botocore does more than raise: redirects, clock skew, another region.
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REGIONAL = (b"AuthorizationHeaderMalformed", b"IllegalLocationConstraint", b"PermanentRedirect", b"RequestTimeTooSkewed")
-_decode = json.JSONDecoder().decode
+# The decoder's core: what it wraps around that looks for blanks, and the host puts none.
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 class FastPath:
@@ -104,7 +105,7 @@ class FastPath:
         verdict: Verdict,
         params: dict[str, Any],
     ) -> dict[str, Any] | None:
-        fields = _decode(reply.head)
+        fields = _scan(reply.head, 0)[0]
         status: int = fields["status"]
         headers = Headers(fields["headers"])
         plan = self._responses[name]
@@ -113,16 +114,16 @@ class FastPath:
             return None
         if not plan.complete or "expires" in headers.lowered:
             return self._parsed(client, name, reply, status, headers, fields["retries"], verdict, params)
-        result: dict[str, Any] = {"ResponseMetadata": metadata(status, headers)}
-        result.update(plan.members(headers))
+        details = metadata(status, headers)
+        result: dict[str, Any] = {"ResponseMetadata": details, **plan.members(headers)}
         if plan.payload is not None:
             verify = verdict.validates or "ChecksumMode" in params
             result[plan.payload], algorithm = bodies.incoming(self._channel, reply, headers.lowered, verify=verify)
             if algorithm is not None:
-                result["ResponseMetadata"]["ChecksumAlgorithm"] = algorithm
-        else:
+                details["ChecksumAlgorithm"] = algorithm
+        elif reply.more or reply.body_length:
             self._finish(reply)
-        result["ResponseMetadata"]["RetryAttempts"] = fields["retries"]
+        details["RetryAttempts"] = fields["retries"]
         return result
 
     def _finish(self, reply: Reply) -> bytes:

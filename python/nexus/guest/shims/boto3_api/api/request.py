@@ -28,7 +28,10 @@ _CHECKSUMS = frozenset({"CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256", "SHA51
 _FORMATS = {"header": RestXMLSerializer.HEADER_TIMESTAMP_FORMAT, "querystring": "iso8601"}
 Pairs = list[list[str]]
 Check = Callable[[Any], str | None]
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Names that have been found right; functions use few.
+_MOST_BUCKETS = 64
+_quote = json.encoder.encode_basestring
+_buckets: set[str] = set()
 _serializer = RestXMLSerializer()
 
 
@@ -44,6 +47,20 @@ def _header_text(value: Any) -> str | None:
     if type(value) is str and value and value.isascii() and value.isprintable() and value.strip() == value:
         return value
     return None
+
+
+def _pairs(pairs: Pairs) -> str:
+    """As JSON."""
+    return f"[{','.join([f'[{_quote(name)},{_quote(value)}]' for name, value in pairs])}]" if pairs else "[]"
+
+
+def _is_bucket(value: Any) -> bool:
+    if type(value) is not str or _BUCKET.fullmatch(value) is None:
+        return False
+    if len(_buckets) >= _MOST_BUCKETS:
+        _buckets.clear()
+    _buckets.add(value)
+    return True
 
 
 def _query_text(value: Any) -> str | None:
@@ -172,26 +189,24 @@ class RequestPlan:
                 document = self._serialised(client, params)
             elif name != self.body or name is None:
                 return None
-        if self._needs_bucket and (type(bucket) is not str or _BUCKET.fullmatch(bucket) is None):
+        if self._needs_bucket and not (type(bucket) is str and bucket in _buckets) and not _is_bucket(bucket):
             return None
-        if self._needs_key and (type(key) is not str or not key or _ODD_SEGMENT.search(key) or len(key) > 1024):
+        if self._needs_key and (
+            type(key) is not str or not key or ("." in key and _ODD_SEGMENT.search(key)) or len(key) > 1024
+        ):
             return None
         if self.name in _ENCODED and "EncodingType" not in params:
             query.append(["encoding-type", "url"])
         if self._checksum_mode and validates and "ChecksumMode" not in params:
             headers.append(["x-amz-checksum-mode", "ENABLED"])
         try:
-            head = _encode(
-                {
-                    "op": self.name,
-                    "bucket": bucket,
-                    "key": key,
-                    "query": query,
-                    "headers": headers,
-                    "region": region,
-                    "endpoint": endpoint,
-                }
-            ).encode("utf-8")
+            # Put together here, at a third of the cost of an encoder that has to look at everything.
+            head = (
+                f'{{"op":"{self.name}","bucket":{_quote(bucket) if bucket is not None else "null"},'
+                f'"key":{_quote(key) if key is not None else "null"},'
+                f'"query":{_pairs(query)},"headers":{_pairs(headers)},'
+                f'"region":{_quote(region)},"endpoint":{_quote(endpoint) if endpoint is not None else "null"}}}'
+            ).encode()
         except UnicodeEncodeError:  # lone surrogates
             return None
         return Request(head, document, length)

@@ -49,23 +49,30 @@ _CONVERT: dict[str, Convert] = {
 }
 
 
+# Sets of names that a plan remembers which of its members they give; servers send few.
+_MOST_SETS = 64
+
+
 class Headers:
     """A reply's headers: joined where repeated, by lower-case name, with the names as sent."""
 
-    __slots__ = ("as_sent", "lowered")
+    __slots__ = ("_pairs", "lowered")
 
     def __init__(self, pairs: list[list[str]]) -> None:
         lowered: dict[str, str] = {}
-        as_sent: dict[str, str] = {}
         for name, value in pairs:
             key = name.lower()
             if key in lowered:
                 lowered[key] += f", {value}"
             else:
                 lowered[key] = value
-                as_sent[key] = name
         self.lowered = lowered
-        self.as_sent = as_sent
+        self._pairs = pairs
+
+    @property
+    def as_sent(self) -> dict[str, str]:
+        """Names by their lower-case form, each as it came first."""
+        return {name.lower(): name for name, _ in reversed(self._pairs)}
 
 
 class ResponsePlan:
@@ -76,6 +83,7 @@ class ResponsePlan:
         self.complete = True
         self.payload: str | None = None
         self._members: list[tuple[str, str, Convert]] = []
+        self._known: dict[tuple[str, ...], list[tuple[str, str, Convert]]] = {}
         self._map: tuple[str, str] | None = None
         self._map_at = 0
         for name, member in shape.members.items() if shape is not None else ():
@@ -94,18 +102,39 @@ class ResponsePlan:
     def members(self, headers: Headers) -> dict[str, Any]:
         """The result's members, in the order in which botocore makes them. Raises ValueError for odd values."""
         lowered = headers.lowered
-        if self._map is None:
-            return {name: convert(lowered[wire]) for wire, name, convert in self._members if wire in lowered}
-        at = self._map_at
-        parsed = {name: convert(lowered[wire]) for wire, name, convert in self._members[:at] if wire in lowered}
-        prefix, member = self._map
-        parsed[member] = {
-            headers.as_sent[wire][len(prefix) :]: value for wire, value in lowered.items() if wire.startswith(prefix)
-        }
-        for wire, name, convert in self._members[at:]:
-            if wire in lowered:
-                parsed[name] = convert(lowered[wire])
+        names = tuple(lowered)
+        present = self._known.get(names)
+        if present is None:
+            present = self._present(names)
+        parsed: dict[str, Any] = {}
+        for wire, name, convert in present:
+            parsed[name] = convert(lowered[wire]) if convert is not _mapped else self._mapped(headers)
         return parsed
+
+    def _present(self, names: tuple[str, ...]) -> list[tuple[str, str, Convert]]:
+        """The members that headers of these names give."""
+        present = [entry for entry in self._members if entry[0] in names]
+        if self._map is not None:
+            at = sum(entry[0] in names for entry in self._members[: self._map_at])
+            present.insert(at, ("", self._map[1], _mapped))
+        if len(self._known) >= _MOST_SETS:
+            self._known.clear()
+        self._known[names] = present
+        return present
+
+    def _mapped(self, headers: Headers) -> dict[str, str]:
+        """The one member that takes all headers with a prefix."""
+        prefix = self._map[0] if self._map is not None else ""
+        found = {wire: value for wire, value in headers.lowered.items() if wire.startswith(prefix)}
+        if not found:
+            return found
+        as_sent = headers.as_sent
+        return {as_sent[wire][len(prefix) :]: value for wire, value in found.items()}
+
+
+def _mapped(value: str) -> str:
+    """Stands for :meth:`ResponsePlan._mapped` among the conversions."""
+    return value
 
 
 def metadata(status: int, headers: Headers) -> dict[str, Any]:
