@@ -42,7 +42,7 @@ def test_scales_from_zero_and_stays_warm(node, plain):
 
 def test_one_event_at_a_time(node, plain):
     with ThreadPoolExecutor(12) as pool:
-        results = [payload for payload, _ in pool.map(lambda _: node.invoke(plain, {"sleep_s": 0.2}), range(12))]
+        results = [payload for payload, _ in pool.map(lambda _: node.invoke(plain, {"sleep_s": 0.5}), range(12))]
     assert all(one["most"] == 1 for one in results), results
     assert 1 < len({one["token"] for one in results}) <= 4
     assert len(instances(node, plain)) <= 4
