@@ -22,6 +22,26 @@ with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connecti
         except OSError as error:
             print("refused", name(error))
 
+# No more of it is lost than a connection takes without anybody reading.
+with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as left:
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024)
+    listening.accept()[0].close()
+    try:
+        left.sendall(bytes(10_000_000))
+    except OSError as error:
+        print("gone", type(error).__bases__)
+
+# The urgent byte among the others.
+with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as left:
+    right = listening.accept()[0]
+    right.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    left.sendall(b"ABOR\r\n", socket.MSG_OOB)
+    urgent = b""
+    while len(urgent) < 6:
+        urgent += right.recv(100)
+    print("urgent", urgent, right.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE))
+    right.close()
+
 # A TCP connection over the loopback, both ways, to its end.
 server = socket.create_server(("127.0.0.1", 0))
 address = server.getsockname()

@@ -123,7 +123,8 @@ pub(super) fn send(
         }
         match sent {
             Err(e) if e == EPIPE && socket.state().loses_one => {
-                let length = length_of(list) as u64;
+                let room = super::socket_options::send_buffer(socket);
+                let length = (length_of(list) as u64).min(room);
                 // Nothing at all is not answered with a reset.
                 socket.state().loses_one = length == 0;
                 Ok(length)

@@ -64,7 +64,7 @@ pub fn setsockopt(
         }
     }
     let mut state = socket.state();
-    if matches!(state.role, Role::Outside) {
+    if matches!(state.role, Role::Outside) || (level, name) == URGENT {
         pass_on(socket.host(), level, name, &value);
     }
     if state.options.len() < MAX_OPTIONS || state.options.contains_key(&(level, name)) {
@@ -73,8 +73,12 @@ pub fn setsockopt(
     Ok(0)
 }
 
+/// Whether the urgent byte comes with the others: the host keeps it, inside the instance as well.
+const URGENT: (i32, i32) = (libc::SOL_SOCKET, libc::SO_OOBINLINE);
+
 /// Options of a connection to the outside that take effect, as far as the host likes their values. The jail allows these alone.
-const EFFECTIVE: [(i32, i32); 10] = [
+const EFFECTIVE: [(i32, i32); 11] = [
+    URGENT,
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
     (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
     (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
@@ -100,6 +104,14 @@ pub(super) fn pass_on(fd: std::os::fd::RawFd, level: i32, name: i32, value: &[u8
             );
         }
     }
+}
+
+/// Bytes that a stream takes without anybody reading them.
+pub(super) fn send_buffer(socket: &Socket) -> u64 {
+    let state = socket.state();
+    let set = state.options.get(&(libc::SOL_SOCKET, libc::SO_SNDBUF));
+    let bytes = set.and_then(|value| int(value)).unwrap_or(BUFFER);
+    u64::try_from(bytes).unwrap_or(0)
 }
 
 fn value(t: &Thread, socket: &Socket, level: i32, name: i32) -> Result<Vec<u8>, Errno> {

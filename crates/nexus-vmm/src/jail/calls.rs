@@ -92,6 +92,7 @@ macro_rules! options {
 /// Options that tune a connection of the backend's, and nothing else.
 const OPTIONS: &[(i32, i32, &str)] = options![
     SOL_SOCKET SO_KEEPALIVE,
+    SOL_SOCKET SO_OOBINLINE,
     SOL_SOCKET SO_RCVTIMEO,
     SOL_SOCKET SO_SNDTIMEO,
     IPPROTO_TCP TCP_NODELAY,
