@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from botocore.config import Config
 
 
 def instances(node, name):
@@ -41,8 +42,14 @@ def test_scales_from_zero_and_stays_warm(node, plain):
 
 
 def test_one_event_at_a_time(node, plain):
+    # Where starts take long, some are told to come again (429), as Lambda's clients are and do.
+    client = node.nexus.lambda_client(config=Config(retries={"mode": "standard", "total_max_attempts": 10}))
+
+    def call(_):
+        return json.load(client.invoke(FunctionName=plain, Payload=b'{"sleep_s": 0.3}')["Payload"])
+
     with ThreadPoolExecutor(12) as pool:
-        results = [payload for payload, _ in pool.map(lambda _: node.invoke(plain, {"sleep_s": 0.5}), range(12))]
+        results = list(pool.map(call, range(12)))
     assert all(one["most"] == 1 for one in results), results
     assert 1 < len({one["token"] for one in results}) <= 4
     assert len(instances(node, plain)) <= 4
