@@ -44,11 +44,10 @@ test: setup test-rust test-python ## all tests but the hardware lane
 test-rust: setup
 	cargo test --release --locked --workspace
 
-# Most of them wait most of the time, so more run than there are CPUs. A file's tests share a node, and run one at a time; in
-# their order, since the files with few tests are the slow ones.
-JOBS ?= 3
+# A file's tests share a node, and run one at a time.
+JOBS ?= 2
 test-python: setup
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-hw: setup ## the hypervisor under kvm_amd, in QEMU with emulated SVM
 	$(BIN)/python tools/hwlane
