@@ -46,12 +46,6 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def kvm_works() -> bool:
-    """Whether microVMs run on this machine."""
-    return kvm.reason_missing() is None
-
-
-@pytest.fixture(scope="session")
 def handlers() -> Path:
     """Directory with the handlers that tests deploy."""
     return Path(__file__).parent / "handlers"

@@ -43,5 +43,8 @@ def test_density_counts_live_instances(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
     assert rows["live instances"]["value"] == 8
     assert rows["warm call p50"]["value"] > 0
+    # Eight functions on one base, which each would have to itself.
+    disk = rows["snapshot on disk per function"]
+    assert 0 < disk["value"] < disk["baseline"]
     # Of one CPU: eight instances that wait for events take next to nothing.
     assert rows["CPU of all idle instances and nexusd"]["value"] < 5

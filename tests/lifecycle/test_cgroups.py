@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from framework import kvm
 from framework.node import TestNode
 from nexus.doctor import checks
 
@@ -17,7 +18,7 @@ def grouped(request, tmp_path_factory, handlers):
     if checks._cgroups().level != "ok":
         pytest.skip("no control groups that this user may make")
     if request.param == "kvm":
-        request.getfixturevalue("kvm_works") or pytest.skip("no KVM")
+        kvm.require()
     node = TestNode.start(tmp_path_factory.mktemp("node"), request.param, cgroups=True)
     try:
         node.deploy("grouped", handlers / "basic.py", memory_mib=128)

@@ -5,7 +5,7 @@
 //! the closed side again brings a new pipe, which takes the old one's place under the same descriptor, with what was
 //! left in it.
 
-use crate::errno::{EINVAL, ENXIO, Errno};
+use crate::errno::{EINVAL, ENFILE, ENXIO, Errno};
 use crate::ledger::{Held, Ledger};
 use crate::syscall::polling::{PIPE_BYTES, new_pipe};
 use std::io::{self, Read, Write};
@@ -82,14 +82,21 @@ impl State {
         let (read, write) = new_pipe(libc::O_NONBLOCK)?;
         if let Some(old) = &self.part(side.other()).end {
             let old = old.as_raw_fd();
+            // SAFETY: plain calls on descriptors of ours.
+            let (capacity, there) = unsafe {
+                let capacity = libc::fcntl(old, libc::F_GETPIPE_SZ);
+                libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, capacity);
+                let there = libc::fcntl(write.as_raw_fd(), libc::F_GETPIPE_SZ);
+                (capacity, there)
+            };
+            // A host that has many pipes makes small ones. Nothing has been taken out yet that might not fit.
+            if there < capacity {
+                return Err(ENFILE);
+            }
             let left = match side {
                 Side::Reading => std::mem::take(&mut self.kept),
                 Side::Writing => drain(old)?,
             };
-            // SAFETY: plain calls on descriptors of ours.
-            let capacity = unsafe { libc::fcntl(old, libc::F_GETPIPE_SZ) };
-            // SAFETY: as above.
-            unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, capacity) };
             std::fs::File::from(write.try_clone()?).write_all(&left)?;
             let theirs = if side == Side::Reading { &write } else { &read };
             // SAFETY: both are descriptors of ours; `old` is the other side's, whose file is replaced at once.

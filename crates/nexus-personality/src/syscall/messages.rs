@@ -10,7 +10,7 @@ use crate::errno::{
 };
 use crate::files::Description;
 use crate::files::resolve::host_stat;
-use crate::files::socket::{Address, HEADER, MAX_ADDRESS, Role, Socket};
+use crate::files::socket::{Address, HEADER, MAX_ADDRESS, Role, Socket, State};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -27,6 +27,16 @@ const MAX_PASSED: usize = 253;
 const MAX_IN_FLIGHT: usize = 256;
 /// `struct cmsghdr`.
 const CONTROL: u64 = 16;
+
+/// What becomes of a write to a connection whose other end is closed: see [`State::loses_one`].
+fn lost(state: &mut State, length: u64) -> SysResult {
+    if !state.loses_one {
+        return Err(EPIPE);
+    }
+    // Nothing at all is not answered with a reset.
+    state.loses_one = length == 0;
+    Ok(length.min(super::socket_options::send_buffer(state)))
+}
 
 fn length_of(list: &[libc::iovec]) -> usize {
     list.iter().map(|v| v.iov_len).sum()
@@ -122,13 +132,7 @@ pub(super) fn send(
             take_in_flight(t, token, true);
         }
         match sent {
-            Err(e) if e == EPIPE && socket.state().loses_one => {
-                let room = super::socket_options::send_buffer(socket);
-                let length = (length_of(list) as u64).min(room);
-                // Nothing at all is not answered with a reset.
-                socket.state().loses_one = length == 0;
-                Ok(length)
-            }
+            Err(EPIPE) => lost(&mut socket.state(), length_of(list) as u64),
             sent => sent.map(|(moved, ..)| moved),
         }
     };

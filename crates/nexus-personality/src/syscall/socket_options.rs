@@ -3,7 +3,7 @@
 use super::sockets::socket_of;
 use crate::errno::{EINVAL, ENOPROTOOPT, Errno, SysResult};
 use crate::files::outside::take_error;
-use crate::files::socket::{Role, Socket};
+use crate::files::socket::{Role, Socket, State};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 
@@ -107,8 +107,7 @@ pub(super) fn pass_on(fd: std::os::fd::RawFd, level: i32, name: i32, value: &[u8
 }
 
 /// Bytes that a stream takes without anybody reading them.
-pub(super) fn send_buffer(socket: &Socket) -> u64 {
-    let state = socket.state();
+pub(super) fn send_buffer(state: &State) -> u64 {
     let set = state.options.get(&(libc::SOL_SOCKET, libc::SO_SNDBUF));
     let bytes = set.and_then(|value| int(value)).unwrap_or(BUFFER);
     u64::try_from(bytes).unwrap_or(0)
