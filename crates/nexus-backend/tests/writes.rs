@@ -9,6 +9,7 @@ use common::world::{Instance, World};
 use nexus_abi::operation::{self as abi, status as code};
 use nexus_backend::{Commit, WriteMode};
 use serde_json::json;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -316,6 +317,19 @@ mod journal {
         (world, instance)
     }
 
+    /// What a node does until it ends as by a crash: nothing of it goes on afterwards.
+    async fn until_a_crash<T: Send + 'static, F: Future<Output = T>>(
+        what: impl FnOnce() -> F + Send + 'static,
+    ) -> T {
+        let life = move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let result = runtime.block_on(what());
+            runtime.shutdown_timeout(Duration::from_secs(10));
+            result
+        };
+        tokio::task::spawn_blocking(life).await.unwrap()
+    }
+
     async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         let until = Instant::now() + Duration::from_secs(20);
         while !holds() {
@@ -356,26 +370,30 @@ mod journal {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_was_acknowledged_survives_the_node_and_is_written_once_the_store_is_back() {
-        let store = Store::start().await;
-        let directory = tempfile::tempdir().unwrap();
-        let (world, mut instance) = node(&store, directory.path()).await;
-        assert_eq!(instance.s3("PutObject", "first", b"x").await, 200);
-        store.behaviour.put_status.store(503, Ordering::SeqCst);
-        for _ in 0..2 {
-            let large = instance
-                .play(|g| g.s3("PutObject", "large", &vec![7; 1 << 20]).http_status())
-                .await;
-            assert_eq!(large, 200);
-            assert_eq!(instance.s3("PutObject", "small", b"v").await, 200);
-        }
-        let copy = crash_copy(directory.path());
+        let store = Arc::new(Store::start().await);
+        let first = Arc::clone(&store);
+        let copy = until_a_crash(async move || {
+            let store = first;
+            let directory = tempfile::tempdir().unwrap();
+            let (_world, mut instance) = node(&store, directory.path()).await;
+            assert_eq!(instance.s3("PutObject", "first", b"x").await, 200);
+            store.behaviour.put_status.store(503, Ordering::SeqCst);
+            for _ in 0..2 {
+                let large = instance
+                    .play(|g| g.s3("PutObject", "large", &vec![7; 1 << 20]).http_status())
+                    .await;
+                assert_eq!(large, 200);
+                assert_eq!(instance.s3("PutObject", "small", b"v").await, 200);
+            }
+            crash_copy(directory.path())
+        })
+        .await;
         // The WAL's tail is torn, and a payload was half written.
         let wal = copy.path().join("journal.db-wal");
         let mut tail = std::fs::read(&wal).unwrap();
         tail.extend_from_slice(&[0x5a; 3000]);
         std::fs::write(&wal, tail).unwrap();
         std::fs::write(copy.path().join("spool/9.tmp"), b"half").unwrap();
-        drop((world, instance));
         store.behaviour.put_status.store(0, Ordering::SeqCst);
         let (second, _instance) = node(&store, copy.path()).await;
         assert_eq!(second.backend.writes().replayed, 4);
@@ -387,18 +405,22 @@ mod journal {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_replay_never_overwrites_what_somebody_else_wrote() {
-        let store = Store::start().await;
-        let directory = tempfile::tempdir().unwrap();
-        let (world, mut instance) = node(&store, directory.path()).await;
-        store.put("/b/k", b"base");
-        assert_eq!(instance.s3("PutObject", "first", b"x").await, 200);
-        store.behaviour.put_status.store(503, Ordering::SeqCst);
-        assert_eq!(instance.s3("PutObject", "k", b"ours").await, 200);
-        // Its base is looked up in the background.
-        eventually("looked", || store.log().contains(&"HEAD /b/k".to_owned())).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let copy = crash_copy(directory.path());
-        drop((world, instance));
+        let store = Arc::new(Store::start().await);
+        let first = Arc::clone(&store);
+        let copy = until_a_crash(async move || {
+            let store = first;
+            let directory = tempfile::tempdir().unwrap();
+            let (_world, mut instance) = node(&store, directory.path()).await;
+            store.put("/b/k", b"base");
+            assert_eq!(instance.s3("PutObject", "first", b"x").await, 200);
+            store.behaviour.put_status.store(503, Ordering::SeqCst);
+            assert_eq!(instance.s3("PutObject", "k", b"ours").await, 200);
+            // Its base is looked up in the background, and noted.
+            eventually("looked", || store.log().contains(&"HEAD /b/k".to_owned())).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            crash_copy(directory.path())
+        })
+        .await;
         store.behaviour.put_status.store(0, Ordering::SeqCst);
         store.put("/b/k", b"somebody else's");
         let (second, _instance) = node(&store, copy.path()).await;

@@ -281,6 +281,7 @@ fn a_restored_process_has_no_file_beyond_its_roots() {
         });
         let snapshot = written(&file, &taken.pages);
         let result = common::planned(snapshot.path(), &taken.data);
-        assert!(result.is_err_and(|e| e.contains(name)), "{name}");
+        let error = result.expect_err(name);
+        assert!(error.contains(name), "{name}: {error}");
     }
 }

@@ -188,27 +188,33 @@ impl Scope {
         // In the journal they are safe already; what failed meanwhile is told nevertheless.
         let waits = self.options.mode != WriteMode::Journal;
         let all = async {
-            if let Some(previous) = &self.previous {
-                for write in previous.writes() {
-                    if waits && !write.terminal().await.is_stored() {
-                        return Commit::Rerun;
+            let earlier = self.previous.as_ref().map(|scope| scope.writes());
+            let own: Vec<Arc<Write>> = self.lock().writes.clone();
+            // Each is waited for, behind a failure too: what was not sent has to be let go of before anything is told.
+            let mut result = Commit::Done;
+            if waits {
+                for write in earlier.unwrap_or_default() {
+                    if !write.terminal().await.is_stored() {
+                        result = Commit::Rerun;
                     }
                 }
             }
-            let own: Vec<Arc<Write>> = self.lock().writes.clone();
             for write in own {
                 let outcome = if waits {
                     Some(write.terminal().await)
                 } else {
                     write.outcome()
                 };
-                match outcome {
-                    None | Some(Outcome::Stored { .. }) => {}
-                    Some(Outcome::Failed(error)) => return Commit::Failed(error),
-                    Some(Outcome::Abandoned) => return Commit::Failed(Arc::new(abandoned())),
+                let failure = match outcome {
+                    None | Some(Outcome::Stored { .. }) => continue,
+                    Some(Outcome::Failed(error)) => error,
+                    Some(Outcome::Abandoned) => Arc::new(abandoned()),
+                };
+                if matches!(result, Commit::Done) {
+                    result = Commit::Failed(failure);
                 }
             }
-            Commit::Done
+            result
         };
         let result = match tokio::time::timeout(self.options.deadline, all).await {
             Ok(commit) => commit,
