@@ -28,33 +28,34 @@ struct Taken {
     pages: Vec<u8>,
 }
 
-/// One snapshot for all tests; none without KVM.
+/// A snapshot of a process that has a file of its `/data` mapped; none without KVM.
+fn take() -> Option<Taken> {
+    if skip() {
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (data, snapshot) = (
+        directory.path().join("data"),
+        directory.path().join("snapshot"),
+    );
+    fs::create_dir(&data).unwrap();
+    fs::create_dir(&snapshot).unwrap();
+    fs::write(data.join("library"), "version 1").unwrap();
+    let (output, report) = common::serve_with("initialise", SCRIPT, &snapshot, &data);
+    assert_eq!(output.status.code(), Some(0), "{output:?} {report:?}");
+    let (metadata, pages) = (snapshot.join("metadata"), snapshot.join("pages"));
+    Some(Taken {
+        data,
+        metadata: fs::read(metadata).unwrap(),
+        pages: fs::read(pages).unwrap(),
+        _directory: directory,
+    })
+}
+
+/// One for all tests that leave its files as they are.
 fn taken() -> Option<&'static Taken> {
     static TAKEN: OnceLock<Option<Taken>> = OnceLock::new();
-    TAKEN
-        .get_or_init(|| {
-            if skip() {
-                return None;
-            }
-            let directory = tempfile::tempdir().unwrap();
-            let (data, snapshot) = (
-                directory.path().join("data"),
-                directory.path().join("snapshot"),
-            );
-            fs::create_dir(&data).unwrap();
-            fs::create_dir(&snapshot).unwrap();
-            fs::write(data.join("library"), "version 1").unwrap();
-            let (output, report) = common::serve_with("initialise", SCRIPT, &snapshot, &data);
-            assert_eq!(output.status.code(), Some(0), "{output:?} {report:?}");
-            let (metadata, pages) = (snapshot.join("metadata"), snapshot.join("pages"));
-            Some(Taken {
-                data,
-                metadata: fs::read(metadata).unwrap(),
-                pages: fs::read(pages).unwrap(),
-                _directory: directory,
-            })
-        })
-        .as_ref()
+    TAKEN.get_or_init(take).as_ref()
 }
 
 /// A directory with these two files.
@@ -144,7 +145,7 @@ fn what_does_not_fit_is_refused_with_its_reason() {
 /// Of a library's content: whatever else of the file is put back as it was.
 #[test]
 fn a_changed_library_is_refused_by_name() {
-    let Some(taken) = taken() else { return };
+    let Some(taken) = take() else { return };
     let library = taken.data.join("library");
     let snapshot = written(&taken.metadata, &taken.pages);
     let restore = || common::serve_with("restore", "", snapshot.path(), &taken.data);
