@@ -263,3 +263,43 @@ fn abandoned() -> WriteError {
         status: 0,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::writes::ledger::{Ledger, ObjectName};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_failure_is_told_when_the_writes_behind_it_have_ended() {
+        let (ledger, function) = (Ledger::default(), Arc::from("f"));
+        let options = WriteOptions {
+            mode: WriteMode::Commit,
+            deadline: Duration::from_secs(60),
+        };
+        let scope = Scope::new(options, "r".into(), None);
+        let add = |key: &str| {
+            let object = ObjectName {
+                bucket: "b".to_owned(),
+                key: key.to_owned(),
+            };
+            let write = ledger.accept(&function, object, 1).unwrap().write;
+            scope.add(|| Some((Arc::clone(&write), ()))).unwrap();
+            write
+        };
+        let (first, second) = (add("1"), add("2"));
+        let failure = Arc::new(abandoned());
+        ledger.finish(&first, Outcome::Failed(Arc::clone(&failure)));
+        let mut commit = Box::pin(scope.commit());
+        let early = tokio::time::timeout(Duration::from_millis(20), &mut commit).await;
+        assert!(early.is_err(), "{early:?}");
+        ledger.finish(&second, Outcome::Abandoned);
+        // The first failure, not what followed from it.
+        match commit.await {
+            Commit::Failed(told) => assert!(Arc::ptr_eq(&told, &failure)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(ledger.pending(), (0, 0));
+    }
+}
