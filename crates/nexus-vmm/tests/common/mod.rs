@@ -11,7 +11,6 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const ARENA: RawFd = 50;
@@ -50,9 +49,6 @@ fn document(mode: &str, script: &str, snapshot: &Path, data: Option<&Path>) -> V
 
 /// The host's mappings that a restore would make.
 pub fn planned(snapshot: &Path, data: &Path) -> Result<Vec<Segment>, String> {
-    // A guest's addresses are half of what a process has: two tests that plan at once have no room.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut document = document("restore", "", snapshot, Some(data));
     document["device"] = Value::Null;
     document["report"] = Value::Null;
