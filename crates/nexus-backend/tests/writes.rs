@@ -317,15 +317,22 @@ mod journal {
         (world, instance)
     }
 
-    /// What a node does until it ends as by a crash: nothing of it goes on afterwards.
-    async fn until_a_crash<T: Send + 'static, F: Future<Output = T>>(
-        what: impl FnOnce() -> F + Send + 'static,
-    ) -> T {
+    /// What a node does until it ends as by a crash, nothing of it going on afterwards; the journal that it leaves.
+    async fn until_a_crash(
+        store: &Arc<Store>,
+        what: impl AsyncFnOnce(&Store, &mut Instance) + Send + 'static,
+    ) -> tempfile::TempDir {
+        let store = Arc::clone(store);
         let life = move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
-            let result = runtime.block_on(what());
+            let left = runtime.block_on(async {
+                let directory = tempfile::tempdir().unwrap();
+                let (_world, mut instance) = node(&store, directory.path()).await;
+                what(&store, &mut instance).await;
+                crash_copy(directory.path())
+            });
             runtime.shutdown_timeout(Duration::from_secs(10));
-            result
+            left
         };
         tokio::task::spawn_blocking(life).await.unwrap()
     }
@@ -371,11 +378,7 @@ mod journal {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_was_acknowledged_survives_the_node_and_is_written_once_the_store_is_back() {
         let store = Arc::new(Store::start().await);
-        let first = Arc::clone(&store);
-        let copy = until_a_crash(async move || {
-            let store = first;
-            let directory = tempfile::tempdir().unwrap();
-            let (_world, mut instance) = node(&store, directory.path()).await;
+        let copy = until_a_crash(&store, async |store, instance| {
             assert_eq!(instance.s3("PutObject", "first", b"x").await, 200);
             store.behaviour.put_status.store(503, Ordering::SeqCst);
             for _ in 0..2 {
@@ -385,7 +388,6 @@ mod journal {
                 assert_eq!(large, 200);
                 assert_eq!(instance.s3("PutObject", "small", b"v").await, 200);
             }
-            crash_copy(directory.path())
         })
         .await;
         // The WAL's tail is torn, and a payload was half written.
@@ -406,11 +408,7 @@ mod journal {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_replay_never_overwrites_what_somebody_else_wrote() {
         let store = Arc::new(Store::start().await);
-        let first = Arc::clone(&store);
-        let copy = until_a_crash(async move || {
-            let store = first;
-            let directory = tempfile::tempdir().unwrap();
-            let (_world, mut instance) = node(&store, directory.path()).await;
+        let copy = until_a_crash(&store, async |store, instance| {
             store.put("/b/k", b"base");
             assert_eq!(instance.s3("PutObject", "first", b"x").await, 200);
             store.behaviour.put_status.store(503, Ordering::SeqCst);
@@ -418,7 +416,6 @@ mod journal {
             // Its base is looked up in the background, and noted.
             eventually("looked", || store.log().contains(&"HEAD /b/k".to_owned())).await;
             tokio::time::sleep(Duration::from_millis(300)).await;
-            crash_copy(directory.path())
         })
         .await;
         store.behaviour.put_status.store(0, Ordering::SeqCst);
