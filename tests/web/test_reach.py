@@ -1,6 +1,7 @@
 """Connections across snapshots and instances, servers inside, the policy, bodies larger than memory."""
 
 import os
+import time
 
 import pytest
 
@@ -40,15 +41,27 @@ def test_a_body_larger_than_memory_takes_little(inside, base, way):
     assert grown < 24 * 1024
 
 
+def kept(inside, event):
+    """The server's connections that calls were served by, until one of them served again."""
+    seen = set()
+    for _ in range(20):
+        port = inside(event)
+        if port in seen:
+            return seen
+        seen.add(port)
+        # It is free again as soon as its request's sender has noticed: on a busy machine not at once.
+        time.sleep(0.1)
+    raise AssertionError(f"none of {seen} was kept")
+
+
 def test_connections_are_kept_between_clients(inside, web):
-    event = {"scenario": "connection", "port": web["ports"]["http"]}
-    assert inside(event) == inside(event)
+    assert kept(inside, {"scenario": "connection", "port": web["ports"]["http"]})
 
 
 def test_a_connection_serves_one_kind_of_trust(inside, web):
     event = {"scenario": "secure_connection", "port": web["ports"]["server"], "authority": web["authority"]}
-    trusting = inside({**event, "verify": True})
-    careless = inside({**event, "verify": False})
-    assert trusting != careless
-    assert trusting == inside({**event, "verify": True})
-    assert careless == inside({**event, "verify": False})
+    trusting = kept(inside, {**event, "verify": True})
+    careless = kept(inside, {**event, "verify": False})
+    assert not trusting & careless
+    assert trusting & kept(inside, {**event, "verify": True})
+    assert careless & kept(inside, {**event, "verify": False})

@@ -115,6 +115,10 @@ impl Conversation {
     pub fn close(&self) {
         self.state().ended = true;
         self.closed.send_replace(true);
+        self.settle();
+        if self.state().watch.at_rest() {
+            return; // its sender settles it
+        }
         // Where it is in use, its user drops it on noticing.
         if let Ok(mut reader) = self.reader.try_lock() {
             *reader = None;
@@ -241,7 +245,9 @@ impl Conversation {
             }
             let last = part.last;
             part.used();
-            if last {
+            if !last {
+                self.settle();
+            } else {
                 let mut writer = self.writer.lock().await;
                 if let Some(half) = writer.as_mut() {
                     self.state().watch.give_up();
@@ -327,11 +333,15 @@ impl Conversation {
                         () = self.until_closed() => Ok(0),
                     };
                     if !matches!(result, Ok(count) if count > 0) {
-                        self.state().ended = true;
-                        *reader = None;
-                    } else {
-                        self.rest(&mut reader);
+                        let mut state = self.state();
+                        // Where it is the guest that closes after a whole exchange, the connection is still good.
+                        if !(state.ended && state.watch.at_rest()) {
+                            *reader = None;
+                        }
+                        state.ended = true;
                     }
+                    drop(reader);
+                    self.settle();
                     return result.map_err(|error| Failure::system(&error));
                 }
             }
@@ -375,15 +385,21 @@ impl Conversation {
     }
 
     /// Give the connection to the pool where the exchange is over.
-    fn rest(&self, reader: &mut Option<ReadHalf<Boxed>>) {
-        let mut state = self.state();
-        if !state.watch.at_rest() || state.ended {
-            return;
-        }
-        // Where the writer is busy, the next exchange has begun.
+    ///
+    /// Both its sender and its receiver end with this, having let go of their half: an answer may be received before
+    /// the task that sent the request goes on. The later of them finds both halves free, since the writer's is taken
+    /// first.
+    fn settle(&self) {
         let Ok(mut writer) = self.writer.try_lock() else {
             return;
         };
+        let Ok(mut reader) = self.reader.try_lock() else {
+            return;
+        };
+        let mut state = self.state();
+        if !state.watch.at_rest() {
+            return;
+        }
         if let (Some(reader), Some(writer)) = (reader.take(), writer.take()) {
             state.watch = Watch::default();
             let connection = Connection {
