@@ -14,7 +14,7 @@ use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
 use crate::mm::{AddressSpace, Backing, Request};
 use crate::pending::{Cause, Pending, Sent};
-use crate::rest::Rest;
+use crate::rest::{Rest, Undo};
 use crate::signal::{self, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
@@ -508,9 +508,9 @@ impl Process {
         self.threads().keys().copied().collect()
     }
 
-    /// Do `work` on the guest's memory while every thread waits for the host: those that are woken go on behind it.
-    /// `None`: one does not wait, or waits for something that would write there.
-    pub fn at_rest<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+    /// Do `work` on the guest's memory while every thread waits for the host: what it returns is done before one goes on.
+    /// Whether it was done: a thread may not wait, or wait for something that would write there.
+    pub fn at_rest(&self, work: impl FnOnce() -> Option<Undo>) -> bool {
         self.rest.while_all(|| self.threads().len(), work)
     }
 

@@ -1,30 +1,61 @@
 //! Rest: guest threads that wait for the host and read or write no memory of the guest's until they are woken, so that
 //! the hypervisor may rearrange that memory meanwhile.
 
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many threads rest.
-#[derive(Debug, Default)]
-pub struct Rest(Mutex<usize>);
+/// What puts a sleeping guest's memory back as its threads left it.
+pub type Undo = Box<dyn FnOnce() + Send>;
+
+/// How many threads rest, and what is to be done before one of them goes on.
+#[derive(Default)]
+pub struct Rest(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    resting: usize,
+    undo: Option<Undo>,
+}
+
+impl fmt::Debug for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rest").finish_non_exhaustive()
+    }
+}
 
 impl Rest {
-    /// Rest for as long as `wait` takes. It returns only once nobody works on the sleeper's memory any more.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rest for as long as `wait` takes. It returns only once nobody works on the sleeper's memory any more, and that memory
+    /// is as it was.
     pub(crate) fn during<T>(&self, wait: impl FnOnce() -> T) -> T {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.lock().resting += 1;
         let result = wait();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        let mut state = self.lock();
+        state.resting -= 1;
+        if let Some(undo) = state.undo.take() {
+            // Under the lock: whoever is woken beside this thread needs it as well.
+            undo();
+        }
         result
     }
 
-    /// Do `work` if all of the guest's `threads` rest; those that are woken go on behind it. `None`: not all do.
-    pub fn while_all<T>(
+    /// Do `work` if all of the guest's `threads` rest; the first that is woken undoes it, by what it returned, and the others
+    /// go on behind that. Whether it was done: not all may rest, or an earlier work may not be undone yet.
+    pub fn while_all(
         &self,
         threads: impl FnOnce() -> usize,
-        work: impl FnOnce() -> T,
-    ) -> Option<T> {
-        let resting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        work: impl FnOnce() -> Option<Undo>,
+    ) -> bool {
+        let mut state = self.lock();
         // Counted under the lock: with all at rest, none is there to start another.
-        (*resting > 0 && *resting == threads()).then(work)
+        let all = state.resting > 0 && state.undo.is_none() && state.resting == threads();
+        if all {
+            state.undo = work();
+        }
+        all
     }
 }
 
@@ -32,46 +63,87 @@ impl Rest {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     #[test]
     fn no_work_while_a_thread_runs() {
         let rest = Rest::default();
-        assert_eq!(rest.while_all(|| 0, || ()), None);
-        assert_eq!(rest.while_all(|| 1, || ()), None);
+        assert!(!rest.while_all(|| 0, || None));
+        assert!(!rest.while_all(|| 1, || None));
         rest.during(|| {
-            assert_eq!(rest.while_all(|| 2, || ()), None);
-            assert_eq!(rest.while_all(|| 1, || 7), Some(7));
+            assert!(!rest.while_all(|| 2, || None));
+            assert!(rest.while_all(|| 1, || None));
+            assert!(rest.while_all(|| 1, || None), "nothing is to be undone");
         });
-        assert_eq!(rest.while_all(|| 1, || ()), None);
+        assert!(!rest.while_all(|| 1, || None));
     }
 
     #[test]
-    fn a_woken_thread_goes_on_behind_the_work() {
-        let (rest, done) = (Rest::default(), AtomicBool::new(false));
-        let (asleep, is_asleep) = channel();
-        let (wake, woken) = channel::<()>();
-        std::thread::scope(|scope| {
-            let (rest, done) = (&rest, &done);
-            let sleeper = scope.spawn(move || {
-                rest.during(|| {
-                    asleep.send(()).unwrap();
-                    woken.recv().unwrap();
-                });
-                done.load(Ordering::SeqCst)
+    fn a_work_is_undone_once_before_it_is_done_again() {
+        let (rest, undone) = (Rest::default(), Arc::new(AtomicUsize::new(0)));
+        let work = || {
+            let undone = Arc::clone(&undone);
+            let undo: Undo = Box::new(move || {
+                undone.fetch_add(1, Ordering::SeqCst);
             });
-            is_asleep.recv().unwrap();
-            let worked = rest.while_all(
-                || 1,
+            Some(undo)
+        };
+        for done in 1..3 {
+            rest.during(|| {
+                assert!(rest.while_all(|| 1, work));
+                assert!(!rest.while_all(|| 1, || None), "the first is not undone");
+                assert_eq!(undone.load(Ordering::SeqCst), done - 1);
+            });
+            assert_eq!(undone.load(Ordering::SeqCst), done);
+        }
+    }
+
+    #[test]
+    fn woken_threads_go_on_behind_the_work_and_its_undoing() {
+        let rest = Rest::default();
+        let (worked, undone) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
+        let (asleep, is_asleep) = channel();
+        let (wakes, woken): (Vec<_>, Vec<_>) = (0..2).map(|_| channel::<()>()).unzip();
+        std::thread::scope(|scope| {
+            let sleepers: Vec<_> = woken
+                .into_iter()
+                .map(|woken| {
+                    let (asleep, undone) = (asleep.clone(), Arc::clone(&undone));
+                    let (rest, worked) = (&rest, &worked);
+                    scope.spawn(move || {
+                        rest.during(|| {
+                            asleep.send(()).unwrap();
+                            woken.recv().unwrap();
+                        });
+                        worked.load(Ordering::SeqCst) && undone.load(Ordering::SeqCst)
+                    })
+                })
+                .collect();
+            for _ in 0..2 {
+                is_asleep.recv().unwrap();
+            }
+            let done = rest.while_all(
+                || 2,
                 || {
-                    wake.send(()).unwrap();
-                    std::thread::sleep(std::time::Duration::from_millis(20));
-                    done.store(true, Ordering::SeqCst);
+                    for wake in &wakes {
+                        wake.send(()).unwrap();
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                    worked.store(true, Ordering::SeqCst);
+                    let undone = Arc::clone(&undone);
+                    Some(Box::new(move || {
+                        std::thread::sleep(Duration::from_millis(20));
+                        undone.store(true, Ordering::SeqCst);
+                    }))
                 },
             );
-            assert_eq!(worked, Some(()));
-            assert!(sleeper.join().unwrap());
+            assert!(done);
+            for sleeper in sleepers {
+                assert!(sleeper.join().unwrap());
+            }
         });
     }
 }

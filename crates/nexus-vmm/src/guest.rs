@@ -9,7 +9,6 @@ use crate::kvm::Error;
 use crate::kvm::vcpu::{Exit, Vcpu};
 use crate::kvm::vm::Vm;
 use crate::report::{Event, Report};
-use crate::snapshot::tidy;
 use kvm_ioctls::Kvm;
 use nexus_abi::device::HOLD_LIMIT_MS;
 use nexus_personality::errno::Errno;
@@ -23,7 +22,6 @@ use nexus_personality::thread::Thread;
 use nexus_personality::window::Window;
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::os::fd::RawFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -84,9 +82,6 @@ pub struct Guest {
     /// Whether slots grow beyond what is asked for: not in a restore, which asks for all at once.
     growing: AtomicBool,
     report: Mutex<Arc<Report>>,
-    /// What was given back at rest and is to be taken again by the thread that runs first.
-    given: Mutex<Vec<Range<u64>>>,
-    has_given: AtomicBool,
     /// Counts exits, where there is an arena.
     exits: OnceLock<Exits>,
 }
@@ -139,8 +134,6 @@ impl Guest {
             discarded: AtomicBool::new(false),
             growing: AtomicBool::new(true),
             report: Mutex::new(report),
-            given: Mutex::default(),
-            has_given: AtomicBool::new(false),
             exits: OnceLock::new(),
         })
     }
@@ -400,17 +393,8 @@ impl Guest {
         }
     }
 
-    /// Take this memory again when the guest runs next.
-    pub fn take_later(&self, given: Vec<Range<u64>>) {
-        *lock(&self.given) = given;
-        self.has_given.store(true, Ordering::Release);
-    }
-
     /// A thread is about to run: the watch wakes.
     fn enter(&self) {
-        if self.has_given.load(Ordering::Relaxed) && self.has_given.swap(false, Ordering::Acquire) {
-            tidy::take_again(&std::mem::take(&mut *lock(&self.given)));
-        }
         self.running.fetch_add(1, Ordering::SeqCst);
         if self.napping.load(Ordering::SeqCst) {
             // The lock makes it certain that the watch waits already, or looks again.

@@ -392,10 +392,8 @@ fn watch(
         if let (Some(tidier), None) = (&tidier, &recorder)
             && guest.nap(Duration::from_millis(config.tidy_ms.unwrap_or(0)))
         {
-            // Once for each rest. What fails is memory that stays in use, nothing else.
-            if let Ok(given) = tidier.tidy(process, guest.window()) {
-                guest.take_later(given);
-            }
+            // Once for each rest.
+            tidier.tidy(process, guest.window());
             give_back_heap();
         }
         let pause = recorder.as_ref().map_or(next, |_| WATCH_RECORDING);

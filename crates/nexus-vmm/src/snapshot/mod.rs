@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod format;
+mod given;
 pub mod huge;
 pub mod pages;
 pub mod plan;

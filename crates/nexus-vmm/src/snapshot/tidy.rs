@@ -1,20 +1,22 @@
-//! Giving back what an instance at rest holds in double: pages of its own that show what the snapshot shows.
-//! (unsafe: madvise and one page of mapping.)
+//! Giving back what an instance at rest holds in double: pages of its own that show what the snapshot shows, or nearly.
+//! (unsafe: one page of mapping, and the promise that nobody looks.)
 //!
-//! CPython counts references in the objects themselves, so a call makes hundreds of pages private without changing
-//! them for good: measured, half of those that a small S3 handler leaves behind. Dropping the copies makes the mapping
-//! show the snapshot again, that is, the same bytes.
+//! CPython counts references in the objects themselves, so a call makes hundreds of pages private and changes few words of
+//! them for good: measured, half of those that a small S3 handler leaves behind differ in nothing, and most of the others in
+//! less than 64 bytes. Dropping the copies makes the mapping show the snapshot again; the words that differ are put back
+//! before the guest goes on.
 //!
 //! What is mapped where is read from the kernel's own table: a guest may long have put something else in a place.
 
+use super::given::Given;
 use super::pages::Pagemap;
 use crate::layout::PAGE;
 use nexus_personality::memory::Memory;
 use nexus_personality::process::Process;
+use nexus_personality::rest::Undo;
 use nexus_personality::window::{USER_END, Window};
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
@@ -34,6 +36,7 @@ struct Mapping {
     host: u64,
     end: u64,
     offset: u64,
+    writable: bool,
 }
 
 impl Mapping {
@@ -42,6 +45,7 @@ impl Mapping {
             host: line.start,
             end: line.end,
             offset: line.offset,
+            writable: line.writable,
         }
     }
 }
@@ -59,25 +63,30 @@ impl Tidier {
         })
     }
 
-    /// Do it, if the whole guest rests. The stretches of host addresses given back.
-    ///
-    /// # Errors
-    /// The host's; nothing of the guest's memory has changed then either.
-    pub fn tidy(&self, process: &Process, window: Window) -> io::Result<Vec<Range<u64>>> {
-        let mut kinds = Vec::new();
-        for file in &self.files {
-            kinds.push((file, self.identity(file)?));
-        }
-        process
-            .at_rest(|| self.tidy_window(&kinds, window))
-            .unwrap_or(Ok(Vec::new()))
+    /// Do it, if the whole guest rests; it is undone by the first of its threads that goes on. What fails is memory that stays
+    /// in use, nothing else.
+    pub fn tidy(&self, process: &Process, window: Window) {
+        let kinds: io::Result<Vec<_>> = (self.files.iter())
+            .map(|file| Ok((file, self.identity(file)?)))
+            .collect();
+        let Ok(kinds) = kinds else { return };
+        process.at_rest(|| {
+            let mut given = Given::default();
+            // What was given back before something failed is to be taken again as well.
+            let _ = self.tidy_window(&kinds, window, &mut given);
+            given.shrink();
+            let any = !given.is_empty();
+            let undo: Undo = Box::new(move || given.take_again(window));
+            any.then_some(undo)
+        });
     }
 
     fn tidy_window(
         &self,
         kinds: &[(&File, String)],
         window: Window,
-    ) -> io::Result<Vec<Range<u64>>> {
+        given: &mut Given,
+    ) -> io::Result<()> {
         let mut found = Vec::new();
         let inside = window.base()..window.base() + USER_END;
         self.lines(|line| {
@@ -91,11 +100,10 @@ impl Tidier {
                 found.push((file, Mapping::of(line)));
             }
         })?;
-        let mut given = Vec::new();
         for (file, mapping) in found {
-            self.tidy_mapping(kinds[file].0, &mapping, window, &mut given)?;
+            self.tidy_mapping(kinds[file].0, &mapping, window, given)?;
         }
-        Ok(given)
+        Ok(())
     }
 
     /// Call `each` with every line of the table of mappings. Read in small pieces: this process exists thousands of times.
@@ -159,7 +167,7 @@ impl Tidier {
         file: &File,
         mapping: &Mapping,
         window: Window,
-        given: &mut Vec<Range<u64>>,
+        given: &mut Given,
     ) -> io::Result<()> {
         let count = (mapping.end - mapping.host) / PAGE;
         let own = self.pagemap.own_pages(mapping.host, count)?;
@@ -177,7 +185,12 @@ impl Tidier {
             let host = mapping.host + at * PAGE;
             // What cannot be read stays as it is.
             if memory.read_bytes(host - window.base(), &mut shown).is_ok() {
-                drop_equal(host, &kept, &shown, given);
+                let pages = kept.chunks(PAGE as usize).zip(shown.chunks(PAGE as usize));
+                for (host, (kept, shown)) in (host..).step_by(PAGE as usize).zip(pages) {
+                    // SAFETY: a page of a private mapping, as the kernel says, of a file that has `kept` there and never
+                    // changes; the guest rests, and goes on behind `take_again`. No Rust reference points into the window.
+                    unsafe { given.give(host, kept, shown, mapping.writable) };
+                }
             }
             at += length;
         }
@@ -194,43 +207,12 @@ fn run_length(own: &[bool], at: u64) -> u64 {
         .count() as u64
 }
 
-/// Drop those of the pages at `host` that are alike in both.
-fn drop_equal(host: u64, kept: &[u8], shown: &[u8], given: &mut Vec<Range<u64>>) {
-    let page = PAGE as usize;
-    for (from, (kept, shown)) in (host..)
-        .step_by(page)
-        .zip(kept.chunks(page).zip(shown.chunks(page)))
-    {
-        if kept != shown || !advise(&(from..from + PAGE), libc::MADV_DONTNEED) {
-            continue;
-        }
-        match given.last_mut() {
-            Some(last) if last.end == from => last.end += PAGE,
-            _ => given.push(from..from + PAGE),
-        }
-    }
-}
-
-/// Make what was given back the instance's own again, in one go: its next event will write there as the last one did, at
-/// the price of a fault of the guest's and one of the host's for each page.
-pub fn take_again(given: &[Range<u64>]) {
-    for range in given {
-        advise(range, libc::MADV_POPULATE_WRITE);
-    }
-}
-
-fn advise(range: &Range<u64>, advice: libc::c_int) -> bool {
-    let length = (range.end - range.start) as usize;
-    // SAFETY: a part of the window, where no Rust reference points. What is dropped belongs to a private mapping of a file
-    // that shows the same bytes there, while the guest rests; what is populated keeps its content.
-    unsafe { libc::madvise(range.start as *mut libc::c_void, length, advice) == 0 }
-}
-
 /// One line of proc_pid_maps(5).
 struct Line<'a> {
     start: u64,
     end: u64,
     private: bool,
+    writable: bool,
     offset: u64,
     /// Device and inode.
     identity: &'a str,
@@ -249,6 +231,7 @@ impl<'a> Line<'a> {
             start: number(start)?,
             end: number(end)?,
             private: flags.ends_with('p'),
+            writable: flags.get(1..2) == Some("w"),
             offset: number(offset)?,
             identity: rest.get(..device.len() + 1 + inode.len())?,
         })
@@ -275,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn only_unchanged_pages_of_the_snapshot_are_given_back() {
+    fn only_pages_that_show_the_snapshot_or_nearly_are_given_back() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[7; 8 * PAGE as usize], 0).unwrap();
         let window = Window::reserve().unwrap();
@@ -290,7 +273,10 @@ mod tests {
         for n in 0..6 {
             store(page(n), 7);
         }
-        store(page(2), 9);
+        store(page(1), 9);
+        for byte in 0..PAGE {
+            store(page(2) + byte, 9);
+        }
         // The guest put zeros of its own where the snapshot was, and made them look like it.
         let zeros = Segment {
             start: USER_START + 4 * PAGE,
@@ -304,23 +290,24 @@ mod tests {
         }
         let tidier = Tidier::new(vec![file]).unwrap();
         let identity = tidier.identity(&tidier.files[0]).unwrap();
-        let given = tidier
-            .tidy_window(&[(&tidier.files[0], identity)], window)
+        let mut given = Given::default();
+        tidier
+            .tidy_window(&[(&tidier.files[0], identity)], window, &mut given)
             .unwrap();
         let pages: Vec<_> = given
+            .ranges()
             .iter()
             .map(|r| (r.start - page(0)) / PAGE..(r.end - page(0)) / PAGE)
             .collect();
         assert_eq!(pages, [0..2, 3..4, 5..6]);
         let own = tidier.pagemap.own_pages(page(0), 8).unwrap();
         assert_eq!(own, [false, false, true, false, true, false, false, false]);
-        assert_eq!(
-            (0..8).map(|n| load(page(n))).collect::<Vec<_>>(),
-            [7, 7, 9, 7, 7, 7, 7, 7]
-        );
-        take_again(&given);
+        let shown = || (0..8).map(|n| load(page(n))).collect::<Vec<_>>();
+        assert_eq!(shown(), [7, 7, 9, 7, 7, 7, 7, 7]);
+        given.take_again(window);
         let own = tidier.pagemap.own_pages(page(0), 8).unwrap();
         assert_eq!(own, [true, true, true, true, true, true, false, false]);
+        assert_eq!(shown(), [7, 9, 9, 7, 7, 7, 7, 7]);
     }
 
     #[test]
@@ -331,9 +318,15 @@ mod tests {
             (parsed.start, parsed.end, parsed.offset),
             (0x7f00_0000_0000, 0x7f00_0000_2000, 0x3000)
         );
-        assert!(parsed.private);
+        assert!(parsed.private && parsed.writable);
         assert_eq!(parsed.identity, "fe:00 1234");
-        assert!(Line::parse("7f00-7f01 rw-s 0 00:01 9 /memfd:x").is_some_and(|l| !l.private));
+        assert!(
+            Line::parse("7f00-7f01 rw-s 0 00:01 9 /memfd:x")
+                .is_some_and(|l| !l.private && l.writable)
+        );
+        assert!(
+            Line::parse("7f00-7f01 r-xp 0 00:01 9 /x").is_some_and(|l| l.private && !l.writable)
+        );
         assert!(Line::parse("nonsense").is_none());
     }
 }
