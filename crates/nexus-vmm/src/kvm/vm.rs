@@ -16,6 +16,7 @@ use kvm_ioctls::{
     Cap, IoEventAddress, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags,
     NoDatamatch, VmFd,
 };
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,8 +36,22 @@ enum Chunk {
 }
 
 struct Slots {
-    chunks: Vec<Chunk>,
+    chunks: Chunks,
     next: u32,
+}
+
+/// Those that are not absent, by index: a few dozen of 32,768.
+#[derive(Default)]
+struct Chunks(BTreeMap<usize, Chunk>);
+
+impl Chunks {
+    fn at(&self, index: usize) -> Chunk {
+        self.0.get(&index).copied().unwrap_or(Chunk::Absent)
+    }
+
+    fn set(&mut self, index: usize, chunk: Chunk) {
+        self.0.insert(index, chunk);
+    }
 }
 
 pub struct Vm {
@@ -75,7 +90,7 @@ impl Vm {
             flavour,
             template,
             slots: Mutex::new(Slots {
-                chunks: vec![Chunk::Absent; CHUNKS],
+                chunks: Chunks::default(),
                 next: 1,
             }),
             vcpus: Mutex::new(0),
@@ -170,12 +185,12 @@ impl Vm {
         let mut slots = self.slots();
         let mut at = first;
         while at < last {
-            if slots.chunks[at] != Chunk::Absent {
+            if slots.chunks.at(at) != Chunk::Absent {
                 at += 1;
                 continue;
             }
             let mut run_end = at + 1;
-            while run_end < last && slots.chunks[run_end] == Chunk::Absent {
+            while run_end < last && slots.chunks.at(run_end) == Chunk::Absent {
                 run_end += 1;
             }
             let (low, high) = if grow {
@@ -197,12 +212,13 @@ impl Vm {
         self.set_slot(slots.next, guest, size, self.window + guest)?;
         slots.next += 1;
         let slot_size = u16::try_from(high - low).unwrap_or(u16::MAX);
-        for (index, chunk) in slots.chunks[low..high].iter_mut().enumerate() {
-            *chunk = Chunk::Covered {
+        for index in low..high {
+            let chunk = Chunk::Covered {
                 slot_size,
                 executable: false,
             };
-            self.system.set_chunk((low + index) as u64, Some(false));
+            slots.chunks.set(index, chunk);
+            self.system.set_chunk(index as u64, Some(false));
         }
         Ok(())
     }
@@ -216,8 +232,8 @@ impl Vm {
         check(start, end)?;
         let (first, last) = chunk_range(start, end);
         let mut slots = self.slots();
-        for index in first..last {
-            if let Chunk::Covered { executable, .. } = &mut slots.chunks[index]
+        for (&index, chunk) in slots.chunks.0.range_mut(first..last) {
+            if let Chunk::Covered { executable, .. } = chunk
                 && *executable != allow
             {
                 *executable = allow;
@@ -231,11 +247,11 @@ impl Vm {
     pub fn is_executable(&self, address: u64) -> bool {
         let index = (address / CHUNK) as usize;
         matches!(
-            self.slots().chunks.get(index),
-            Some(Chunk::Covered {
+            self.slots().chunks.at(index),
+            Chunk::Covered {
                 executable: true,
                 ..
-            })
+            }
         )
     }
 
@@ -246,7 +262,7 @@ impl Vm {
     pub fn map_clock(&self, clock: &Clock) -> Result<(), Error> {
         let index = (clock::ADDRESS / CHUNK) as usize;
         let mut slots = self.slots();
-        if slots.chunks[index] != Chunk::Absent {
+        if slots.chunks.at(index) != Chunk::Absent {
             let taken = io::ErrorKind::AlreadyExists.into();
             return Err(Error::Io("map the vDSO", taken));
         }
@@ -264,7 +280,7 @@ impl Vm {
             KVM_MEM_READONLY,
         )?;
         slots.next += 1;
-        slots.chunks[index] = Chunk::Clock;
+        slots.chunks.set(index, Chunk::Clock);
         self.system
             .map_clock(clock::ADDRESS, data_pages, code_pages);
         for (number, (index, content)) in (0..).zip(clock.own_pages()) {
@@ -285,7 +301,7 @@ impl Vm {
         }
         let index = (address / CHUNK) as usize;
         let mut slots = self.slots();
-        if slots.chunks[index] != Chunk::Absent {
+        if slots.chunks.at(index) != Chunk::Absent {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         // SAFETY: the descriptor is borrowed for the duration of the call only; KVM takes its own reference.
@@ -298,7 +314,7 @@ impl Vm {
             .register_ioevent(&event, &IoEventAddress::Mmio(address), NoDatamatch)
             .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
         self.system.map_doorbell(address)?;
-        slots.chunks[index] = Chunk::Doorbell;
+        slots.chunks.set(index, Chunk::Doorbell);
         Ok(())
     }
 }
@@ -316,9 +332,9 @@ fn chunk_range(start: u64, end: u64) -> (usize, usize) {
 }
 
 /// Extend the absent run `[low, high)` away from a covered neighbour, by twice that neighbour's slot.
-fn grown(chunks: &[Chunk], low: usize, high: usize) -> (usize, usize) {
-    let size_of = |index: usize| match chunks.get(index) {
-        Some(Chunk::Covered { slot_size, .. }) => Some(usize::from(*slot_size)),
+fn grown(chunks: &Chunks, low: usize, high: usize) -> (usize, usize) {
+    let size_of = |index: usize| match chunks.at(index) {
+        Chunk::Covered { slot_size, .. } => Some(usize::from(slot_size)),
         _ => None,
     };
     let wanted = |size: usize| (size * 2).min(GROWTH_LIMIT);
@@ -326,11 +342,11 @@ fn grown(chunks: &[Chunk], low: usize, high: usize) -> (usize, usize) {
         let address = index as u64 * CHUNK;
         (USER_START..USER_END).contains(&address)
             && !(HOLE_START..HOLE_END).contains(&address)
-            && chunks[index] == Chunk::Absent
+            && chunks.at(index) == Chunk::Absent
     };
     let (mut start, mut end) = (low, high);
     if let Some(size) = low.checked_sub(1).and_then(size_of) {
-        while end - start < wanted(size) && end < chunks.len() && free(end) {
+        while end - start < wanted(size) && end < CHUNKS && free(end) {
             end += 1;
         }
     } else if let Some(size) = size_of(high) {
