@@ -73,11 +73,11 @@ def test_a_pending_invocation_counts_against_the_limit(node: Killable, store: Fa
 
 def test_journal_answers_at_once_and_tells_what_is_pending(node: Killable, store: FaultyStore) -> None:
     _ready(node, "journal")
-    store.delay_s = 0.5
+    store.delay_s = 3
     began = time.monotonic()
     _invoke(node, "f", _put("k"))
     assert node.writes()["pending"] == 1
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 3
     # Somebody else's read through the node waits.
     node.deploy("g")
     _, answer = _invoke(node, "g", {"op": "GetObject", "bucket": BUCKET, "key": "k"})
@@ -145,10 +145,10 @@ def test_time_outs_and_deaths_wait_for_the_writes_too(node: Killable, store: Fau
 
 def test_a_commit_deadline_says_that_it_may_have_been_done(node: Killable, store: FaultyStore) -> None:
     _ready(node, "commit", commit_deadline_s=1)
-    store.delay_s = 5
+    store.delay_s = 15
     began = time.monotonic()
     _, answer = _invoke(node, "f", _put("k"))
     assert answer["errorType"] == "ReadTimeoutError"
     assert "may have been done" in answer["errorMessage"]
-    assert time.monotonic() - began < 4.5
+    assert time.monotonic() - began < 14
     assert node.writes()["pending"] == 0
