@@ -71,6 +71,28 @@ print(json.dumps([type(one) is str for one in operations[:1]]))
     assert program(text) == [fast]
 
 
+def test_clients_are_looked_at_before_the_snapshot_and_again_where_they_change():
+    text = """
+from unittest.mock import patch
+from botocore.client import BaseClient
+from nexus.guest.runtime import prepare
+from nexus.guest.shims.boto3_api import api
+class Broken(BaseClient):
+    def __init__(self):
+        pass
+broken, plain, changed = Broken(), boto3.client("s3"), boto3.client("s3")
+prepare.clients()
+(fast,) = api._installed
+with patch.object(fast, "judge", wraps=fast.judge) as judge:
+    plain.get_object(Bucket="bucket", Key="k")
+    before = judge.call_count
+    changed.meta.events.register("before-send.s3", lambda **_: None)
+    changed.get_object(Bucket="bucket", Key="k")
+    print(json.dumps([before, judge.call_count, [type(one) is str for one in operations]]))
+"""
+    assert program(text) == [0, 1, [True, False]]
+
+
 def test_requests_leave_unsigned_with_their_scope_and_without_any_key():
     text = """
 boto3.client("dynamodb", region_name="eu-west-1").list_tables()

@@ -24,6 +24,7 @@ def initialise(channel: Channel) -> tuple[Handler, list[renewal.Hook]]:
         handler = load(os.environ.get("_HANDLER", ""))
         prepare.rehearse()
         hooks.before_snapshot()
+        prepare.clients()
     finally:
         tracker.stop()
     renew = tracker.hooks()

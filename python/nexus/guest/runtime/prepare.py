@@ -66,6 +66,13 @@ def rehearse() -> None:
     logs.flush()
 
 
+def clients() -> None:
+    """Have the fast path look at the clients that the function has made."""
+    fast_path = sys.modules.get(f"{__package__.rpartition('.')[0]}.shims.boto3_api.api")
+    if fast_path is not None:
+        fast_path.judge_clients()
+
+
 def settle() -> None:
     """Leave a heap that a clone's collector has no reason to touch."""
     gc.collect()
