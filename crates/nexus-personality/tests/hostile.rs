@@ -310,6 +310,64 @@ fn the_device_gives_only_what_it_has() {
 }
 
 #[test]
+fn the_arenas_pages_are_made_and_given_back_where_they_are_asked_for() {
+    const POPULATE: u64 = libc::MADV_POPULATE_WRITE as u64;
+    const REMOVE: u64 = libc::MADV_REMOVE as u64;
+    let mut c = config(&[]);
+    let device = device();
+    c.device = Some(device);
+    let mut g = Guest::new(c);
+    let fd = g.open("/dev/nexus", libc::O_RDWR).cast_unsigned();
+    let arena = g.call("mmap", &[0, 8 << 20, 3, 1, fd, 0]).cast_unsigned();
+    // SAFETY: all zeros are a `stat`, which the call fills.
+    let used = || unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        assert_eq!(libc::fstat(device.arena, &raw mut stat), 0);
+        stat.st_blocks * 512
+    };
+    assert_eq!(g.call("madvise", &[arena + 8192, 16384, POPULATE]), 0);
+    assert_eq!(used(), 16384);
+    assert_eq!(g.call("madvise", &[arena + 8192, 8192, REMOVE]), 0);
+    assert_eq!(used(), 8192);
+    // Of other memory, and beyond the arena's end, neither is taken.
+    let other = g.memory(8192);
+    for advice in [POPULATE, REMOVE] {
+        assert_eq!(g.call("madvise", &[other, 8192, advice]), -22);
+        assert!(g.call("madvise", &[arena + (8 << 20) - 4096, 8192, advice]) < 0);
+    }
+    assert_eq!(used(), 8192);
+}
+
+#[test]
+fn the_doorbell_rings_and_a_completion_ends_the_wait_in_one_call() {
+    let mut c = config(&[]);
+    let device = device();
+    c.device = Some(device);
+    let mut g = Guest::new(c);
+    let fd = g.open("/dev/nexus", libc::O_RDWR).cast_unsigned();
+    let ring_and_wait = u64::from(nexus_abi::device::RING_AND_WAIT);
+    std::thread::scope(|scope| {
+        let backend = scope.spawn(|| {
+            let mut count = 0_u64;
+            // SAFETY: eight live bytes; the descriptors are the test's.
+            unsafe {
+                libc::read(device.doorbell, (&raw mut count).cast(), 8);
+                let one = 1_u64;
+                libc::write(device.completion, (&raw const one).cast(), 8);
+            }
+            count
+        });
+        assert_eq!(g.call("ioctl", &[fd, ring_and_wait, 10_000]), 0);
+        assert_eq!(backend.join().unwrap(), 1);
+    });
+    assert_eq!(
+        g.call("ioctl", &[fd, ring_and_wait, 5]),
+        -110,
+        "nothing comes"
+    );
+}
+
+#[test]
 fn without_descriptors_there_is_no_device() {
     let mut g = Guest::plain();
     assert_eq!(g.open("/dev/nexus", libc::O_RDWR), -2);

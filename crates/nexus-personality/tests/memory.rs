@@ -46,6 +46,33 @@ fn fresh_memory_is_zero_and_keeps_what_is_written() {
     assert_eq!(g.peek(at + 4000, 25), b"over a page's end, and on");
 }
 
+/// Pages of a range that the host has made (proc_pid_pagemap(5)).
+fn present(guest: &Guest, address: u64, length: u64) -> usize {
+    use std::os::unix::fs::FileExt;
+    let host = guest.window.host(address, length).unwrap();
+    let mut entries = vec![0; (length / 4096) as usize * 8];
+    let table = std::fs::File::open("/proc/self/pagemap").unwrap();
+    table.read_exact_at(&mut entries, host / 4096 * 8).unwrap();
+    let entries = entries.as_chunks::<8>().0.iter();
+    entries
+        .filter(|e| u64::from_le_bytes(**e) >> 63 == 1)
+        .count()
+}
+
+#[test]
+fn memory_of_one_allocations_size_has_its_pages_at_once() {
+    let mut g = Guest::plain();
+    let mut pages = |length: u64, prot: u64| {
+        let at = g.call("mmap", &[0, length, prot, 0x22, u64::MAX, 0]);
+        present(&g, at.cast_unsigned(), length)
+    };
+    assert_eq!(pages(300 << 10, 3), 75);
+    // Little, an allocator's stock, and what could not be written yet.
+    assert_eq!(pages(64 << 10, 3), 0);
+    assert_eq!(pages(256 << 10, 3), 0);
+    assert_eq!(pages(300 << 10, 1), 0);
+}
+
 #[test]
 fn unmapped_memory_faults_and_leaves_no_hole() {
     let mut g = Guest::plain();
