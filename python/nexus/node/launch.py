@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from nexus import paths
 from nexus.client import Client
 from nexus.errors import NexusError
-from nexus.node import credentials, processes
+from nexus.node import credentials, endpoints, processes
 from nexus.node.processes import Process
 from nexus.node.record import STATE_HINT, NodeRecord
 
@@ -41,7 +41,7 @@ class Settings:
     :param tidy_ms: rest after which an instance gives back memory that shows what its snapshot shows, or nearly; 0: never.
     :param cgroups: put all instances into a control group, where the node may make one (it says in its log where not).
     :param deadline: seconds that each process may take until it serves.
-    :param endpoints: service and URL of AWS services that this node has endpoints of its own for, besides S3.
+    :param endpoints: name for ``boto3.client`` and URL of AWS services that this node has endpoints of its own for, besides S3.
     """
 
     port: int = DEFAULT_PORT
@@ -182,7 +182,8 @@ def _start(state: Path, settings: Settings, started: dict[str, Process]) -> Node
 def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
     # JSON's strings are TOML's basic strings.
     text = json.dumps
-    others = "".join(f"{service} = {text(url)}\n" for service, url in settings.endpoints if service != "s3")
+    own = {name: url for service, url in settings.endpoints for name in endpoints.names(service)}
+    others = "".join(f"{name} = {text(url)}\n" for name, url in own.items() if name != "s3")
     return (
         f'listen = "127.0.0.1:{settings.port}"\n'
         f"state = {text(str(home))}\n"
