@@ -75,6 +75,11 @@ impl Child {
         self.status.is_some() || unsafe { libc::poll(&raw mut poll, 1, 0) } > 0
     }
 
+    /// Whether its pid may be another process's by now.
+    pub fn is_reaped(&self) -> bool {
+        self.status.is_some()
+    }
+
     /// Send SIGKILL, unless it has ended and been reaped.
     pub fn kill(&self) {
         self.signal(libc::SIGKILL);
