@@ -10,7 +10,7 @@ use crate::process::launch::{self, Ends, Mode, Places};
 use crate::process::pipe::PipeReader;
 use crate::process::report::{Event, ReportReader};
 use crate::registry::Version;
-use nexus_backend::{Backend, Channel, RuntimeMessage, Scope};
+use nexus_backend::{Backend, Channel, RuntimeMessage, Scope, Wake};
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
@@ -74,9 +74,13 @@ impl Instance {
         };
         let identity = version.identity(&node.config);
         let began_ns = monotonic_ns();
+        let wake = match mode {
+            Mode::Process => Wake::Eventfd,
+            Mode::Initialise | Mode::Restore => Wake::Futex,
+        };
+        let size = nexus_abi::arena::DEFAULT_SIZE;
         let (mut channel, device) =
-            Backend::open(&node.backend, identity, nexus_abi::arena::DEFAULT_SIZE)
-                .map_err(|e| fail("no arena", &e))?;
+            Backend::open(&node.backend, identity, size, wake).map_err(|e| fail("no arena", &e))?;
         channel.set_writes(version.writes());
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
