@@ -9,14 +9,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define ARENA (8 << 20)
 #define HEAP 0x4000
+#define SIGNALS 0x180
 // Milliseconds, under emulation.
 #define PATIENCE 30000
 
@@ -25,7 +29,7 @@ static const char *vmm, *programs, *directory;
 struct instance {
     pid_t pid;
     char *arena;
-    int doorbell, completion, report;
+    int doorbell, report;
 };
 
 static void die(const char *what) {
@@ -40,7 +44,7 @@ static int config(const char *mode) {
         "{\"version\":1,\"mode\":\"%s\",\"memory_mib\":128,\"max_threads\":8,\"tmp_mib\":16,\"cpus\":1,\"hostname\":\"nexus\","
         "\"roots\":[{\"guest\":\"/programs\",\"host\":\"%s\",\"writable\":false}],"
         "\"program\":{\"path\":\"/programs/snapshot\",\"argv\":[\"snapshot\"],\"env\":{},\"cwd\":\"/\"},"
-        "\"device\":{\"arena\":3,\"doorbell\":4,\"completion\":5},\"report\":6,\"snapshot\":\"%s/snap\","
+        "\"device\":{\"arena\":3,\"doorbell\":4},\"report\":5,\"snapshot\":\"%s/snap\","
         "\"jail\":{\"uid\":null,\"landlock\":true}}",
         mode, programs, directory);
     int fd = memfd_create("config", 0);
@@ -61,20 +65,19 @@ static struct instance start(const char *mode) {
     *(uint32_t *)(it.arena + 8) = 1;
     *(uint32_t *)(it.arena + 12) = ARENA;
     it.doorbell = eventfd(0, 0);
-    it.completion = eventfd(0, 0);
     it.report = pipes[0];
     int document = config(mode);
-    int wanted[] = {arena, it.doorbell, it.completion, pipes[1], document};
+    int wanted[] = {arena, it.doorbell, pipes[1], document};
     fflush(stdout);
     it.pid = fork();
     if (it.pid == 0) {
-        for (int i = 0; i < 5; i++)
+        for (int i = 0; i < 4; i++)
             wanted[i] = fcntl(wanted[i], F_DUPFD, 32);
-        for (int i = 0; i < 5; i++)
+        for (int i = 0; i < 4; i++)
             dup2(wanted[i], 3 + i);
-        for (int fd = 8; fd < 64; fd++)
+        for (int fd = 7; fd < 64; fd++)
             close(fd);
-        execl(vmm, vmm, "serve", "--config-fd", "7", NULL);
+        execl(vmm, vmm, "serve", "--config-fd", "6", NULL);
         _exit(127);
     }
     close(arena);
@@ -93,7 +96,6 @@ static int finish(struct instance *it, char *report, size_t size) {
     waitpid(it->pid, &status, 0);
     munmap(it->arena, ARENA);
     close(it->doorbell);
-    close(it->completion);
     close(it->report);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
@@ -122,9 +124,9 @@ static void restore(int number) {
         die("no doorbell");
     }
     snprintf(it.arena + HEAP + 64, 64, "clone %d", number);
-    uint64_t one = 1;
-    if (write(it.completion, &one, 8) != 8)
-        die("completion");
+    uint32_t *signals = (uint32_t *)(it.arena + SIGNALS);
+    __atomic_add_fetch(signals, 1, __ATOMIC_RELEASE);
+    syscall(SYS_futex, signals, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
     int status = finish(&it, report, sizeof report);
     if (status != 5 || !strstr(report, "\"ready\"")) {
         printf("status %d, report: %s\n", status, report);

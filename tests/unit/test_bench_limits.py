@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
 
 import pytest
 from nexus.bench import limits
@@ -22,3 +24,15 @@ def test_a_few_instances_fit() -> None:
 def test_what_is_missing_is_named(instances: int, available_kib: int, what: str) -> None:
     with pytest.raises(NexusError, match=f"{instances} instances need .*{what}; this machine has"):
         limits.check(instances, os.getpid(), available_kib)
+
+
+def test_descriptors_are_counted_as_a_node_keeps_them() -> None:
+    most = 4 * 1000 + limits.OTHER_FILES
+    with subprocess.Popen(["sleep", "60"]) as daemon:
+        try:
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (most, most))
+            limits.check(1000, daemon.pid, PLENTY_KIB)
+            with pytest.raises(NexusError, match="1001 instances need .* open files of nexusd"):
+                limits.check(1001, daemon.pid, PLENTY_KIB)
+        finally:
+            daemon.kill()

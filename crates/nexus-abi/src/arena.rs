@@ -24,6 +24,9 @@ pub mod control {
     /// `u64`, counted by the hypervisor: exits of the microVM's threads to it (wraps). The guest can write it: for measurement
     /// only.
     pub const EXITS: usize = 0x140;
+    /// `u32`, counted by the backend: how often it has told a microVM's hypervisor of completions (wraps). A futex between the
+    /// two. The guest can write it, and so lose or make up wake-ups of its own.
+    pub const SIGNALS: usize = 0x180;
 }
 
 /// Offset of the submission ring.

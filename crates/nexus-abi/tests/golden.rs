@@ -16,8 +16,9 @@ fn layout_of_version_1() {
         control::COMPLETE_TAIL,
         control::COMPLETE_HEAD,
         control::EXITS,
+        control::SIGNALS,
     ];
-    assert_eq!(control, [0, 8, 12, 0x40, 0x80, 0xc0, 0x100, 0x140]);
+    assert_eq!(control, [0, 8, 12, 0x40, 0x80, 0xc0, 0x100, 0x140, 0x180]);
     assert_eq!(
         [arena::SUBMIT_RING, arena::COMPLETE_RING, arena::HEAP],
         [0x1000, 0x2000, 0x4000]

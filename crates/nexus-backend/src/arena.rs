@@ -74,6 +74,14 @@ impl Arena {
         self.index(offset).store(value, Ordering::Release);
     }
 
+    /// Wake whoever waits for the word of completions to change.
+    pub fn signal(&self) {
+        let word = self.index(control::SIGNALS);
+        word.fetch_add(1, Ordering::Release);
+        // SAFETY: the word lives in the mapping. Not a private futex: its waiters are in another process. Nobody is waited for.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+    }
+
     /// Exits of the microVM so far; 0 where nobody counts them.
     pub fn exits(&self) -> u64 {
         let mut bytes = [0; 8];

@@ -14,7 +14,7 @@ use crate::writes::ledger::now_ns;
 use crate::writes::scope::Current;
 use crate::{
     Error, EventHead, Finished, FunctionIdentity, GuestDescriptors, RuntimeMessage, Scope,
-    Statistics, WriteOptions,
+    Statistics, Wake, WriteOptions,
 };
 use bytes::Bytes;
 use nexus_abi::operation as abi;
@@ -80,15 +80,19 @@ impl Channel {
         memfd: OwnedFd,
         engine: Arc<Engine>,
         identity: FunctionIdentity,
+        wake: Wake,
     ) -> Result<(Self, GuestDescriptors), Error> {
         let (control, network) = sockets::pair()?;
         let doorbell = eventfd(libc::EFD_NONBLOCK)?;
         // Blocking: the guest's side waits by reading it. A write never blocks, since sums stay small.
-        let completion = eventfd(0)?;
+        let completion = match wake {
+            Wake::Futex => None,
+            Wake::Eventfd => Some(eventfd(0)?),
+        };
         let guest = GuestDescriptors {
             arena: memfd,
             doorbell: doorbell.try_clone()?,
-            completion: completion.try_clone()?,
+            completion: completion.as_ref().map(OwnedFd::try_clone).transpose()?,
             network,
         };
         // SAFETY: an OwnedFd names one open descriptor for as long as it lives.

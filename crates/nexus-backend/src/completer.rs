@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub struct Completer {
     pub arena: Arc<Arena>,
-    completion: OwnedFd,
+    /// An eventfd; where there is none, a word of the arena.
+    completion: Option<OwnedFd>,
     state: Mutex<State>,
     /// Something here broke; [`Completer::broken`] says what.
     pub failed: Notify,
@@ -49,7 +50,7 @@ pub fn body_start(head_length: usize) -> usize {
 }
 
 impl Completer {
-    pub fn new(arena: Arc<Arena>, completion: OwnedFd) -> Self {
+    pub fn new(arena: Arc<Arena>, completion: Option<OwnedFd>) -> Self {
         Self {
             arena,
             completion,
@@ -150,11 +151,14 @@ impl Completer {
     }
 
     fn signal(&self) {
+        let Some(eventfd) = &self.completion else {
+            return self.arena.signal();
+        };
         let one = 1_u64;
         // SAFETY: eight bytes of ours, to an eventfd of ours.
         unsafe {
             libc::write(
-                self.completion.as_raw_fd(),
+                eventfd.as_raw_fd(),
                 (&raw const one).cast(),
                 size_of::<u64>(),
             );

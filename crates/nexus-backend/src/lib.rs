@@ -71,9 +71,10 @@ impl Backend {
         self: &Arc<Self>,
         identity: FunctionIdentity,
         arena_bytes: usize,
+        wake: Wake,
     ) -> Result<(Channel, GuestDescriptors), Error> {
         let (arena, memfd) = Arena::new(arena_bytes)?;
-        Channel::open(arena, memfd, Arc::clone(&self.engine), identity)
+        Channel::open(arena, memfd, Arc::clone(&self.engine), identity, wake)
     }
 
     /// Keep the journal of deferred writes in `directory`, whose objects are waited for from now on. To be called before the
@@ -180,6 +181,15 @@ pub const FUNCTION_CONNECTIONS: usize = 4096;
 /// Operations of one function that are worked on at a time; more wait for their turn.
 pub const FUNCTION_OPERATIONS: usize = 256;
 
+/// How the guest's side is woken for completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// By a futex in the arena, which takes no descriptor: a microVM's hypervisor waits for it.
+    Futex,
+    /// By an eventfd: the guest in a host process polls it itself.
+    Eventfd,
+}
+
 /// The ends of a channel that belong to the guest side; given to the VMM by inheritance.
 #[derive(Debug)]
 pub struct GuestDescriptors {
@@ -187,8 +197,8 @@ pub struct GuestDescriptors {
     pub arena: OwnedFd,
     /// eventfd, guest to backend.
     pub doorbell: OwnedFd,
-    /// eventfd, backend to guest.
-    pub completion: OwnedFd,
+    /// eventfd, backend to guest ([`Wake::Eventfd`]).
+    pub completion: Option<OwnedFd>,
     /// SEQPACKET socket: connections to the outside.
     pub network: OwnedFd,
 }

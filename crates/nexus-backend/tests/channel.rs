@@ -6,7 +6,7 @@ use nexus_abi::arena::{self, completion as c, control, submission as s};
 use nexus_abi::operation::{self as op, status};
 use nexus_backend::{
     Backend, Channel, Config, EventHead, FunctionIdentity, GuestDescriptors, PolicyRules,
-    RuntimeMessage,
+    RuntimeMessage, Wake,
 };
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -58,7 +58,7 @@ fn open() -> (Channel, Guest) {
     let backend = Backend::new(config).unwrap();
     let identity = FunctionIdentity::new("f", "us-east-1", PolicyRules::nothing("f").into());
     let size = arena::MIN_SIZE;
-    let (channel, descriptors) = backend.open(identity, size).unwrap();
+    let (channel, descriptors) = backend.open(identity, size, Wake::Futex).unwrap();
     // SAFETY: a fresh mapping of the arena, as the guest has one.
     let base = unsafe {
         libc::mmap(
@@ -180,6 +180,33 @@ async fn complete(channel: &mut Channel, guest: &mut Guest) -> Completion {
         }
     }
     panic!("no completion");
+}
+
+#[tokio::test]
+async fn a_completion_wakes_who_waits_for_the_word() {
+    let (mut channel, mut guest) = open();
+    assert!(guest.descriptors.completion.is_none());
+    let word = guest.base as usize + control::SIGNALS;
+    let waiter = std::thread::spawn(move || {
+        let limit = libc::timespec {
+            tv_sec: 20,
+            tv_nsec: 0,
+        };
+        let (none, wait) = (0_u32, libc::FUTEX_WAIT);
+        // SAFETY: the word is mapped until the guest is dropped, which is after this thread; the time is live.
+        let result = unsafe { libc::syscall(libc::SYS_futex, word, wait, none, &raw const limit) };
+        (result, std::io::Error::last_os_error().raw_os_error())
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    guest.submit(Entry {
+        id: 1,
+        operation: 999,
+        ..Entry::default()
+    });
+    assert_eq!(complete(&mut channel, &mut guest).await.id, 1);
+    let (result, error) = waiter.join().unwrap();
+    assert!(result == 0 || error == Some(libc::EAGAIN), "{error:?}");
+    assert_eq!(guest.word(control::SIGNALS), 1);
 }
 
 async fn message(channel: &mut Channel) -> RuntimeMessage {

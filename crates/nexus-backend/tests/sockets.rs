@@ -4,7 +4,7 @@
 use nexus_abi::network::{ALLOW, CONNECT, HEAD, REPLY, SEND};
 use nexus_backend::{
     Backend, Channel, Config, Connections, FUNCTION_CONNECTIONS, FunctionIdentity,
-    GuestDescriptors, PolicyDocument, PolicyRules,
+    GuestDescriptors, PolicyDocument, PolicyRules, Wake,
 };
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -33,7 +33,9 @@ fn instance_within(egress: &[String], connections: &Arc<Connections>) -> Instanc
         connections: Arc::clone(connections),
         ..FunctionIdentity::new("f", "us-east-1", rules)
     };
-    let (channel, guest) = backend.open(identity, nexus_abi::arena::MIN_SIZE).unwrap();
+    let (channel, guest) = backend
+        .open(identity, nexus_abi::arena::MIN_SIZE, Wake::Futex)
+        .unwrap();
     Instance {
         _channel: channel,
         guest,

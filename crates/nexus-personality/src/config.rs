@@ -80,8 +80,9 @@ pub struct DeviceDescriptors {
     pub arena: RawFd,
     /// eventfd, guest to backend.
     pub doorbell: RawFd,
-    /// eventfd, backend to guest.
-    pub completion: RawFd,
+    /// eventfd, backend to guest: of a host process. A hypervisor waits for a word of the arena.
+    #[serde(default)]
+    pub completion: Option<RawFd>,
     /// Channel to the backend for connections to the outside.
     #[serde(default)]
     pub network: Option<RawFd>,

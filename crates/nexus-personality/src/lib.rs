@@ -21,6 +21,7 @@
 )]
 
 pub mod children;
+mod completions;
 pub mod config;
 pub mod errno;
 pub mod files;

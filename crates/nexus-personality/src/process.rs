@@ -1,8 +1,9 @@
 //! One guest process: what its threads share.
 
 use crate::children::Children;
+use crate::completions::Completions;
 use crate::config::Config;
-use crate::errno::{EINVAL, ENOENT, Errno};
+use crate::errno::{EINVAL, ENOENT, ENOTTY, Errno};
 use crate::files::lock::Locks;
 use crate::files::{Description, FileTable, Object, names::Namespace, socket::Net};
 use crate::groups::Groups;
@@ -25,7 +26,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// Why a guest could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +109,7 @@ pub struct Process {
     stopping: AtomicU8,
     abandoned: AtomicBool,
     generation: AtomicU64,
+    completions: OnceLock<Completions>,
     device: Mutex<DeviceMap>,
     unknown: Mutex<BTreeMap<u64, u64>>,
     pub(crate) ledger: Arc<Ledger>,
@@ -252,6 +254,7 @@ impl Process {
             successor: Mutex::default(),
             names: heritage.names,
             net: heritage.net,
+            completions: OnceLock::new(),
             umask: AtomicU32::new(heritage.umask),
             nice: AtomicI32::new(heritage.nice),
             limits: Mutex::new(heritage.limits),
@@ -561,6 +564,8 @@ impl Process {
         if length != size || self.device().arena != 0 {
             return Err(EINVAL);
         }
+        // Who maps it is about to wait; in a restore, before the jail closes.
+        self.completions()?;
         let at = self.mm().map(Request {
             address,
             length,
@@ -575,6 +580,16 @@ impl Process {
         })?;
         self.device().arena = at;
         Ok(at)
+    }
+
+    /// What tells of the backend's completions; mapped when it is first asked for.
+    pub(crate) fn completions(&self) -> Result<&Completions, Errno> {
+        if self.completions.get().is_none() {
+            let device = self.config.device.ok_or(ENOTTY)?;
+            // Where another thread was faster, its mapping is the one.
+            let _ = self.completions.set(Completions::of(device.arena)?);
+        }
+        self.completions.get().ok_or(ENOTTY)
     }
 
     /// Map the doorbell page: present for the guest, without memory behind it.

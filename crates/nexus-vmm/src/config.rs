@@ -117,6 +117,10 @@ impl Serve {
         if config.base.is_some() && config.mode != Mode::Initialise {
             return Err("`base` is for the mode `initialise`".into());
         }
+        let has_eventfd = config.device.map(|device| device.completion.is_some());
+        if has_eventfd.is_some_and(|has| has != (config.mode == Mode::Process)) {
+            return Err("`device.completion` is for the mode `process`, which needs it".into());
+        }
         if config.mode != Mode::Restore && config.program.argv.is_empty() {
             return Err("`program.argv` is empty".into());
         }
@@ -156,6 +160,11 @@ mod tests {
             ("max_threads", json!(100_000), "max_threads"),
             ("mode", json!("restore"), "snapshot"),
             ("colour", json!(1), "colour"),
+            (
+                "device",
+                json!({"arena": 3, "doorbell": 4, "completion": 5}),
+                "completion",
+            ),
         ] {
             let mut wrong = document();
             wrong[key] = value;

@@ -38,14 +38,16 @@ pub fn run(config: &Serve, report: &Report, started: Duration) -> Result<Infalli
     let mut env = config.program.env.clone();
     let mut keep: Vec<RawFd> = report.fd().into_iter().collect();
     if let Some(device) = config.device {
-        keep.extend([device.arena, device.doorbell, device.completion]);
-        for fd in [device.arena, device.doorbell, device.completion] {
+        let completion = device.completion.ok_or("`device.completion` is missing")?;
+        let descriptors = [device.arena, device.doorbell, completion];
+        keep.extend(descriptors);
+        for fd in descriptors {
             // SAFETY: descriptor flags of an inherited descriptor: the program inherits it in turn.
             if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } != 0 {
                 return Err(format!("device descriptor {fd} is not open"));
             }
         }
-        let list = format!("{},{},{}", device.arena, device.doorbell, device.completion);
+        let list = format!("{},{},{}", device.arena, device.doorbell, completion);
         env.insert(nexus_abi::device::PROCESS_ENV.to_owned(), list);
     }
     let env: Vec<String> = env

@@ -20,7 +20,7 @@ fn config() -> Serve {
         "version": 1, "mode": "run", "memory_mib": 64, "max_threads": 4, "tmp_mib": 8, "cpus": 1,
         "hostname": "nexus", "roots": [{"guest": "/usr", "host": "/usr", "writable": false}],
         "program": {"path": "/usr/bin/true", "argv": ["true"], "env": {}, "cwd": "/"},
-        "device": {"arena": ARENA, "doorbell": ARENA + 1, "completion": ARENA + 2}, "report": null, "snapshot": null,
+        "device": {"arena": ARENA, "doorbell": ARENA + 1, "network": ARENA + 2}, "report": null, "snapshot": null,
         "jail": {"uid": root.then_some(NOBODY), "landlock": true}
     });
     Serve::parse(document.to_string().as_bytes()).unwrap()

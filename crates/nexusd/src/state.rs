@@ -84,7 +84,7 @@ impl State {
 /// Files for thousands of instances.
 const FILES: libc::rlim_t = 1 << 18;
 
-/// Every instance needs about seven descriptors: use all the kernel allows.
+/// Every instance keeps four descriptors, and takes a dozen at its start: use all the kernel allows.
 pub fn raise_file_limit() {
     // SAFETY: the struct is valid for the kernel to fill and to read.
     unsafe {

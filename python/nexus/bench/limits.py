@@ -7,15 +7,16 @@ from pathlib import Path
 
 from nexus.errors import NexusError
 
-# Of one instance: tasks of its hypervisor (main thread, one vCPU, one of KVM's own), descriptors of nexusd.
+# Of one instance at rest: tasks of its hypervisor (main thread, one vCPU, one of KVM's own), and descriptors of nexusd (the
+# doorbell, the channel for connections, the pipes of its output and of its report).
 TASKS = 3
-FILES = 9
+FILES = 4
 # Least that one takes once it is at rest, in MiB.
 LEAST_MIB = 2
 # Left alone, in MiB: the machine is not driven into its reserves.
 RESERVE_MIB = 2048
-# Descriptors that a node uses beside its instances: connections above all.
-_OTHER_FILES = 2200
+# Descriptors that a node uses beside its instances: connections above all, and what starts take for a moment.
+OTHER_FILES = 2200
 
 
 def check(instances: int, daemon: int, available_kib: int) -> None:
@@ -31,7 +32,7 @@ def check(instances: int, daemon: int, available_kib: int) -> None:
     files = int(match[1]) if match else 1 << 30
     needs = [
         (tasks + instances * TASKS, most_tasks, "tasks", "raise kernel.pid_max and kernel.threads-max"),
-        (instances * FILES + _OTHER_FILES, files, "open files of nexusd", "raise the hard limit of nofile (ulimit -H -n)"),
+        (instances * FILES + OTHER_FILES, files, "open files of nexusd", "raise the hard limit of nofile (ulimit -H -n)"),
         (instances * LEAST_MIB + RESERVE_MIB, available_kib >> 10, "MiB of available memory", "ask for fewer: --instances"),
     ]
     for needed, there, what, advice in needs:

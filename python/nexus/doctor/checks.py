@@ -26,7 +26,7 @@ _MACHINES = {
     "svm": "hardware virtualisation (SVM)",
 }
 _GET_LANDLOCK_VERSION = 444, None, 0, 1
-# Per instance: a few threads, about twenty descriptors in nexusd, a few hundred mappings in its own VMM.
+# Per instance: a few threads, four descriptors in nexusd (a dozen at its start), a few hundred mappings in its own VMM.
 _WANTED_PIDS = 32_768
 _WANTED_FILES = 65_536
 _WANTED_MAPS = 65_530

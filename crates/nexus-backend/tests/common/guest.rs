@@ -99,7 +99,7 @@ impl Guest {
             fds: Some((
                 descriptors.arena,
                 descriptors.doorbell,
-                descriptors.completion,
+                descriptors.completion.unwrap(),
             )),
             made: 0,
             taken: 0,

@@ -9,6 +9,7 @@ pub mod world;
 use guest::Guest;
 use nexus_backend::{
     Backend, Config, FunctionIdentity, PolicyDocument, PolicyRules, RuntimeMessage, Statistics,
+    Wake,
 };
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -96,7 +97,7 @@ fn instance(
     identity: FunctionIdentity,
     files: Arc<tempfile::TempDir>,
 ) -> Node {
-    let (mut channel, descriptors) = backend.open(identity, 8 << 20).unwrap();
+    let (mut channel, descriptors) = backend.open(identity, 8 << 20, Wake::Eventfd).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let message = tokio::spawn(async move {
         let message = tokio::select! {

@@ -4,7 +4,7 @@ use super::guest::Guest;
 use nexus_abi::operation as abi;
 use nexus_backend::{
     Backend, Copies, EventHead, FunctionIdentity, PolicyDocument, PrefetchOptions, RuntimeMessage,
-    Scope, Template, WriteMode, WriteOptions,
+    Scope, Template, Wake, WriteMode, WriteOptions,
 };
 use serde_json::json;
 use std::path::Path;
@@ -45,7 +45,10 @@ impl World {
 
     pub fn instance(&self, function: &str, mode: WriteMode, deadline_ms: u64) -> Instance {
         let identity = identity(function);
-        let (mut channel, descriptors) = self.backend.open(identity.clone(), 8 << 20).unwrap();
+        let (mut channel, descriptors) = self
+            .backend
+            .open(identity.clone(), 8 << 20, Wake::Eventfd)
+            .unwrap();
         channel.set_writes(WriteOptions {
             mode,
             deadline: Duration::from_millis(deadline_ms),

@@ -1,12 +1,13 @@
 //! ioctls of `/dev/nexus`.
 
-use crate::errno::{EINTR, EINVAL, ENOTTY, ETIMEDOUT, SysResult, check};
+use crate::errno::{EINVAL, ENOTTY, SysResult, check};
 use crate::machine::Outcome;
 use crate::syscall::time::timespec;
 use crate::thread::Thread;
 use nexus_abi::device::{
     GENERATION, RENEWED, RING_AND_WAIT, SIZE, SNAPSHOT, SNAPSHOT_AND_HOLD, WAIT,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Serve one.
@@ -50,39 +51,17 @@ fn ring(t: &Thread) -> SysResult {
     }
 }
 
-/// Wait for the backend's eventfd, then clear it. It may be non-blocking, since the backend has it too.
+/// Wait until the backend says that it has made completions.
 fn wait(t: &mut Thread, timeout_ms: i32) -> SysResult {
-    let device = t.process.config.device.ok_or(ENOTTY)?;
+    let process = Arc::clone(&t.process);
+    let completions = process.completions()?;
     let asked = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-    let limit = t.limit(asked).map(timespec);
-    let pointer = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
-    let mut count = 0u64;
-    loop {
-        let mut polled = libc::pollfd {
-            fd: device.completion,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: the entry and the time live across the call.
-        let ready = unsafe {
-            t.process.rest.during(|| {
-                t.shared.kick.block(
-                    libc::SYS_ppoll,
-                    [(&raw mut polled) as u64, 1, pointer, 0, 0, 0],
-                )
-            })
-        }?;
-        if ready == 0 {
-            return Err(ETIMEDOUT);
-        }
-        // SAFETY: eight bytes are live.
-        let got = unsafe { libc::read(device.completion, (&raw mut count).cast(), 8) };
-        match check(got as i64) {
-            Ok(_) => return Ok(0),
-            // Another thread of the guest was faster.
-            Err(e) if e.0 == libc::EAGAIN => {}
-            Err(e) if e == EINTR => return Err(e),
-            Err(e) => return Err(e),
-        }
-    }
+    completions.wait(|mut arguments| {
+        // What is left of it by now.
+        let limit = t.limit(asked).map(timespec);
+        arguments[3] = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
+        // SAFETY: the word is mapped as long as the process is there, and the time lives across the call.
+        let wait = || unsafe { t.shared.kick.block(libc::SYS_futex, arguments) };
+        t.process.rest.during(wait)
+    })
 }

@@ -79,14 +79,9 @@ pub fn close_others(keep: &[RawFd]) -> Result<(), Error> {
 /// # Errors
 /// The host refuses.
 pub fn close_inherited(config: &Serve, report: Option<RawFd>) -> Result<(), Error> {
-    let device = config.device.map(|d| {
-        [
-            Some(d.arena),
-            Some(d.doorbell),
-            Some(d.completion),
-            d.network,
-        ]
-    });
+    let device = config
+        .device
+        .map(|d| [Some(d.arena), Some(d.doorbell), d.completion, d.network]);
     let keep: Vec<RawFd> = (device.into_iter().flatten().flatten())
         .chain(report)
         .collect();

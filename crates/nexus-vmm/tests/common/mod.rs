@@ -14,8 +14,8 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 const ARENA: RawFd = 50;
-const REPORT: RawFd = 53;
-const CONFIG: RawFd = 54;
+const REPORT: RawFd = 52;
+const CONFIG: RawFd = 53;
 
 /// Whether there is no KVM to test with.
 pub fn skip() -> bool {
@@ -42,7 +42,7 @@ fn document(mode: &str, script: &str, snapshot: &Path, data: Option<&Path>) -> V
         "version": 1, "mode": mode, "memory_mib": 128, "max_threads": 8, "tmp_mib": 8, "cpus": 1,
         "hostname": "nexus", "roots": roots,
         "program": {"path": "/usr/bin/python3", "argv": ["python3", "-S", "-c", script], "env": {}, "cwd": "/"},
-        "device": {"arena": ARENA, "doorbell": ARENA + 1, "completion": ARENA + 2},
+        "device": {"arena": ARENA, "doorbell": ARENA + 1},
         "report": REPORT, "snapshot": snapshot, "jail": {"uid": null, "landlock": true}
     })
 }
@@ -77,12 +77,11 @@ fn run(config: &Value) -> (Output, Vec<Value>) {
         [
             arena,
             descriptor(libc::eventfd(0, libc::EFD_NONBLOCK)),
-            descriptor(libc::eventfd(0, libc::EFD_NONBLOCK)),
             report.into(),
             file.into(),
         ]
     };
-    let sources = [0, 1, 2, 3, 4].map(|n: usize| made[n].as_raw_fd());
+    let sources = [0, 1, 2, 3].map(|n: usize| made[n].as_raw_fd());
     let mut command = Command::new(env!("CARGO_BIN_EXE_nexus-vmm"));
     command
         .args(["serve", "--config-fd", &CONFIG.to_string()])

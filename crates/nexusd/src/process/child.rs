@@ -1,12 +1,17 @@
-//! A started process, watched and ended through its pidfd, so that a recycled pid is never hit.
+//! A started process, watched and ended by its pid. It takes no descriptor.
+//!
+//! The thread that started it reaps it (`spawner.rs`), and does so under the lock that whoever sends it a signal holds: until
+//! then nobody else has its pid, and from then on no signal is sent. So a recycled pid is never hit.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 /// Wait status as `wait4` gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status(pub i32);
+
+/// Of one that somebody else reaped, or that ended with its spawner: nobody will learn the true one.
+const UNKNOWN: Status = Status(libc::SIGKILL);
 
 impl Status {
     pub fn code(self) -> Option<i32> {
@@ -22,57 +27,48 @@ impl Status {
 #[derive(Debug)]
 pub struct Child {
     pid: i32,
-    pidfd: AsyncFd<OwnedFd>,
-    status: Option<Status>,
+    /// Set under its lock as it is reaped.
+    status: watch::Receiver<Option<Status>>,
+}
+
+/// The end of a child that its spawner keeps, to reap it.
+#[derive(Debug)]
+pub(super) struct Ward {
+    pid: i32,
+    status: watch::Sender<Option<Status>>,
+}
+
+/// The two ends of a child that runs. Nobody but the ward may reap it.
+pub(super) fn watched(pid: i32) -> (Child, Ward) {
+    let (sender, status) = watch::channel(None);
+    let ward = Ward {
+        pid,
+        status: sender,
+    };
+    (Child { pid, status }, ward)
 }
 
 impl Child {
-    pub(super) fn adopt(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
-        // SAFETY: an OwnedFd names one open descriptor for as long as it lives.
-        let registered = unsafe { AsyncFd::register(pidfd) };
-        Ok(Self {
-            pid,
-            pidfd: registered.map_err(|e| {
-                let (pidfd, error) = e.into_parts();
-                kill(&pidfd);
-                reap(&pidfd, 0);
-                error
-            })?,
-            status: None,
-        })
-    }
-
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Wait for its end and reap it. Cancel safe; answers at once when it has ended before.
+    /// Wait for its end. Cancel safe; answers at once when it has ended before.
     pub async fn wait(&mut self) -> Status {
-        loop {
-            if let Some(status) = self.status {
-                return status;
-            }
-            let ready = self.pidfd.readable().await;
-            self.status = reap(self.pidfd.get_ref(), libc::WNOHANG);
-            match ready {
-                Ok(mut guard) if self.status.is_none() => guard.clear_ready(),
-                Ok(_) => {}
-                // The runtime is shutting down: nobody will learn the true status.
-                Err(_) if self.status.is_none() => return Status(libc::SIGKILL),
-                Err(_) => {}
-            }
-        }
+        let ended = self.status.wait_for(Option::is_some).await;
+        ended.map_or(UNKNOWN, |status| status.unwrap_or(UNKNOWN))
     }
 
-    /// Whether it has ended, without waiting: a pidfd is readable from then on.
+    /// Whether it has ended, reaped or not, without waiting.
     pub fn has_ended(&self) -> bool {
-        let mut poll = libc::pollfd {
-            fd: self.pidfd.get_ref().as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one pollfd of ours, which the kernel fills.
-        self.status.is_some() || unsafe { libc::poll(&raw mut poll, 1, 0) } > 0
+        // Held meanwhile, so that the pid stays its own.
+        let status = self.status.borrow();
+        status.is_some() || matches!(ended(libc::P_PID, self.pid.unsigned_abs(), 0), Ok(Some(_)))
+    }
+
+    /// Whether its pid may be another process's by now.
+    pub fn is_reaped(&self) -> bool {
+        self.status.borrow().is_some()
     }
 
     /// Send SIGKILL, unless it has ended and been reaped.
@@ -82,58 +78,96 @@ impl Child {
 
     /// Send a signal, unless it has ended and been reaped.
     pub fn signal(&self, signal: i32) {
-        if self.status.is_none() {
-            send(self.pidfd.get_ref(), signal);
+        // Held meanwhile, so that the pid stays its own.
+        let status = self.status.borrow();
+        if status.is_none() {
+            // SAFETY: plain numbers.
+            unsafe { libc::kill(self.pid, signal) };
         }
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.status.is_none() {
-            kill(self.pidfd.get_ref());
-            reap(self.pidfd.get_ref(), libc::WNOHANG);
-        }
+        self.kill();
     }
 }
 
-fn kill(pidfd: &OwnedFd) {
-    send(pidfd, libc::SIGKILL);
-}
+impl Ward {
+    /// Reap it; it has ended.
+    pub fn reap(self) {
+        self.status
+            .send_modify(|status| *status = Some(reap(self.pid)));
+    }
 
-fn send(pidfd: &OwnedFd, signal: i32) {
-    // SAFETY: a pidfd of ours; no pointer is passed but a null siginfo.
-    unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        );
+    pub fn kill(&self) {
+        // SAFETY: plain numbers; who has the ward has not reaped it, so the pid is its own.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
     }
 }
 
-fn reap(pidfd: &OwnedFd, flags: i32) -> Option<Status> {
-    let Ok(id) = libc::id_t::try_from(pidfd.as_fd().as_raw_fd()) else {
-        return None;
-    };
+/// A child that has ended, of those that `kind` and `id` name as for `waitid`; it is left to be reaped. Does not wait.
+///
+/// # Errors
+/// There is no such child.
+pub(super) fn ended(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<i32>> {
+    let flags = libc::WEXITED | libc::WNOWAIT | libc::WNOHANG | flags;
     // SAFETY: siginfo_t is plain data for which zero is valid, and the kernel fills it.
-    unsafe {
+    let (result, pid) = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        let result = libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | flags);
-        if result != 0 {
-            // ECHILD: reaped elsewhere; there is nothing left to wait for.
-            return (*libc::__errno_location() == libc::ECHILD).then_some(Status(libc::SIGKILL));
-        }
-        if info.si_pid() == 0 {
-            return None;
-        }
-        let detail = info.si_status();
-        Some(Status(if info.si_code == libc::CLD_EXITED {
-            (detail & 0xff) << 8
-        } else {
-            detail & 0x7f
-        }))
+        let result = libc::waitid(kind, id, &raw mut info, flags);
+        (result, info.si_pid())
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Reap a child that has ended.
+pub(super) fn reap(pid: i32) -> Status {
+    let mut status = 0;
+    // SAFETY: the kernel fills an integer of ours.
+    let reaped = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
+    if reaped == pid {
+        Status(status)
+    } else {
+        UNKNOWN
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[tokio::test]
+    async fn after_its_end_nobody_with_its_pid_is_hit() {
+        // As if the kernel had given the pid to somebody else.
+        let mut other = Command::new("sleep")
+            .arg("60")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (mut child, ward) = watched(i32::try_from(other.id()).unwrap());
+        assert!(!child.has_ended() && !child.is_reaped());
+        ward.status.send_modify(|status| *status = Some(Status(0)));
+        assert!(child.has_ended() && child.is_reaped());
+        assert_eq!(child.wait().await, Status(0));
+        child.kill();
+        child.signal(libc::SIGTERM);
+        drop(child);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!(other.try_wait().unwrap(), None);
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_whose_spawner_is_gone_is_given_up() {
+        let (mut child, ward) = watched(i32::MAX);
+        drop(ward);
+        assert_eq!(child.wait().await, UNKNOWN);
     }
 }

@@ -71,7 +71,8 @@ struct Program<'a> {
 struct Device {
     arena: i32,
     doorbell: i32,
-    completion: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion: Option<i32>,
     network: Option<i32>,
 }
 
@@ -134,7 +135,7 @@ pub fn vmm_config(
         device: Device {
             arena: numbers::ARENA,
             doorbell: numbers::DOORBELL,
-            completion: numbers::COMPLETION,
+            completion: (!in_vm).then_some(numbers::COMPLETION),
             network: in_vm.then_some(numbers::NETWORK),
         },
         report: numbers::REPORT,
@@ -311,6 +312,19 @@ pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch
     let text = |s: String| CString::new(s).map_err(io::Error::from);
     let log = ends.log.as_fd().try_clone_to_owned()?;
     let null = std::fs::File::open("/dev/null")?;
+    let device = ends.device;
+    let completion = device.completion.map(|end| (end, numbers::COMPLETION));
+    let mut descriptors = vec![
+        (null.into(), 0),
+        (log, 1),
+        (ends.log, 2),
+        (device.arena, numbers::ARENA),
+        (device.doorbell, numbers::DOORBELL),
+        (device.network, numbers::NETWORK),
+        (ends.report, numbers::REPORT),
+    ];
+    descriptors.extend(completion);
+    descriptors.push((document_fd(document)?, numbers::CONFIG));
     let (program, environment) = vmm(config)?;
     Ok(Launch {
         arguments: vec![
@@ -321,17 +335,7 @@ pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch
         ],
         program,
         environment,
-        descriptors: vec![
-            (null.into(), 0),
-            (log, 1),
-            (ends.log, 2),
-            (ends.device.arena, numbers::ARENA),
-            (ends.device.doorbell, numbers::DOORBELL),
-            (ends.device.completion, numbers::COMPLETION),
-            (ends.device.network, numbers::NETWORK),
-            (ends.report, numbers::REPORT),
-            (document_fd(document)?, numbers::CONFIG),
-        ],
+        descriptors,
     })
 }
 

@@ -14,6 +14,7 @@ pub mod numbers {
 
     pub const ARENA: RawFd = 3;
     pub const DOORBELL: RawFd = 4;
+    /// Of a host process only.
     pub const COMPLETION: RawFd = 5;
     pub const REPORT: RawFd = 6;
     pub const CONFIG: RawFd = 7;

@@ -1,17 +1,24 @@
-//! Starting processes fast, from one thread that lives as long as the daemon. `unsafe`: clone.
+//! Starting processes fast, and reaping them, from one thread that lives as long as the daemon. `unsafe`: clone.
 //!
 //! A plain fork would copy the page tables of a daemon that maps every instance's arena, so the child
 //! shares the memory until it executes (CLONE_VM | CLONE_VFORK), as posix_spawn does; that function
 //! itself is of no use here because it cannot set the parent-death signal. The signal is tied to
 //! the *thread* that starts the child, hence the thread of its own.
+//!
+//! The same thread reaps what it has started: it knows every child before that can end, and `__WNOTHREAD` shows it none that
+//! another part of the process has started. SIGCHLD only says that it is time to look.
 
 use super::cgroup::Group;
-use super::child::Child;
+use super::child::{self, Child, Ward};
+use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::mpsc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 /// A program to start and the descriptors it is to have.
 #[derive(Debug)]
@@ -23,15 +30,17 @@ pub struct Launch {
     pub descriptors: Vec<(OwnedFd, RawFd)>,
 }
 
-struct Order {
-    launch: Launch,
-    reply: oneshot::Sender<io::Result<(i32, OwnedFd)>>,
+enum Order {
+    Start(Launch, oneshot::Sender<io::Result<Child>>),
+    /// Some child may have ended.
+    Reap,
 }
 
-/// Handle to the spawning thread.
+/// Handle to the spawning thread. What it has started ends with it.
 #[derive(Debug)]
 pub struct Spawner {
     orders: mpsc::Sender<Order>,
+    listener: AbortHandle,
 }
 
 /// Descriptors below this may be the number that another one is wanted at, so they are moved up first.
@@ -39,14 +48,19 @@ const LOW: RawFd = 32;
 /// Stack of the child between clone and exec, in bytes.
 const STACK: usize = 64 << 10;
 
+/// Between two looks whether the last children have died, where the thread is to end.
+const LAST_LOOKS: Duration = Duration::from_millis(5);
+
 impl Spawner {
-    /// Start the thread; what it starts is in `group`.
+    /// Start the thread; what it starts is in `group`. To be called on a tokio runtime.
     ///
     /// # Errors
     /// Out of threads or memory.
     pub fn start(group: Option<Group>) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel::<Order>();
         let mut stack = Stack::new()?;
+        // Before anything is started: a child's end must find its handler.
+        let ends = signal(SignalKind::child())?;
         std::thread::Builder::new()
             .name("spawner".to_owned())
             .spawn(move || {
@@ -54,15 +68,22 @@ impl Spawner {
                     tracing::warn!(%error, "instances are in no control group of their own");
                 }
                 let procs = group.as_ref().and_then(Group::procs);
+                let mut children = Children::default();
                 while let Ok(order) = queue.recv() {
-                    // Nobody waiting any more: the process is ended by dropping its Child.
-                    let started = spawn(&order.launch, &mut stack, procs);
-                    if let Err(Ok((pid, pidfd))) = order.reply.send(started) {
-                        drop(Child::adopt(pid, pidfd));
+                    match order {
+                        Order::Start(launch, reply) => {
+                            let started = spawn(&launch, &mut stack, procs);
+                            let started = started.map(|pid| children.take_in(pid));
+                            // Nobody waiting any more: the process is ended by dropping its Child.
+                            drop(reply.send(started));
+                        }
+                        Order::Reap => children.reap(),
                     }
                 }
+                children.end();
             })?;
-        Ok(Self { orders })
+        let listener = tokio::spawn(listen(ends, orders.clone())).abort_handle();
+        Ok(Self { orders, listener })
     }
 
     /// Start a program.
@@ -73,10 +94,58 @@ impl Spawner {
         let (reply, answer) = oneshot::channel();
         let gone = || io::Error::other("the spawning thread has ended");
         self.orders
-            .send(Order { launch, reply })
+            .send(Order::Start(launch, reply))
             .map_err(|_| gone())?;
-        let (pid, pidfd) = answer.await.map_err(|_| gone())??;
-        Child::adopt(pid, pidfd)
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// Have the thread look whenever a child of the process has ended. Ends that come close together may be one signal.
+async fn listen(mut ends: Signal, orders: mpsc::Sender<Order>) {
+    while ends.recv().await.is_some() && orders.send(Order::Reap).is_ok() {}
+}
+
+/// What the spawning thread has started and not yet reaped.
+#[derive(Debug, Default)]
+struct Children(HashMap<i32, Ward>);
+
+impl Children {
+    fn take_in(&mut self, pid: i32) -> Child {
+        let (child, ward) = child::watched(pid);
+        self.0.insert(pid, ward);
+        child
+    }
+
+    /// Reap all that have ended.
+    fn reap(&mut self) {
+        // Of this thread's children, and no other's.
+        while let Ok(Some(pid)) = child::ended(libc::P_ALL, 0, libc::__WNOTHREAD) {
+            match self.0.remove(&pid) {
+                Some(ward) => ward.reap(),
+                // None is unknown; it would be found again for ever.
+                None => {
+                    child::reap(pid);
+                }
+            }
+        }
+    }
+
+    /// Kill all, and reap them.
+    fn end(mut self) {
+        self.0.values().for_each(Ward::kill);
+        loop {
+            self.reap();
+            if self.0.is_empty() {
+                return;
+            }
+            std::thread::sleep(LAST_LOOKS);
+        }
     }
 }
 
@@ -145,7 +214,7 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
         .collect()
 }
 
-fn spawn(launch: &Launch, stack: &mut Stack, procs: Option<RawFd>) -> io::Result<(i32, OwnedFd)> {
+fn spawn(launch: &Launch, stack: &mut Stack, procs: Option<RawFd>) -> io::Result<i32> {
     let mut moved = Vec::new();
     let mut moves = Vec::with_capacity(launch.descriptors.len());
     for (ours, number) in &launch.descriptors {
@@ -175,7 +244,6 @@ fn spawn(launch: &Launch, stack: &mut Stack, procs: Option<RawFd>) -> io::Result
         parent: unsafe { libc::getpid() },
         error: 0,
     };
-    let mut pidfd: c_int = -1;
     // SAFETY: signals are blocked around clone, so no handler of ours runs in the child, which
     // shares our memory; CLONE_VFORK suspends this thread until the child has executed or ended, so
     // everything `plan` points to outlives its use, and the stack is used by one child at a time.
@@ -186,9 +254,8 @@ fn spawn(launch: &Launch, stack: &mut Stack, procs: Option<RawFd>) -> io::Result
         let pid = libc::clone(
             child,
             stack.top(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
             (&raw mut plan).cast(),
-            &raw mut pidfd,
         );
         let error = io::Error::last_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
@@ -197,8 +264,6 @@ fn spawn(launch: &Launch, stack: &mut Stack, procs: Option<RawFd>) -> io::Result
         }
         pid
     };
-    // SAFETY: the kernel stored a new descriptor there (CLONE_PIDFD), owned by nobody else.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     // SAFETY: `plan` is alive; the child wrote it, if at all, before it ended, which clone waited for.
     let error = unsafe { std::ptr::read_volatile(&raw const plan.error) };
     if error != 0 {
@@ -206,7 +271,7 @@ fn spawn(launch: &Launch, stack: &mut Stack, procs: Option<RawFd>) -> io::Result
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
         return Err(io::Error::from_raw_os_error(error));
     }
-    Ok((pid, pidfd))
+    Ok(pid)
 }
 
 /// Runs in the child on its own stack, in memory shared with the suspended thread: system calls only.
@@ -235,7 +300,13 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         if libc::syscall(libc::SYS_close_range, (*plan).close_from, c_int::MAX, 0) < 0 {
             return fail(plan);
         }
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
+        for signal in [
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGHUP,
+            libc::SIGPIPE,
+            libc::SIGCHLD,
+        ] {
             libc::signal(signal, libc::SIG_DFL);
         }
         let mut none = std::mem::zeroed();
@@ -305,5 +376,86 @@ mod tests {
         let spawner = Spawner::start(None).unwrap();
         let mut child = spawner.spawn(shell("kill -SEGV $$", vec![])).await.unwrap();
         assert_eq!(child.wait().await.signal(), Some(libc::SIGSEGV));
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_before_and_after_it_is_waited_for() {
+        let spawner = Spawner::start(None).unwrap();
+        let mut waited = spawner
+            .spawn(shell("sleep 0.1; exit 3", vec![]))
+            .await
+            .unwrap();
+        // Given up and taken up again: nothing is lost.
+        let early = tokio::time::timeout(Duration::from_millis(10), waited.wait()).await;
+        assert!(early.is_err() && !waited.has_ended());
+        assert_eq!(waited.wait().await.code(), Some(3));
+        assert_eq!(waited.wait().await.code(), Some(3));
+        let mut over = spawner.spawn(shell("exit 4", vec![])).await.unwrap();
+        while !over.is_reaped() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(over.has_ended());
+        over.kill();
+        assert_eq!(over.wait().await.code(), Some(4));
+    }
+
+    #[tokio::test]
+    async fn many_that_end_at_once_are_all_reaped() {
+        let spawner = Spawner::start(None).unwrap();
+        let (hold, release) = std::io::pipe().unwrap();
+        let mut children = Vec::new();
+        for number in 0..100 {
+            let end = hold.try_clone().unwrap().into();
+            let script = format!("read line <&7; exit {number}");
+            children.push(spawner.spawn(shell(&script, vec![(end, 7)])).await.unwrap());
+        }
+        drop(release);
+        let pids: Vec<i32> = children.iter().map(Child::pid).collect();
+        for (number, mut child) in (0..).zip(children) {
+            assert_eq!(child.wait().await.code(), Some(number));
+        }
+        for pid in pids {
+            assert!(child::ended(libc::P_PID, pid.unsigned_abs(), 0).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_is_killed_and_reaped() {
+        let spawner = Spawner::start(None).unwrap();
+        let child = spawner.spawn(shell("exec sleep 60", vec![])).await.unwrap();
+        let pid = child.pid().unsigned_abs();
+        drop(child);
+        let mut looks = 0..1000;
+        while child::ended(libc::P_PID, pid, 0).is_ok() {
+            looks.next().unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn somebody_elses_zombie_is_left_alone_and_stops_nothing() {
+        let spawner = Spawner::start(None).unwrap();
+        let mut other = std::process::Command::new("/bin/sh")
+            .args(["-c", "exit 5"])
+            .spawn()
+            .unwrap();
+        while child::ended(libc::P_PID, other.id(), 0).unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for code in 0..3 {
+            // A thread that spins does not start anything.
+            let script = format!("exit {code}");
+            let mut child = spawner.spawn(shell(&script, vec![])).await.unwrap();
+            assert_eq!(child.wait().await.code(), Some(code));
+        }
+        assert_eq!(other.wait().unwrap().code(), Some(5));
+    }
+
+    #[tokio::test]
+    async fn what_it_has_started_ends_with_the_spawner() {
+        let spawner = Spawner::start(None).unwrap();
+        let mut child = spawner.spawn(shell("exec sleep 60", vec![])).await.unwrap();
+        drop(spawner);
+        assert_eq!(child.wait().await.signal(), Some(libc::SIGKILL));
     }
 }

@@ -10,9 +10,9 @@ use crate::process::launch::{self, Ends, Mode, Places};
 use crate::process::pipe::PipeReader;
 use crate::process::report::{Event, ReportReader};
 use crate::registry::Version;
-use nexus_backend::{Backend, Channel, RuntimeMessage, Scope};
+use nexus_backend::{Backend, Channel, RuntimeMessage, Scope, Wake};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -53,7 +53,6 @@ pub struct Instance {
     log_ended: bool,
     report: ReportReader,
     exited: bool,
-    statm: Option<File>,
 }
 
 impl Instance {
@@ -75,9 +74,13 @@ impl Instance {
         };
         let identity = version.identity(&node.config);
         let began_ns = monotonic_ns();
+        let wake = match mode {
+            Mode::Process => Wake::Eventfd,
+            Mode::Initialise | Mode::Restore => Wake::Futex,
+        };
+        let size = nexus_abi::arena::DEFAULT_SIZE;
         let (mut channel, device) =
-            Backend::open(&node.backend, identity, nexus_abi::arena::DEFAULT_SIZE)
-                .map_err(|e| fail("no arena", &e))?;
+            Backend::open(&node.backend, identity, size, wake).map_err(|e| fail("no arena", &e))?;
         channel.set_writes(version.writes());
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
@@ -111,7 +114,6 @@ impl Instance {
             spawn_us = (spawned_ns - prepared_ns) / 1000,
             "a VMM was started"
         );
-        let statm = File::open(format!("/proc/{}/statm", child.pid())).ok();
         Ok(Self {
             channel,
             child,
@@ -129,7 +131,6 @@ impl Instance {
             log_ended: false,
             report: ReportReader::new(report),
             exited: false,
-            statm,
         })
     }
 
@@ -236,12 +237,17 @@ impl Instance {
         }
     }
 
-    /// Resident memory of the VMM, in MiB.
+    /// Resident memory of the VMM, in MiB; 0 once it has ended. The file is opened each time: kept open, it would be one more
+    /// descriptor of every instance.
     pub fn resident_mib(&self) -> u64 {
         let mut text = [0_u8; 128];
-        self.statm
-            .as_ref()
-            .and_then(|file| file.read_at(&mut text, 0).ok())
+        let read = File::open(format!("/proc/{}/statm", self.child.pid()))
+            .and_then(|mut file| file.read(&mut text));
+        // Looked at afterwards: until it is reaped, nobody else has its pid.
+        if self.child.is_reaped() {
+            return 0;
+        }
+        read.ok()
             .and_then(|n| std::str::from_utf8(text.get(..n)?).ok())
             .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
             .map_or(0, |pages| (pages * 4096).div_ceil(1 << 20))

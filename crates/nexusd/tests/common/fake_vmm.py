@@ -3,6 +3,7 @@
 What it does is told by the function's environment (FAKE_INIT) and by each event's "do".
 """
 
+import ctypes
 import fcntl
 import json
 import mmap
@@ -13,7 +14,8 @@ import struct
 import sys
 import time
 
-SUBMIT_TAIL, COMPLETE_TAIL, COMPLETE_HEAD = 0x40, 0xC0, 0x100
+SUBMIT_TAIL, COMPLETE_TAIL, COMPLETE_HEAD, SIGNALS = 0x40, 0xC0, 0x100, 0x180
+SYS_FUTEX, FUTEX_WAIT = 202, 0
 SUBMIT_RING, COMPLETE_RING, HEAP = 0x1000, 0x2000, 0x4000
 NEXT, INIT_ERROR = 1, 2
 RESULT, ERROR = 1, 2
@@ -25,7 +27,11 @@ class Arena:
         self.memory = mmap.mmap(device["arena"], 0)
         # Whole words: struct would store them byte by byte, and the other side sees every step.
         self.control = memoryview(self.memory)[:SUBMIT_RING].cast("I")
-        self.doorbell, self.completion = device["doorbell"], device["completion"]
+        self.doorbell = device["doorbell"]
+        # An eventfd; where there is none, a futex.
+        self.completion = device.get("completion")
+        self.signals = ctypes.c_uint32.from_buffer(self.memory, SIGNALS)
+        self.system = ctypes.CDLL(None).syscall
         self.count = 0
 
     def index(self, offset):
@@ -47,8 +53,14 @@ class Arena:
 
     def complete(self):
         head = self.index(COMPLETE_HEAD)
-        while self.index(COMPLETE_TAIL) == head:
-            os.read(self.completion, 8)
+        while True:
+            seen = self.signals.value
+            if self.index(COMPLETE_TAIL) != head:
+                break
+            if self.completion is not None:
+                os.read(self.completion, 8)
+            else:
+                self.system(SYS_FUTEX, ctypes.byref(self.signals), FUTEX_WAIT, ctypes.c_uint32(seen), None)
         fields = struct.unpack_from("<QiIIIIIQQ", self.memory, COMPLETE_RING + head % 64 * 64)
         _, status, _, head_at, head_length, body_at, body_length, _, _ = fields
         reply = bytes(self.memory[head_at : head_at + head_length])
