@@ -1,4 +1,4 @@
-"""Restored instances: their clocks are the host's, and they can make copies of themselves."""
+"""Restored instances: their clocks are the host's, they can make copies of themselves, and of their files."""
 
 import time
 
@@ -22,3 +22,13 @@ def test_clocks_and_copies_of_a_restored_instance(node, handlers):
         assert "fork" in payload["call"], payload
         assert payload["after"] == 200
         node.admin("POST", "/nexus/v1/functions/copies/evict")
+
+
+@pytest.mark.kvm
+def test_a_copy_of_a_functions_file_can_be_changed(node, handlers):
+    if node.isolation != "kvm":
+        pytest.skip("a jailed process has the host's files")
+    node.deploy("own-files", handlers / "own_files.py", memory_mib=128)
+    payload, _ = node.invoke("own-files", {})
+    mode = (handlers / "own_files.py").stat().st_mode & 0o777
+    assert payload == {"mode": mode, "grown": 10, "refused": "Read-only file system", "writable": False}

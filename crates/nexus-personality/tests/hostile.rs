@@ -8,7 +8,7 @@ use nexus_personality::machine::{Exception, Outcome};
 use nexus_personality::window::{DOORBELL, RESERVED, USER_END};
 use nexus_personality::{host, table};
 use proptest::prelude::*;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Calls that wait for something that never comes are not for random arguments.
@@ -338,6 +338,20 @@ fn the_arenas_pages_are_made_and_given_back_where_they_are_asked_for() {
     assert_eq!(used(), 8192);
 }
 
+/// As the backend does.
+fn tell_completions(arena: i32) {
+    // SAFETY: a fresh mapping of the arena's first page, unmapped at the end; the word is aligned and only used as an atomic.
+    unsafe {
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        let page = libc::mmap(std::ptr::null_mut(), 4096, prot, flags, arena, 0);
+        assert_ne!(page, libc::MAP_FAILED);
+        let word = page.byte_add(nexus_abi::arena::control::SIGNALS);
+        (*word.cast::<AtomicU32>()).fetch_add(1, Ordering::Release);
+        libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, i32::MAX);
+        libc::munmap(page, 4096);
+    }
+}
+
 #[test]
 fn the_doorbell_rings_and_a_completion_ends_the_wait_in_one_call() {
     let mut c = config(&[]);
@@ -349,12 +363,9 @@ fn the_doorbell_rings_and_a_completion_ends_the_wait_in_one_call() {
     std::thread::scope(|scope| {
         let backend = scope.spawn(|| {
             let mut count = 0_u64;
-            // SAFETY: eight live bytes; the descriptors are the test's.
-            unsafe {
-                libc::read(device.doorbell, (&raw mut count).cast(), 8);
-                let one = 1_u64;
-                libc::write(device.completion, (&raw const one).cast(), 8);
-            }
+            // SAFETY: eight live bytes; the descriptor is the test's.
+            unsafe { libc::read(device.doorbell, (&raw mut count).cast(), 8) };
+            tell_completions(device.arena);
             count
         });
         assert_eq!(g.call("ioctl", &[fd, ring_and_wait, 10_000]), 0);

@@ -52,7 +52,7 @@ impl Stat {
     fn of_host(stat: &libc::stat, key: u64) -> Self {
         Self {
             inode: hidden(stat, key),
-            mode: stat.st_mode & !0o222,
+            mode: stat.st_mode,
             links: stat.st_nlink,
             size: stat.st_size.cast_unsigned(),
             device: 1,
