@@ -45,8 +45,9 @@ def test_one_event_at_a_time(node, plain):
     # Where starts take long, some are told to come again (429), as Lambda's clients are and do.
     client = node.nexus.lambda_client(config=Config(retries={"mode": "standard", "total_max_attempts": 10}))
 
+    # So long that one instance cannot do all before the next has started, on a busy machine either.
     def call(_):
-        return json.load(client.invoke(FunctionName=plain, Payload=b'{"sleep_s": 0.3}')["Payload"])
+        return json.load(client.invoke(FunctionName=plain, Payload=b'{"sleep_s": 1}')["Payload"])
 
     with ThreadPoolExecutor(12) as pool:
         results = list(pool.map(call, range(12)))
