@@ -77,7 +77,7 @@ def test_journal_answers_at_once_and_tells_what_is_pending(node: Killable, store
     began = time.monotonic()
     _invoke(node, "f", _put("k"))
     assert node.writes()["pending"] == 1
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 0.5
     # Somebody else's read through the node waits.
     node.deploy("g")
     _, answer = _invoke(node, "g", {"op": "GetObject", "bucket": BUCKET, "key": "k"})
@@ -150,5 +150,5 @@ def test_a_commit_deadline_says_that_it_may_have_been_done(node: Killable, store
     _, answer = _invoke(node, "f", _put("k"))
     assert answer["errorType"] == "ReadTimeoutError"
     assert "may have been done" in answer["errorMessage"]
-    assert time.monotonic() - began < 14
+    assert time.monotonic() - began < 4.5
     assert node.writes()["pending"] == 0

@@ -1,31 +1,21 @@
 //! Waiting for the backend: a futex in the arena's control page, which the backend counts up and wakes once it has made
-//! completions. It takes no descriptor on either side. (unsafe: shared memory.)
+//! completions. It takes no descriptor on either side.
 //!
 //! The guest can write the word too, and then only wakes itself for nothing, or not at all. A wait ends by its time-out and
 //! by a kick, whatever the word does meanwhile.
 
+use crate::control_page::ControlPage;
 use crate::errno::{EAGAIN, SysResult};
-use nexus_abi::arena::{self, control};
 use std::io;
 use std::os::fd::RawFd;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Of the control page; the guest may unmap its own mapping of it, or map something else there.
-const LENGTH: usize = arena::SUBMIT_RING;
-const _: () = assert!(control::SIGNALS.is_multiple_of(4) && control::SIGNALS + 4 <= LENGTH);
-
-/// A mapping of the word, and what of it the guest has been told.
+/// The word, and what of it the guest has been told.
 #[derive(Debug)]
 pub(crate) struct Completions {
-    page: NonNull<u8>,
+    page: ControlPage,
     seen: AtomicU32,
 }
-
-// SAFETY: the mapping belongs to this value, and is only ever accessed as an atomic.
-unsafe impl Send for Completions {}
-// SAFETY: as above.
-unsafe impl Sync for Completions {}
 
 impl Completions {
     /// Of this arena, which is new: what has come before is told too.
@@ -33,33 +23,14 @@ impl Completions {
     /// # Errors
     /// It cannot be mapped.
     pub(crate) fn of(arena: RawFd) -> io::Result<Self> {
-        // For writing too, or the kernel would look for the futex's page twice.
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let page = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                LENGTH,
-                access,
-                libc::MAP_SHARED,
-                arena,
-                0,
-            )
-        };
-        if page == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let page = NonNull::new(page.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self {
-            page,
+            page: ControlPage::new(arena)?,
             seen: AtomicU32::new(0),
         })
     }
 
     fn word(&self) -> &AtomicU32 {
-        // SAFETY: inside the mapping and aligned (checked above), which lives as long as this value; the arena is sealed
-        // against shrinking beneath it. Other writers are allowed for by the atomic.
-        unsafe { AtomicU32::from_ptr(self.page.as_ptr().add(control::SIGNALS).cast()) }
+        self.page.signals()
     }
 
     /// Until there was a signal that no thread was told yet. `block` makes a futex call with these arguments, cut short as
@@ -90,13 +61,6 @@ impl Completions {
                 Err(e) => return Err(e),
             }
         }
-    }
-}
-
-impl Drop for Completions {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nothing refers to it any more.
-        unsafe { libc::munmap(self.page.as_ptr().cast(), LENGTH) };
     }
 }
 

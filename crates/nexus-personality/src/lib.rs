@@ -23,6 +23,7 @@
 pub mod children;
 mod completions;
 pub mod config;
+pub mod control_page;
 pub mod errno;
 pub mod files;
 pub mod groups;
