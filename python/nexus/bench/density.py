@@ -37,8 +37,9 @@ def measure(isolation: str, instances: int, calls: int, functions: int) -> repor
         before = memory.settled_kib()
         limits.check(instances, bench.daemon, before)
         began = time.monotonic()
+        each = _SLOW_START_S
         for name in names:
-            _fill(bench, name, per_function)
+            each = _fill(bench, name, per_function, each)
         filled_s = time.monotonic() - began
         pids = [pid for name in names for pid in bench.pids(name)]
         memory.await_rest(pids)
@@ -94,18 +95,19 @@ def _calls(bench: Session, names: list[str], count: int) -> list[float]:
     return times
 
 
-def _fill(bench: Session, name: str, wanted: int) -> None:
+def _fill(bench: Session, name: str, wanted: int, each: float) -> float:
     """Have ``wanted`` instances of a function live, each with one call behind it.
 
     A call stays until all are there, so that none serves two; the next ones are sent when those before have an instance.
+
+    :param each: seconds that one start is expected to take.
+    :returns: seconds that one took.
     """
-    began = time.monotonic()
     for _ in range(_ATTEMPTS):
         live = len(bench.pids(name))
         if live >= wanted:
-            return
-        # From what the node has shown so far; the first time, from what a slow machine takes.
-        each = _SLOW_START_S if not live else max((time.monotonic() - began) / live, 0.01)
+            return each
+        began = time.monotonic()
         until = time.time() + 2 + 1.5 * each * wanted
         # Instances that live take a call each as well.
         with ThreadPoolExecutor(wanted) as pool:
@@ -115,10 +117,12 @@ def _fill(bench: Session, name: str, wanted: int) -> None:
                 calls += [pool.submit(bench.node.invoke, name, _event(until)) for _ in range(min(_ABREAST, wanted - live))]
                 _await_busy(bench, name, len(calls), until - 1)
                 live = len(calls)
+            each = max((time.monotonic() - began) / live, 0.01) if live >= wanted else 2 * each
             for call in calls:
                 call.result()
     if (live := len(bench.pids(name))) < wanted:
         raise NexusError(f"no more than {live} of {wanted} instances of {name} come up", "look at the node's log")
+    return each
 
 
 def _await_busy(bench: Session, name: str, wanted: int, until: float) -> None:
