@@ -1,5 +1,6 @@
 //! Whose requests the node makes. Secrets are in this process's memory and nowhere else.
 
+use crate::sigv4::Keys;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +18,7 @@ pub struct Credentials {
     pub access_key_id: String,
     secret: Zeroizing<String>,
     session_token: Option<Zeroizing<String>>,
+    keys: Keys,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -33,7 +35,12 @@ impl Credentials {
             access_key_id: access_key_id.to_owned(),
             secret: Zeroizing::new(secret.to_owned()),
             session_token: session_token.map(|token| Zeroizing::new(token.to_owned())),
+            keys: Keys::default(),
         }
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     pub fn secret(&self) -> &str {
@@ -228,6 +235,7 @@ fn parse_json(text: &str) -> Result<Credentials, String> {
         access_key_id: file.access_key_id,
         secret: file.secret_access_key,
         session_token: file.session_token,
+        keys: Keys::default(),
     })
 }
 

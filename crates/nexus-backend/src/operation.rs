@@ -21,7 +21,6 @@ use crate::http::url::Url;
 use crate::policy::{Denied, Endpoints, Policy};
 use crate::prefetch::Prefetcher;
 use crate::raw::RequestBody;
-use crate::sigv4::Signer;
 use crate::web::connection::Pool;
 use crate::web::rpc::Channels;
 use crate::web::tls::Tls;
@@ -49,7 +48,6 @@ pub struct Engine {
     /// Connections of gRPC clients.
     pub(crate) channels: Channels,
     credentials: Store,
-    signer: Signer,
     region: String,
     pub writes: Writes,
     pub prefetch: Prefetcher,
@@ -66,7 +64,6 @@ impl Engine {
             client: Client::new().map_err(Error::Config)?,
             endpoints: Endpoints::new(&config.endpoints).map_err(Error::Config)?,
             credentials: Store::new(&config.credentials()).map_err(Error::Config)?,
-            signer: Signer::default(),
             region: config.region.clone(),
             writes: Writes::default(),
             prefetch: Prefetcher::default(),

@@ -6,9 +6,10 @@ use crate::credentials::Credentials;
 use crate::http::url::encode;
 use crate::raw::RawSlice;
 use ring::{digest, hmac};
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
+use zeroize::Zeroizing;
 
 /// SHA-256 of nothing, in hexadecimal.
 pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -23,7 +24,7 @@ const UNSIGNED_HEADERS: [&str; 6] = [
     "amz-sdk-invocation-id",
     "amz-sdk-request",
 ];
-/// Signing keys kept: one for each key id, region and service in use.
+/// Signing keys kept of one secret: one for each region and service in use.
 const MAX_KEYS: usize = 64;
 
 /// What a signature covers besides the headers.
@@ -36,9 +37,17 @@ pub struct Scope<'a> {
 }
 
 impl Scope<'_> {
+    fn day(&self) -> &str {
+        self.time.get(..8).unwrap_or_default()
+    }
+
     fn range(&self) -> String {
-        let day = self.time.get(..8).unwrap_or_default();
-        format!("{day}/{}/{}/aws4_request", self.region, self.service)
+        format!(
+            "{}/{}/{}/aws4_request",
+            self.day(),
+            self.region,
+            self.service
+        )
     }
 
     /// Key id and scope, as signatures name them.
@@ -60,104 +69,28 @@ pub struct Signable<'a> {
     pub payload_hash: &'a str,
 }
 
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct KeyName {
-    key_id: String,
-    region: String,
-    service: String,
-}
-
-/// Makes signatures; remembers the day's signing keys.
+/// The signing keys that were derived from one secret. They live with it.
 #[derive(Default)]
-pub struct Signer {
-    keys: Mutex<HashMap<KeyName, DayKey>>,
-}
+pub struct Keys(Mutex<Vec<DayKey>>);
 
 struct DayKey {
     day: String,
-    secret: digest::Digest,
+    region: String,
+    service: String,
     key: hmac::Key,
 }
 
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer").finish_non_exhaustive()
-    }
-}
-
-impl Signer {
-    /// Value of the Authorization header.
-    pub fn sign(&self, credentials: &Credentials, scope: Scope<'_>, what: &Signable<'_>) -> String {
-        let (canonical, signed) = canonical_request(scope.service, what);
-        let signature = self.of_request(credentials, scope, &canonical);
-        let credential = scope.credential(credentials);
-        format!(
-            "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={signed}, Signature={signature}"
-        )
-    }
-
-    /// The query of a URL that is signed itself, for `expires_s` seconds: the given one, then the signature's.
-    pub fn presign(
-        &self,
-        credentials: &Credentials,
-        scope: Scope<'_>,
-        what: &Signable<'_>,
-        expires_s: u64,
-    ) -> String {
-        let (_, signed) = canonical_request(scope.service, what);
-        let mut query = what.query.to_owned();
-        let mut add = |name: &str, value: &str| {
-            if !query.is_empty() {
-                query.push('&');
-            }
-            let _ = write!(query, "{name}=");
-            encode(value, false, &mut query);
-        };
-        add("X-Amz-Algorithm", ALGORITHM);
-        add("X-Amz-Credential", &scope.credential(credentials));
-        add("X-Amz-Date", scope.time);
-        add("X-Amz-Expires", &expires_s.to_string());
-        add("X-Amz-SignedHeaders", &signed);
-        if let Some(token) = credentials.session_token() {
-            add("X-Amz-Security-Token", token);
-        }
-        let whole = Signable {
-            query: &query,
-            ..*what
-        };
-        let (canonical, _) = canonical_request(scope.service, &whole);
-        let signature = self.of_request(credentials, scope, &canonical);
-        format!("{query}&X-Amz-Signature={signature}")
-    }
-
-    /// Signature of a text as it is, such as a POST policy.
-    pub fn of_text(&self, credentials: &Credentials, scope: Scope<'_>, text: &str) -> String {
-        let day = scope.time.get(..8).unwrap_or_default();
-        let key = self.key(credentials, scope, day);
-        hex(hmac::sign(&key, text.as_bytes()).as_ref())
-    }
-
-    fn of_request(&self, credentials: &Credentials, scope: Scope<'_>, canonical: &str) -> String {
-        let hash = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
-        let text = format!("{ALGORITHM}\n{}\n{}\n{hash}", scope.time, scope.range());
-        self.of_text(credentials, scope, &text)
-    }
-
-    fn key(&self, credentials: &Credentials, scope: Scope<'_>, day: &str) -> hmac::Key {
-        let name = KeyName {
-            key_id: credentials.access_key_id.clone(),
-            region: scope.region.to_owned(),
-            service: scope.service.to_owned(),
-        };
-        let secret = digest::digest(&digest::SHA256, credentials.secret().as_bytes());
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = keys.get(&name)
-            && known.day == day
-            && known.secret.as_ref() == secret.as_ref()
-        {
+impl Keys {
+    fn get(&self, secret: &str, scope: Scope<'_>) -> hmac::Key {
+        let day = scope.day();
+        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = keys.iter().find(|known| {
+            known.day == day && known.region == scope.region && known.service == scope.service
+        });
+        if let Some(known) = known {
             return known.key.clone();
         }
-        let first = format!("AWS4{}", credentials.secret());
+        let first = Zeroizing::new(format!("AWS4{secret}"));
         let mut key = hmac::Key::new(hmac::HMAC_SHA256, first.as_bytes());
         for part in [day, scope.region, scope.service, "aws4_request"] {
             key = hmac::Key::new(
@@ -165,18 +98,73 @@ impl Signer {
                 hmac::sign(&key, part.as_bytes()).as_ref(),
             );
         }
+        keys.retain(|known| known.day == day);
         if keys.len() >= MAX_KEYS {
             keys.clear();
         }
-        let day = day.to_owned();
-        let made = DayKey {
-            day,
-            secret,
+        keys.push(DayKey {
+            day: day.to_owned(),
+            region: scope.region.to_owned(),
+            service: scope.service.to_owned(),
             key: key.clone(),
-        };
-        keys.insert(name, made);
+        });
         key
     }
+}
+
+/// Value of the Authorization header.
+pub fn sign(credentials: &Credentials, scope: Scope<'_>, what: &Signable<'_>) -> String {
+    let (canonical, signed) = canonical_request(scope.service, what);
+    let signature = of_request(credentials, scope, &canonical);
+    let credential = scope.credential(credentials);
+    format!(
+        "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={signed}, Signature={signature}"
+    )
+}
+
+/// The query of a URL that is signed itself, for `expires_s` seconds: the given one, then the signature's.
+pub fn presign(
+    credentials: &Credentials,
+    scope: Scope<'_>,
+    what: &Signable<'_>,
+    expires_s: u64,
+) -> String {
+    let (_, signed) = canonical_request(scope.service, what);
+    let mut query = what.query.to_owned();
+    let mut add = |name: &str, value: &str| {
+        if !query.is_empty() {
+            query.push('&');
+        }
+        let _ = write!(query, "{name}=");
+        encode(value, false, &mut query);
+    };
+    add("X-Amz-Algorithm", ALGORITHM);
+    add("X-Amz-Credential", &scope.credential(credentials));
+    add("X-Amz-Date", scope.time);
+    add("X-Amz-Expires", &expires_s.to_string());
+    add("X-Amz-SignedHeaders", &signed);
+    if let Some(token) = credentials.session_token() {
+        add("X-Amz-Security-Token", token);
+    }
+    let whole = Signable {
+        query: &query,
+        ..*what
+    };
+    let (canonical, _) = canonical_request(scope.service, &whole);
+    let signature = of_request(credentials, scope, &canonical);
+    format!("{query}&X-Amz-Signature={signature}")
+}
+
+/// Signature of a text as it is, such as a POST policy.
+pub fn of_text(credentials: &Credentials, scope: Scope<'_>, text: &str) -> String {
+    let key = credentials.keys().get(credentials.secret(), scope);
+    hex(hmac::sign(&key, text.as_bytes()).as_ref())
+}
+
+fn of_request(credentials: &Credentials, scope: Scope<'_>, canonical: &str) -> String {
+    let hash = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
+    let text = format!("{ALGORITHM}\n{}\n{}\n{hash}", scope.time, scope.range());
+    of_text(credentials, scope, &text)
 }
 
 /// The canonical request, and the names of the signed headers.
@@ -203,15 +191,16 @@ fn canonical_request(service: &str, what: &Signable<'_>) -> (String, String) {
         let _ = write!(out, "{comma}{name}={value}");
     }
     out.push('\n');
-    let mut headers: Vec<(String, String)> = Vec::with_capacity(what.headers.len());
+    let mut headers: Vec<(String, Cow<'_, str>)> = Vec::with_capacity(what.headers.len());
     for (name, value) in what.headers {
         let name = name.to_ascii_lowercase();
         if UNSIGNED_HEADERS.contains(&name.as_str()) {
             continue;
         }
-        let value = value.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        let value = trimmed(value);
         match headers.iter_mut().find(|(known, _)| *known == name) {
             Some((_, values)) => {
+                let values = values.to_mut();
                 values.push(',');
                 values.push_str(&value);
             }
@@ -219,16 +208,32 @@ fn canonical_request(service: &str, what: &Signable<'_>) -> (String, String) {
         }
     }
     headers.sort_unstable();
-    let mut names = String::new();
+    let mut names = String::with_capacity(128);
     for (name, value) in &headers {
-        let _ = writeln!(out, "{name}:{value}");
+        for part in [name.as_str(), ":", value, "\n"] {
+            out.push_str(part);
+        }
         if !names.is_empty() {
             names.push(';');
         }
         names.push_str(name);
     }
-    let _ = write!(out, "\n{names}\n{}", what.payload_hash);
+    for part in ["\n", &names, "\n", what.payload_hash] {
+        out.push_str(part);
+    }
     (out, names)
+}
+
+/// A header's value without white space at its ends, and with one space for each stretch of it within.
+fn trimmed(value: &str) -> Cow<'_, str> {
+    let value = value.trim_ascii();
+    let mut words = value.split_ascii_whitespace();
+    if words.by_ref().map(|word| word.len() + 1).sum::<usize>() == value.len() + 1
+        && !value.contains(['\t', '\n', '\r', '\x0c'])
+    {
+        return Cow::Borrowed(value);
+    }
+    Cow::Owned(value.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// RFC 3986, section 5.2.4, and without empty segments.
@@ -249,11 +254,11 @@ fn normalised(path: &str) -> String {
 
 pub fn hex(bytes: &[u8]) -> String {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|nibble| HEX.get(usize::from(nibble)).map_or('0', |b| char::from(*b)))
-        .collect()
+    let mut out = String::with_capacity(2 * bytes.len());
+    for nibble in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
+        out.push(HEX.get(usize::from(nibble)).map_or('0', |b| char::from(*b)));
+    }
+    out
 }
 
 /// SHA-256 of a payload, in hexadecimal.
@@ -326,7 +331,7 @@ mod tests {
             headers: &headers(&list),
             payload_hash: hash,
         };
-        Signer::default().sign(&credentials, scope, &what)
+        sign(&credentials, scope, &what)
     }
 
     #[test]
@@ -385,6 +390,55 @@ mod tests {
         }
     }
 
+    #[test]
+    fn keys_are_one_secret_s_and_one_day_s() {
+        let list = headers(&[("Host", "h")]);
+        let what = Signable {
+            method: "GET",
+            path: "/",
+            query: "",
+            headers: &list,
+            payload_hash: EMPTY_SHA256,
+        };
+        let scope = |time, region, service| Scope {
+            region,
+            service,
+            time,
+        };
+        let first = scope("20150830T123600Z", "us-east-1", "s3");
+        let scopes = [
+            first,
+            scope("20150831T123600Z", "us-east-1", "s3"),
+            scope("20150830T123600Z", "eu-west-1", "s3"),
+            scope("20150830T123600Z", "us-east-1", "sqs"),
+            first,
+        ];
+        let kept = Credentials::new("K", "one", None);
+        for scope in scopes {
+            let fresh = Credentials::new("K", "one", None);
+            let other = Credentials::new("K", "another", None);
+            let got = sign(&kept, scope, &what);
+            assert_eq!(got, sign(&fresh, scope, &what));
+            assert_ne!(got, sign(&other, scope, &what));
+        }
+    }
+
+    #[test]
+    fn white_space_of_values_is_trimmed() {
+        for (value, wanted) in [
+            ("", ""),
+            ("a b", "a b"),
+            (" a ", "a"),
+            ("a  b", "a b"),
+            ("a\tb", "a b"),
+            (" \t ", ""),
+            ("\u{e9}  b", "\u{e9} b"),
+        ] {
+            assert_eq!(trimmed(value), wanted);
+        }
+        assert!(matches!(trimmed(" a b"), Cow::Borrowed("a b")));
+    }
+
     /// The examples of "Signature calculations for the Authorization header" in S3's API reference.
     #[test]
     fn s3_examples() {
@@ -395,7 +449,6 @@ mod tests {
             service: "s3",
             time: "20130524T000000Z",
         };
-        let signer = Signer::default();
         let sign = |method, path, query, hash: &str, list: &[(&str, &str)]| {
             let mut list = list.to_vec();
             list.extend([
@@ -410,7 +463,7 @@ mod tests {
                 headers: &headers(&list),
                 payload_hash: hash,
             };
-            signer.sign(&credentials, scope, &what)
+            super::sign(&credentials, scope, &what)
         };
         let got = sign(
             "GET",
@@ -450,7 +503,7 @@ mod tests {
             headers: &headers(&[("host", "examplebucket.s3.amazonaws.com")]),
             payload_hash: UNSIGNED,
         };
-        let query = Signer::default().presign(&credentials, scope, &what, 86_400);
+        let query = presign(&credentials, scope, &what, 86_400);
         assert_eq!(
             query,
             "X-Amz-Algorithm=AWS4-HMAC-SHA256\

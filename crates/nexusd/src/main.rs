@@ -37,6 +37,9 @@ const USAGE: &str = "usage: nexusd --config FILE\n       nexusd --version";
 /// each of its steps, for that many pieces of a greedy neighbour's bodies (tests/network/test_fairness.py).
 const EVENT_INTERVAL: u32 = 4;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let config = match arguments(std::env::args().skip(1)) {
         Ok(Some(path)) => path,

@@ -7,7 +7,7 @@ use crate::FunctionIdentity;
 use crate::http::head::is_token;
 use crate::http::url::{Url, encode};
 use crate::policy::{Call, Denied};
-use crate::sigv4::{ALGORITHM, Scope, Signable, UNSIGNED, amz_date, iso_date};
+use crate::sigv4::{self, ALGORITHM, Scope, Signable, UNSIGNED, amz_date, iso_date};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -102,7 +102,7 @@ pub fn execute(engine: &Engine, identity: &FunctionIdentity, head: Head) -> Resu
                 payload_hash,
             };
             let credentials = engine.credentials(identity, &url.authority.to_string())?;
-            let query = engine.signer.presign(&credentials, scope, &what, expires_s);
+            let query = sigv4::presign(&credentials, scope, &what, expires_s);
             let base = head.url.split(['?', '#']).next().unwrap_or_default();
             json!({"url": format!("{base}?{query}")})
         }
@@ -178,7 +178,7 @@ fn post(
     }
     let policy = json!({"expiration": until, "conditions": conditions}).to_string();
     let policy = STANDARD.encode(policy);
-    let signature = engine.signer.of_text(&credentials, scope, &policy);
+    let signature = sigv4::of_text(&credentials, scope, &policy);
     fields.push(("policy", policy));
     fields.push(("x-amz-signature", signature));
     Ok(json!({ "fields": fields }))

@@ -8,7 +8,7 @@ use crate::http::Response;
 use crate::http::head::{is_ours, is_sound, values};
 use crate::http::url::{Authority, Url};
 use crate::policy::{Call, Denied, Refused};
-use crate::sigv4::{Scope, Signable, amz_date};
+use crate::sigv4::{self, Scope, Signable, amz_date};
 use nexus_abi::operation::{PLACEHOLDER_KEY_ID, status};
 use serde::Serialize;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ impl Engine {
             headers,
             payload_hash,
         };
-        let value = self.signer.sign(&credentials, scope, &what);
+        let value = sigv4::sign(&credentials, scope, &what);
         headers.retain(|(name, _)| name != "host");
         headers.push(("Authorization".to_owned(), value));
         Ok(())
