@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from framework.node import TestNode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = [
     pytest.mark.kvm,
@@ -86,6 +89,14 @@ def handler(event, context):
 
 def percentile(values: list[float], share: float) -> float:
     return sorted(values)[int(len(values) * share)]
+
+
+@pytest.fixture
+def kvm_node(tmp_path: Path) -> Iterator[TestNode]:
+    """As nodes are by default: each instance in a control group of its own, where there are some."""
+    node = TestNode.start(tmp_path / "node", "kvm", cgroups="NEXUS_FAIRNESS_UNGROUPED" not in os.environ)
+    yield node
+    node.close()
 
 
 def test_p99_beside_a_greedy_instance(kvm_node: TestNode, tmp_path: Path) -> None:

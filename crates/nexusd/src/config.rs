@@ -63,7 +63,7 @@ pub struct Config {
     /// User id instances run under where the node runs as root.
     #[serde(default = "default_jail_uid")]
     pub jail_uid: u32,
-    /// A control group for all instances together, where the daemon may make one.
+    /// A control group for all instances together, and in it one for each, where the daemon may make them.
     #[serde(default)]
     pub cgroups: bool,
     #[serde(default)]

@@ -122,7 +122,7 @@ def _cgroups() -> Finding:
     own = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::")[2]
     writable = os.access(Path("/sys/fs/cgroup") / own.lstrip("/"), os.W_OK)
     if "memory" in present and writable:
-        return Finding("ok", "cgroups", f"v2 with {' '.join(present)}: all instances are put into one")
+        return Finding("ok", "cgroups", f"v2 with {' '.join(present)}: all instances are put into one, and share the CPU equally")
     text = f"v2, {'memory controller missing' if 'memory' not in present else 'not delegated to this user'}"
     return Finding(
         "note", "cgroups", text, "memory limits are the hypervisor's own; run under systemd with Delegate=yes for a second wall"
@@ -134,7 +134,7 @@ def _old_cgroups() -> Finding:
     lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     own = next((path for _, names, path in (line.split(":", 2) for line in lines) if "memory" in names.split(",")), None)
     if own is not None and os.access(mount / own.lstrip("/"), os.W_OK):
-        return Finding("ok", "cgroups", "v1 with memory: all instances are put into one")
+        return Finding("ok", "cgroups", "v1 with memory: all instances are put into one, and share the CPU equally")
     advice = "memory limits are the hypervisor's own; with one there is a second wall"
     return Finding("note", "cgroups", "none that this user may add to", advice)
 

@@ -1,9 +1,10 @@
 //! A control group for the node's instances, beneath the one that the daemon itself is in: a second wall for memory, and less weight
-//! on the CPU than the daemon has.
+//! on the CPU than the daemon has. In it each instance has a group of its own with equal weight, so that one with many threads
+//! takes no more of a busy CPU than one with a single thread.
 //!
-//! One group for all of them: what one instance may use is the hypervisor's account; this keeps them all together from taking the
-//! host's last memory. With cgroup v1 the spawning thread enters, and what it starts begins there. With v2 a process is in one
-//! group as a whole, so each child enters before it executes.
+//! Memory has one group for all: what one instance may use is the hypervisor's account; this keeps them all together from taking
+//! the host's last memory. With cgroup v1 the spawning thread enters, and what it starts begins there. With v2 a process is in
+//! one group as a whole, so each child enters before it executes.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -18,14 +19,54 @@ const CPU_WEIGHT: &str = "50";
 /// Of a group, before the daemon's process id.
 const NAME: &str = "nexus-instances-";
 
-/// The group. It is removed when dropped or by the next daemon, which fails silently as long as somebody is in it.
+/// The group of all. It is removed when dropped or by the next daemon, which fails silently as long as somebody is in it.
 #[derive(Debug)]
 pub struct Group {
     directories: Vec<PathBuf>,
     /// v1: where a thread enters.
     tasks: Vec<PathBuf>,
-    /// v2: where a process enters.
+    /// Where each instance has its own; `None`: the controllers are not there for it.
+    places: Option<PathBuf>,
+    version: Version,
+    /// Those made so far.
+    count: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// The group of one instance. Dropped when that has ended.
+#[derive(Debug)]
+pub struct Place {
+    directory: PathBuf,
+    /// v2: what the child writes "0" to before it executes.
     procs: Option<File>,
+}
+
+impl Place {
+    #[must_use]
+    pub fn procs(&self) -> Option<RawFd> {
+        self.procs.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// The child has entered.
+    pub fn taken(&mut self) {
+        self.procs = None;
+    }
+
+    /// Remove it, or give it back: somebody is in it still, as the spawning thread is in the one that it made last (v1).
+    ///
+    /// # Errors
+    /// The place.
+    pub fn remove(self) -> Result<(), Self> {
+        match fs::remove_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(self),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Group {
@@ -40,10 +81,13 @@ impl Group {
         let mut group = Self {
             directories: Vec::new(),
             tasks: Vec::new(),
-            procs: None,
+            places: None,
+            version: Version::One,
+            count: 0,
         };
         let unified = mounts.join("cgroup.controllers");
         if unified.exists() {
+            group.version = Version::Two;
             group.unified(&own, mounts, &name, limit)?;
         } else {
             let parent = |controller| beneath(mounts, controller, &own);
@@ -52,7 +96,9 @@ impl Group {
                 "memory.limit_in_bytes",
                 &limit.to_string(),
             )?;
-            group.old(&parent("cpu")?.join(&name), "cpu.shares", CPU_SHARES)?;
+            let cpu = parent("cpu")?.join(&name);
+            group.old(&cpu, "cpu.shares", CPU_SHARES)?;
+            group.places = Some(cpu);
         }
         Ok(group)
     }
@@ -79,11 +125,9 @@ impl Group {
         fs::write(parent.join("cgroup.subtree_control"), "+memory +cpu")?;
         fs::write(instances.join("memory.max"), limit.to_string())?;
         fs::write(instances.join("cpu.weight"), CPU_WEIGHT)?;
-        self.procs = Some(
-            File::options()
-                .write(true)
-                .open(instances.join("cgroup.procs"))?,
-        );
+        // A group that distributes a controller has no processes of its own: each instance has to have one.
+        fs::write(instances.join("cgroup.subtree_control"), "+cpu")?;
+        self.places = Some(instances);
         Ok(())
     }
 
@@ -92,7 +136,7 @@ impl Group {
         for left in path.parent().into_iter().flat_map(fs::read_dir).flatten() {
             let left = left?;
             if left.file_name().to_string_lossy().starts_with(NAME) {
-                let _ = fs::remove_dir(left.path());
+                remove(&left.path());
             }
         }
         fs::create_dir(path)
@@ -112,19 +156,50 @@ impl Group {
         Ok(())
     }
 
-    /// What a child writes "0" to before it executes (v2).
-    #[must_use]
-    pub fn procs(&self) -> Option<RawFd> {
-        self.procs.as_ref().map(AsRawFd::as_raw_fd)
+    /// A group for what is started next. With v1 the calling thread enters it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn place(&mut self) -> io::Result<Option<Place>> {
+        let Some(places) = &self.places else {
+            return Ok(None);
+        };
+        self.count += 1;
+        let directory = places.join(self.count.to_string());
+        fs::create_dir(&directory)?;
+        let mut place = Place {
+            directory,
+            procs: None,
+        };
+        match self.version {
+            Version::One => fs::write(place.directory.join("tasks"), "0")?,
+            Version::Two => {
+                let file = File::options()
+                    .write(true)
+                    .open(place.directory.join("cgroup.procs"))?;
+                place.procs = Some(file);
+            }
+        }
+        Ok(Some(place))
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         for directory in self.directories.iter().rev() {
-            let _ = fs::remove_dir(directory);
+            remove(directory);
         }
     }
+}
+
+/// Remove a group and those in it, where nobody is in them.
+fn remove(directory: &Path) {
+    for inner in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if inner.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = fs::remove_dir(inner.path());
+        }
+    }
+    let _ = fs::remove_dir(directory);
 }
 
 /// This process's directory of one controller (v1).
@@ -201,7 +276,39 @@ mod tests {
             fs::read_to_string(mounts.path().join(format!("cpu/{name}/cpu.shares"))).unwrap(),
             CPU_SHARES
         );
-        assert_eq!((group.tasks.len(), group.procs()), (2, None));
+        assert_eq!(group.tasks.len(), 2);
+    }
+
+    #[test]
+    fn each_instance_has_a_place_that_goes_with_it() {
+        let own = "4:memory:/\n2:cpu:/\n";
+        let (mounts, proc) = Tree::new("places", own, &["memory", "cpu"]);
+        let mut group = Group::make(&proc, mounts.path()).unwrap();
+        let (first, second) = (group.place().unwrap(), group.place().unwrap());
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert_ne!(first.directory, second.directory);
+        assert_eq!(
+            fs::read_to_string(second.directory.join("tasks")).unwrap(),
+            "0"
+        );
+        // The kernel's files go with their directory.
+        fs::remove_file(first.directory.join("tasks")).unwrap();
+        let gone = first.directory.clone();
+        first.remove().unwrap();
+        assert!(!gone.exists());
+        // Left behind, as by a daemon that was killed: the next one's to remove.
+        fs::remove_file(second.directory.join("tasks")).unwrap();
+        let (left, all) = (second.directory.clone(), group.directories.clone());
+        std::mem::forget(group);
+        for directory in &all {
+            for file in ["memory.limit_in_bytes", "cpu.shares"] {
+                let _ = fs::remove_file(directory.join(file));
+            }
+        }
+        assert!(left.exists());
+        let group = Group::make(&proc, mounts.path()).unwrap();
+        assert!(!left.exists() && all.iter().all(|directory| directory.exists()));
+        drop(group);
     }
 
     #[test]
@@ -216,8 +323,11 @@ mod tests {
         let name = format!("nexus-instances-{}", std::process::id());
         // The kernel would have made this one with the directory.
         fs::create_dir(own.join("nexusd")).unwrap();
-        let made = Group::make(&proc, mounts.path());
-        assert!(made.is_err(), "a plain directory has no cgroup.procs");
+        let mut group = Group::make(&proc, mounts.path()).unwrap();
+        assert!(
+            group.place().is_err(),
+            "a plain directory has no cgroup.procs"
+        );
         assert_eq!(
             fs::read_to_string(own.join("nexusd/cgroup.procs")).unwrap(),
             "0"
@@ -227,8 +337,12 @@ mod tests {
             "+memory +cpu"
         );
         assert_eq!(
-            fs::read_to_string(own.join(name).join("cpu.weight")).unwrap(),
+            fs::read_to_string(own.join(&name).join("cpu.weight")).unwrap(),
             CPU_WEIGHT
+        );
+        assert_eq!(
+            fs::read_to_string(own.join(name).join("cgroup.subtree_control")).unwrap(),
+            "+cpu"
         );
     }
 

@@ -8,7 +8,7 @@
 //! The same thread reaps what it has started: it knows every child before that can end, and `__WNOTHREAD` shows it none that
 //! another part of the process has started. SIGCHLD only says that it is time to look.
 
-use super::cgroup::Group;
+use super::cgroup::{Group, Place};
 use super::child::{self, Child, Ward};
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -56,7 +56,7 @@ impl Spawner {
     ///
     /// # Errors
     /// Out of threads or memory.
-    pub fn start(group: Option<Group>) -> io::Result<Self> {
+    pub fn start(mut group: Option<Group>) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel::<Order>();
         let mut stack = Stack::new()?;
         // Before anything is started: a child's end must find its handler.
@@ -67,13 +67,14 @@ impl Spawner {
                 if let Some(Err(error)) = group.as_ref().map(Group::enter) {
                     tracing::warn!(%error, "instances are in no control group of their own");
                 }
-                let procs = group.as_ref().and_then(Group::procs);
                 let mut children = Children::default();
                 while let Ok(order) = queue.recv() {
                     match order {
                         Order::Start(launch, reply) => {
+                            let place = group.as_mut().and_then(place);
+                            let procs = place.as_ref().and_then(Place::procs);
                             let started = spawn(&launch, &mut stack, procs);
-                            let started = started.map(|pid| children.take_in(pid));
+                            let started = children.take_in(started, place);
                             // Nobody waiting any more: the process is ended by dropping its Child.
                             drop(reply.send(started));
                         }
@@ -111,23 +112,58 @@ async fn listen(mut ends: Signal, orders: mpsc::Sender<Order>) {
     while ends.recv().await.is_some() && orders.send(Order::Reap).is_ok() {}
 }
 
+/// A control group for the next child.
+fn place(group: &mut Group) -> Option<Place> {
+    // Without one it is in the spawning thread's (v1), or in the daemon's (v2): the hypervisor's own limits hold.
+    group
+        .place()
+        .inspect_err(
+            |error| tracing::warn!(%error, "an instance is in no control group of its own"),
+        )
+        .ok()
+        .flatten()
+}
+
 /// What the spawning thread has started and not yet reaped.
 #[derive(Debug, Default)]
-struct Children(HashMap<i32, Ward>);
+struct Children {
+    running: HashMap<i32, (Ward, Option<Place>)>,
+    /// Control groups of some that have ended, which could not be removed.
+    left: Vec<Place>,
+}
 
 impl Children {
-    fn take_in(&mut self, pid: i32) -> Child {
+    fn take_in(&mut self, started: io::Result<i32>, mut place: Option<Place>) -> io::Result<Child> {
+        self.left = self
+            .left
+            .drain(..)
+            .filter_map(|p| p.remove().err())
+            .collect();
+        let pid = match started {
+            Ok(pid) => pid,
+            Err(error) => {
+                self.left.extend(place);
+                return Err(error);
+            }
+        };
+        if let Some(place) = &mut place {
+            place.taken();
+        }
         let (child, ward) = child::watched(pid);
-        self.0.insert(pid, ward);
-        child
+        self.running.insert(pid, (ward, place));
+        Ok(child)
     }
 
     /// Reap all that have ended.
     fn reap(&mut self) {
         // Of this thread's children, and no other's.
         while let Ok(Some(pid)) = child::ended(libc::P_ALL, 0, libc::__WNOTHREAD) {
-            match self.0.remove(&pid) {
-                Some(ward) => ward.reap(),
+            match self.running.remove(&pid) {
+                Some((ward, place)) => {
+                    ward.reap();
+                    self.left
+                        .extend(place.and_then(|place| place.remove().err()));
+                }
                 // None is unknown; it would be found again for ever.
                 None => {
                     child::reap(pid);
@@ -138,10 +174,10 @@ impl Children {
 
     /// Kill all, and reap them.
     fn end(mut self) {
-        self.0.values().for_each(Ward::kill);
+        self.running.values().for_each(|(ward, _)| ward.kill());
         loop {
             self.reap();
-            if self.0.is_empty() {
+            if self.running.is_empty() {
                 return;
             }
             std::thread::sleep(LAST_LOOKS);
