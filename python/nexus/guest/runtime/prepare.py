@@ -1,6 +1,5 @@
 """Getting ready for the snapshot: what the first event would have to load or set up is done before it."""
 
-import ctypes
 import encodings.idna  # noqa: F401 - the first host name would import it
 import gc
 import importlib.util
@@ -84,5 +83,7 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
-    with suppress(AttributeError, OSError):  # another libc
+    with suppress(ImportError, AttributeError, OSError):  # an interpreter without ctypes, another libc
+        import ctypes
+
         ctypes.CDLL(None).malloc_trim(_TRIM_PAD)
