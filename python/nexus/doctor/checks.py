@@ -122,7 +122,9 @@ def _cgroups() -> Finding:
     own = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::")[2]
     writable = os.access(Path("/sys/fs/cgroup") / own.lstrip("/"), os.W_OK)
     if "memory" in present and writable:
-        return Finding("ok", "cgroups", f"v2 with {' '.join(present)}: all instances are put into one, and share the CPU equally")
+        return Finding(
+            "ok", "cgroups", f"v2 with {' '.join(present)}: all instances are put into one, and share the CPU equally"
+        )
     text = f"v2, {'memory controller missing' if 'memory' not in present else 'not delegated to this user'}"
     return Finding(
         "note", "cgroups", text, "memory limits are the hypervisor's own; run under systemd with Delegate=yes for a second wall"
