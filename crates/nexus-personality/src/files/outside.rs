@@ -4,6 +4,7 @@
 use super::socket::Address;
 use crate::errno::{EAFNOSUPPORT, EAGAIN, ENETDOWN, ETIMEDOUT, Errno, check};
 use nexus_abi::network::{ALLOW, CONNECT, HEAD, REPLY, SEND};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
@@ -161,9 +162,12 @@ impl Outside {
 
 fn head(operation: u16, to: &Address, id: u32) -> Result<[u8; HEAD], Errno> {
     let mut head = [0; HEAD];
-    let (family, port, address) = match to {
-        Address::Inet { ip, port } => (libc::AF_INET, *port, ip.to_be_bytes()),
-        Address::Unix(_) => return Err(EAFNOSUPPORT),
+    let Address::Inet { ip, port } = to else {
+        return Err(EAFNOSUPPORT);
+    };
+    let (family, address) = match ip {
+        IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
     };
     let words = [
         operation.to_le_bytes(),

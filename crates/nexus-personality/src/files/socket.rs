@@ -9,6 +9,7 @@ use crate::errno::{EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENFILE, Errn
 use crate::files::Description;
 use crate::files::outside::Outside;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,32 +23,89 @@ pub const MAX_ADDRESS: usize = 110;
 /// Ports for who does not choose one.
 const EPHEMERAL: std::ops::Range<u16> = 32768..60999;
 
+/// Bytes of a `struct sockaddr_in`.
+const INET_BYTES: usize = 16;
+/// Bytes of a `struct sockaddr_in6`, and of one that has no scope id yet (RFC 2133), which Linux takes as well.
+const INET6_BYTES: usize = 28;
+const INET6_LEAST: usize = 24;
+
+/// Whether it is one of the Internet's families.
+#[must_use]
+pub fn is_internet(family: i32) -> bool {
+    matches!(family, libc::AF_INET | libc::AF_INET6)
+}
+
+/// The address of the loopback that is meant by no address in particular.
+#[must_use]
+pub fn loopback_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// Any address of a family.
+#[must_use]
+pub fn any_of(family: i32) -> IpAddr {
+    if family == libc::AF_INET6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
+}
+
 /// An address of the instance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
-    /// IPv4, in host order.
-    Inet { ip: u32, port: u16 },
+    /// The Internet's. One of IPv4 is the same whichever family's socket has it: an IPv6 socket is shown it mapped.
+    Inet { ip: IpAddr, port: u16 },
     /// A UNIX name as the guest gave it: a path, an abstract name (first byte 0), or nothing.
     Unix(Vec<u8>),
 }
 
 impl Address {
-    /// From the bytes of a `struct sockaddr`.
+    /// From the bytes of a `struct sockaddr` that a socket of this family was given.
+    ///
+    /// Flow labels mean nothing here. Nor do scope ids: no address inside needs one.
     ///
     /// # Errors
     /// EINVAL, EAFNOSUPPORT.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Errno> {
-        let (family, rest) = bytes.split_at_checked(2).ok_or(EINVAL)?;
-        match i32::from(u16::from_le_bytes(family.try_into().map_err(|_| EINVAL)?)) {
+    pub fn parse(bytes: &[u8], family: i32) -> Result<Self, Errno> {
+        let least = match family {
+            libc::AF_INET => INET_BYTES,
+            libc::AF_INET6 => INET6_LEAST,
+            _ => 2,
+        };
+        if bytes.len() < least {
+            return Err(EINVAL);
+        }
+        let (own, rest) = bytes.split_first_chunk().ok_or(EINVAL)?;
+        let named = i32::from(u16::from_le_bytes(*own)) == family;
+        match family {
+            libc::AF_INET | libc::AF_INET6 if !named => Err(EAFNOSUPPORT),
             libc::AF_INET => {
                 let (port, rest) = rest.split_first_chunk().ok_or(EINVAL)?;
-                let (ip, _) = rest.split_first_chunk().ok_or(EINVAL)?;
+                let ip: &[u8; 4] = rest.first_chunk().ok_or(EINVAL)?;
                 Ok(Self::Inet {
-                    ip: u32::from_be_bytes(*ip),
+                    ip: Ipv4Addr::from(*ip).into(),
                     port: u16::from_be_bytes(*port),
                 })
             }
-            libc::AF_UNIX if bytes.len() <= MAX_ADDRESS => {
+            libc::AF_INET6 => {
+                let (port, rest) = rest.split_first_chunk().ok_or(EINVAL)?;
+                let (_flow, rest) = rest.split_first_chunk::<4>().ok_or(EINVAL)?;
+                let (ip, rest) = rest.split_first_chunk::<16>().ok_or(EINVAL)?;
+                let ip = Ipv6Addr::from(*ip);
+                let scope = rest.first_chunk().map_or(0, |s| u32::from_le_bytes(*s));
+                if ip.is_unicast_link_local() && scope == 0 {
+                    return Err(EINVAL);
+                }
+                Ok(Self::Inet {
+                    ip: ip.to_canonical(),
+                    port: u16::from_be_bytes(*port),
+                })
+            }
+            libc::AF_UNIX if named && bytes.len() <= MAX_ADDRESS => {
                 let abstract_name = rest.first() == Some(&0);
                 let end = if abstract_name {
                     rest.len()
@@ -61,15 +119,40 @@ impl Address {
         }
     }
 
-    /// As a `struct sockaddr`.
+    /// From the bytes that [`Self::bytes`] gave.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_own(bytes: &[u8]) -> Result<Self, Errno> {
+        let family = bytes.first_chunk().ok_or(EINVAL)?;
+        Self::parse(bytes, u16::from_le_bytes(*family).into())
+    }
+
+    /// As a `struct sockaddr` of its own family.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
+        self.bytes_for(match self {
+            Self::Inet { ip, .. } if ip.is_ipv6() => libc::AF_INET6,
+            _ => libc::AF_INET,
+        })
+    }
+
+    /// As the `struct sockaddr` that a socket of this family shows.
+    #[must_use]
+    pub fn bytes_for(&self, family: i32) -> Vec<u8> {
         match self {
             Self::Inet { ip, port } => {
-                let mut bytes = (libc::AF_INET as u16).to_le_bytes().to_vec();
+                let (family, length, ip) = match ip {
+                    IpAddr::V4(ip) if family != libc::AF_INET6 => {
+                        (libc::AF_INET, INET_BYTES, ip.octets().to_vec())
+                    }
+                    IpAddr::V4(ip) => (libc::AF_INET6, INET6_BYTES, mapped(*ip)),
+                    IpAddr::V6(ip) => (libc::AF_INET6, INET6_BYTES, after_flow(*ip)),
+                };
+                let mut bytes = (family as u16).to_le_bytes().to_vec();
                 bytes.extend_from_slice(&port.to_be_bytes());
-                bytes.extend_from_slice(&ip.to_be_bytes());
-                bytes.resize(16, 0);
+                bytes.extend_from_slice(&ip);
+                bytes.resize(length, 0);
                 bytes
             }
             Self::Unix(name) => {
@@ -87,10 +170,40 @@ impl Address {
     /// Nobody's address.
     #[must_use]
     pub fn unnamed(family: i32) -> Self {
-        if family == libc::AF_INET {
-            Self::Inet { ip: 0, port: 0 }
+        if is_internet(family) {
+            let ip = any_of(family);
+            Self::Inet { ip, port: 0 }
         } else {
             Self::Unix(Vec::new())
+        }
+    }
+}
+
+fn mapped(ip: Ipv4Addr) -> Vec<u8> {
+    after_flow(ip.to_ipv6_mapped())
+}
+
+fn after_flow(ip: Ipv6Addr) -> Vec<u8> {
+    [0; 4].into_iter().chain(ip.octets()).collect()
+}
+
+/// Where an Internet socket is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// At an address, or at any of its family.
+    At(IpAddr),
+    /// At any address of both families: `::` without IPV6_V6ONLY.
+    Everywhere,
+}
+
+impl Place {
+    fn meets(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::At(one), Self::At(other)) => {
+                one.is_ipv4() == other.is_ipv4()
+                    && (one == other || one.is_unspecified() || other.is_unspecified())
+            }
+            _ => true,
         }
     }
 }
@@ -98,8 +211,8 @@ impl Address {
 /// What names a socket in the instance's table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// Type, address, port.
-    Inet(i32, u32, u16),
+    /// Type, place, port.
+    Inet(i32, Place, u16),
     /// An abstract UNIX name.
     Abstract(Vec<u8>),
     /// A socket file in `/tmp`, by its inode's number.
@@ -121,12 +234,17 @@ pub enum Role {
     Outside,
 }
 
+/// Options of a socket that were set: level and name, value.
+pub type Options = BTreeMap<(i32, i32), Vec<u8>>;
+
 /// What of a socket changes.
 #[derive(Debug)]
 pub struct State {
     pub role: Role,
     /// Its own name.
     pub local: Option<Address>,
+    /// Its own address is not one that it was bound to, but the one towards its peer.
+    pub chosen: bool,
     /// Whom it is connected to.
     pub peer: Option<Address>,
     /// Connected, but the guest was told EINPROGRESS and has not asked again.
@@ -136,15 +254,14 @@ pub struct State {
     pub loses_one: bool,
     /// Where its last datagram to the outside went: that was allowed.
     pub allowed: Option<Address>,
-    /// Options that were set: level, name.
-    pub options: BTreeMap<(i32, i32), Vec<u8>>,
+    pub options: Options,
 }
 
 /// A socket.
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
-    /// `AF_UNIX` or `AF_INET`.
+    /// `AF_UNIX`, `AF_INET` or `AF_INET6`.
     pub family: i32,
     /// `SOCK_STREAM`, `SOCK_DGRAM` or `SOCK_SEQPACKET`.
     pub kind: i32,
@@ -168,6 +285,20 @@ impl Socket {
     /// The changing part.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is of one of the Internet's families.
+    #[must_use]
+    pub fn is_internet(&self) -> bool {
+        is_internet(self.family)
+    }
+
+    /// Whether it is an IPv6 socket that wants nothing of IPv4.
+    #[must_use]
+    pub fn is_ipv6_only(&self) -> bool {
+        let state = self.state();
+        let set = state.options.get(&(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY));
+        set.is_some_and(|value| value.iter().any(|byte| *byte != 0))
     }
 
     /// Whether it is an end without a name, as `socketpair` makes them: the only kind that a snapshot keeps.
@@ -229,9 +360,10 @@ impl Net {
             state: Mutex::new(State {
                 role,
                 local: None,
+                chosen: false,
                 peer: None,
                 in_progress: false,
-                loses_one: family == libc::AF_INET && kind == libc::SOCK_STREAM,
+                loses_one: is_internet(family) && kind == libc::SOCK_STREAM,
                 allowed: None,
                 options: BTreeMap::new(),
             }),
@@ -249,7 +381,14 @@ impl Net {
         let names = self.names();
         let live = |key: &Key| names.get(key).and_then(Weak::upgrade);
         live(key).or_else(|| match key {
-            Key::Inet(kind, _, port) => live(&Key::Inet(*kind, 0, *port)),
+            Key::Inet(kind, Place::At(ip), port) => {
+                let any = Place::At(match ip {
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                });
+                let at = |place| live(&Key::Inet(*kind, place, *port));
+                at(any).or_else(|| at(Place::Everywhere))
+            }
             _ => None,
         })
     }
@@ -262,9 +401,9 @@ impl Net {
         let mut names = self.names();
         names.retain(|_, holder| holder.strong_count() > 0);
         let taken = match &key {
-            Key::Inet(kind, ip, port) => names
-                .keys()
-                .any(|k| matches!(k, Key::Inet(k, i, p) if k == kind && p == port && (i == ip || *i == 0 || *ip == 0))),
+            Key::Inet(kind, place, port) => names.keys().any(|k| {
+                matches!(k, Key::Inet(k, at, p) if k == kind && p == port && at.meets(*place))
+            }),
             other => names.contains_key(other),
         };
         if taken {
@@ -278,12 +417,24 @@ impl Net {
     ///
     /// # Errors
     /// EADDRINUSE, EADDRNOTAVAIL.
-    pub fn claim_inet(&self, ip: u32, port: u16, socket: &Arc<Socket>) -> Result<Address, Errno> {
-        if ip != 0 && ip >> 24 != 127 {
+    pub fn claim_inet(
+        &self,
+        ip: IpAddr,
+        port: u16,
+        socket: &Arc<Socket>,
+    ) -> Result<Address, Errno> {
+        if !ip.is_unspecified() && !ip.is_loopback() {
             return Err(EADDRNOTAVAIL);
         }
+        let only = socket.is_ipv6_only();
+        let place = match ip {
+            // IPv4's, mapped.
+            IpAddr::V4(_) if only => return Err(EINVAL),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if !only => Place::Everywhere,
+            ip => Place::At(ip),
+        };
         if port != 0 {
-            self.claim(Key::Inet(socket.kind, ip, port), socket)?;
+            self.claim(Key::Inet(socket.kind, place, port), socket)?;
             return Ok(Address::Inet { ip, port });
         }
         // From a random place on, so that a port is not at once somebody else's.
@@ -293,7 +444,7 @@ impl Net {
         let first = u16::from_le_bytes(random) % EPHEMERAL.len() as u16;
         for step in 0..EPHEMERAL.len() as u16 {
             let port = EPHEMERAL.start + (first + step) % EPHEMERAL.len() as u16;
-            match self.claim(Key::Inet(socket.kind, ip, port), socket) {
+            match self.claim(Key::Inet(socket.kind, place, port), socket) {
                 Err(e) if e == EADDRINUSE => {}
                 other => return other.map(|()| Address::Inet { ip, port }),
             }
@@ -307,29 +458,58 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn inet(ip: &str, port: u16) -> Address {
+        let ip = ip.parse().unwrap();
+        Address::Inet { ip, port }
+    }
+
     #[test]
     fn addresses_survive_their_bytes() {
         for address in [
-            Address::Inet {
-                ip: 0x7f00_0001,
-                port: 80,
-            },
+            inet("127.0.0.1", 80),
+            inet("::1", 80),
+            inet("2001:db8::7", 1),
             Address::Unix(b"/tmp/s".to_vec()),
             Address::Unix(b"\0abstract".to_vec()),
             Address::Unix(Vec::new()),
         ] {
-            assert_eq!(Address::parse(&address.bytes()).unwrap(), address);
+            assert_eq!(Address::parse_own(&address.bytes()).unwrap(), address);
         }
+        let mapped = inet("127.0.0.1", 80).bytes_for(libc::AF_INET6);
+        assert_eq!((mapped.len(), &mapped[18..20]), (28, &[0xff, 0xff][..]));
+        assert_eq!(
+            Address::parse(&mapped, libc::AF_INET6),
+            Ok(inet("127.0.0.1", 80))
+        );
     }
 
     #[test]
     fn bytes_that_are_no_address_are_refused() {
-        assert_eq!(Address::parse(b""), Err(EINVAL));
-        assert_eq!(Address::parse(&[2, 0, 0]), Err(EINVAL));
-        assert_eq!(Address::parse(&[10, 0, 0, 0]), Err(EAFNOSUPPORT));
-        assert_eq!(Address::parse(&[1u8; 200]), Err(EAFNOSUPPORT));
+        use libc::{AF_INET, AF_INET6, AF_UNIX};
+        assert_eq!(Address::parse_own(b""), Err(EINVAL));
+        assert_eq!(Address::parse_own(&[2, 0, 0]), Err(EINVAL));
+        assert_eq!(Address::parse_own(&[1u8; 200]), Err(EAFNOSUPPORT));
+        let six = inet("::1", 9).bytes();
+        assert_eq!(Address::parse(&six[..23], AF_INET6), Err(EINVAL));
+        assert_eq!(Address::parse(&six[..24], AF_INET6), Ok(inet("::1", 9)));
+        assert_eq!(Address::parse(&six[..15], AF_INET), Err(EINVAL));
+        assert_eq!(Address::parse(&six, AF_INET), Err(EAFNOSUPPORT));
+        assert_eq!(Address::parse(&six, AF_UNIX), Err(EINVAL));
+        // Link-local without an interface.
+        let mut local = inet("fe80::1", 9).bytes();
+        assert_eq!(Address::parse(&local, AF_INET6), Err(EINVAL));
+        local[24] = 1;
+        assert_eq!(Address::parse(&local, AF_INET6), Ok(inet("fe80::1", 9)));
         let mut long = vec![1u8, 0];
         long.resize(MAX_ADDRESS + 1, b'x');
-        assert_eq!(Address::parse(&long), Err(EINVAL));
+        assert_eq!(Address::parse(&long, AF_UNIX), Err(EINVAL));
+    }
+
+    #[test]
+    fn places_that_meet() {
+        let at = |ip: &str| Place::At(ip.parse().unwrap());
+        assert!(Place::Everywhere.meets(at("127.0.0.1")) && at("::1").meets(Place::Everywhere));
+        assert!(at("::").meets(at("::1")) && at("127.0.0.1").meets(at("0.0.0.0")));
+        assert!(!at("::").meets(at("0.0.0.0")) && !at("127.0.0.1").meets(at("127.0.0.2")));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::io::one;
 use super::sockets::{
-    allow, is_nonblocking, name_it, reach, read_address, socket_of, write_address,
+    allow, is_nonblocking, name_it, reach, read_destination, seen_from, socket_of, write_address,
 };
 use crate::errno::{
     EAGAIN, EBADF, ECONNREFUSED, EDESTADDRREQ, EINVAL, EISCONN, EMSGSIZE, ENETUNREACH, ENOTCONN,
@@ -106,10 +106,8 @@ pub(super) fn send(
     let result = if socket.has_header() {
         send_datagram(t, socket, list, flags, to)
     } else {
-        if let (Role::Fresh(_) | Role::Listening(..), family) =
-            (&socket.state().role, socket.family)
-        {
-            return Err(if family == libc::AF_INET {
+        if let Role::Fresh(_) | Role::Listening(..) = socket.state().role {
+            return Err(if socket.is_internet() {
                 EPIPE
             } else {
                 ENOTCONN
@@ -149,7 +147,7 @@ fn send_datagram(
     flags: i32,
     to: Option<Address>,
 ) -> SysResult {
-    let inet = socket.family == libc::AF_INET;
+    let inet = socket.is_internet();
     let length = length_of(list);
     if inet && length > MAX_DATAGRAM {
         return Err(EMSGSIZE);
@@ -174,11 +172,7 @@ fn send_datagram(
     let Some(target) = target else {
         return Ok(length as u64);
     };
-    let sender = socket
-        .state()
-        .local
-        .clone()
-        .unwrap_or(Address::unnamed(socket.family));
+    let sender = seen_from(&socket.state(), socket.family, &to);
     // Who is connected hears its peer alone.
     if target.state().peer.as_ref().is_some_and(|p| *p != sender) {
         return if inet {
@@ -262,7 +256,7 @@ pub(super) fn receive(
         let (size, address) = message.header.split_at_checked(2).ok_or(EINVAL)?;
         let size = usize::from(u16::from_le_bytes(size.try_into().map_err(|_| EINVAL)?));
         let address = address.get(..size.min(MAX_ADDRESS)).unwrap_or_default();
-        received.from = Address::parse(address).ok();
+        received.from = Address::parse_own(address).ok();
     }
     Ok(received)
 }
@@ -319,7 +313,7 @@ pub fn sendto(
     let to = if at == 0 {
         None
     } else {
-        Some(read_address(t, at, size)?)
+        Some(read_destination(t, &socket, at, size)?)
     };
     send(
         t,
@@ -339,7 +333,7 @@ pub fn recvfrom(
     let (_held, socket) = socket_of(t, fd)?;
     let received = receive(t, &socket, &one(t, buffer, length)?, flags as i32)?;
     match received.from {
-        Some(from) => write_address(t, &from, at, size)?,
+        Some(from) => write_address(t, &from, socket.family, at, size)?,
         // A stream's end has no sender to name.
         None if at != 0 => t.process.memory.write(size, 0u32)?,
         None => {}
@@ -364,7 +358,7 @@ pub fn sendmsg(t: &mut Thread, _: &mut dyn Cpu, [fd, at, flags, ..]: [u64; 6]) -
     let to = if name == 0 || name_length as u32 == 0 {
         None
     } else {
-        Some(read_address(t, name, name_length)?)
+        Some(read_destination(t, &socket, name, name_length)?)
     };
     let list = t.process.memory.read_iovec(list, count)?;
     let passed = read_control(t, &socket, control, control_length)?;
@@ -435,7 +429,7 @@ pub fn recvmsg(t: &mut Thread, _: &mut dyn Cpu, [fd, at, flags, ..]: [u64; 6]) -
     let mut received = receive(t, &socket, &list, flags as i32)?;
     if name != 0 {
         match &received.from {
-            Some(from) => write_address(t, from, name, at.wrapping_add(8))?,
+            Some(from) => write_address(t, from, socket.family, name, at.wrapping_add(8))?,
             None => t.process.memory.write(at.wrapping_add(8), 0u32)?,
         }
     }

@@ -3,9 +3,10 @@
 use super::sockets::socket_of;
 use crate::errno::{EINVAL, ENOPROTOOPT, Errno, SysResult};
 use crate::files::outside::take_error;
-use crate::files::socket::{Role, Socket, State};
+use crate::files::socket::{Options, Role, Socket, State, is_internet};
 use crate::machine::Cpu;
 use crate::thread::Thread;
+use std::os::fd::RawFd;
 
 /// Longest value of an option that is kept.
 const MAX_VALUE: usize = 64;
@@ -16,7 +17,8 @@ const BUFFER: i32 = 212_992;
 fn known(level: i32, family: i32) -> bool {
     match level {
         libc::SOL_SOCKET => true,
-        libc::IPPROTO_IP | libc::IPPROTO_TCP | libc::IPPROTO_UDP => family == libc::AF_INET,
+        libc::IPPROTO_IP | libc::IPPROTO_TCP | libc::IPPROTO_UDP => is_internet(family),
+        libc::IPPROTO_IPV6 => family == libc::AF_INET6,
         _ => false,
     }
 }
@@ -64,6 +66,31 @@ pub fn setsockopt(
         }
     }
     let mut state = socket.state();
+    if level == libc::IPPROTO_IPV6 {
+        match (name, int(&value)) {
+            // What it is reached at is settled when it is bound.
+            (libc::IPV6_V6ONLY, None) => return Err(EINVAL),
+            (libc::IPV6_V6ONLY, _) if state.local.is_some() => return Err(EINVAL),
+            (libc::IPV6_V6ONLY, Some(number)) => {
+                value = i32::from(number != 0).to_le_bytes().to_vec();
+            }
+            (libc::IPV6_MULTICAST_HOPS, _) if socket.kind == libc::SOCK_STREAM => {
+                return Err(ENOPROTOOPT);
+            }
+            (libc::IPV6_UNICAST_HOPS | libc::IPV6_MULTICAST_HOPS | libc::IPV6_TCLASS, number) => {
+                match number {
+                    // As if it had never been set.
+                    Some(-1) => {
+                        state.options.remove(&(level, name));
+                        return Ok(0);
+                    }
+                    Some(0..=255) => {}
+                    _ => return Err(EINVAL),
+                }
+            }
+            _ => {}
+        }
+    }
     if matches!(state.role, Role::Outside) || (level, name) == URGENT {
         pass_on(socket.host(), level, name, &value);
     }
@@ -91,7 +118,19 @@ const EFFECTIVE: [(i32, i32); 11] = [
     (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
 ];
 
-pub(super) fn pass_on(fd: std::os::fd::RawFd, level: i32, name: i32, value: &[u8]) {
+/// The options that a connection has of the `listener` at which it is accepted: on the Internet all of them.
+pub(super) fn inherited(listener: &Socket, options: Options, accepted: RawFd) -> Options {
+    if listener.is_internet() {
+        if let Some(value) = options.get(&URGENT) {
+            pass_on(accepted, URGENT.0, URGENT.1, value);
+        }
+        return options;
+    }
+    let credentials = |option: &(i32, i32)| *option == (libc::SOL_SOCKET, libc::SO_PASSCRED);
+    options.into_iter().filter(|(o, _)| credentials(o)).collect()
+}
+
+pub(super) fn pass_on(fd: RawFd, level: i32, name: i32, value: &[u8]) {
     if EFFECTIVE.contains(&(level, name)) {
         // SAFETY: the value is live, of the length given.
         unsafe {
@@ -125,9 +164,9 @@ fn value(t: &Thread, socket: &Socket, level: i32, name: i32) -> Result<Vec<u8>, 
         (libc::SOL_SOCKET, libc::SO_TYPE) => socket.kind,
         (libc::SOL_SOCKET, libc::SO_DOMAIN) => socket.family,
         (libc::SOL_SOCKET, libc::SO_PROTOCOL) => match (socket.family, socket.kind) {
-            (libc::AF_INET, libc::SOCK_STREAM) => libc::IPPROTO_TCP,
-            (libc::AF_INET, _) => libc::IPPROTO_UDP,
-            _ => 0,
+            (libc::AF_UNIX, _) => 0,
+            (_, libc::SOCK_STREAM) => libc::IPPROTO_TCP,
+            _ => libc::IPPROTO_UDP,
         },
         (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => {
             i32::from(matches!(state.role, Role::Listening(..)))
@@ -142,7 +181,9 @@ fn value(t: &Thread, socket: &Socket, level: i32, name: i32) -> Result<Vec<u8>, 
             return Ok(words.iter().flat_map(|w| w.to_le_bytes()).collect());
         }
         (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => 32741,
-        (libc::IPPROTO_IP, libc::IP_TTL) => 64,
+        (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => 64,
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL | libc::IP_MULTICAST_LOOP)
+        | (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS | libc::IPV6_MULTICAST_LOOP) => 1,
         _ => 0,
     };
     Ok(number.to_le_bytes().to_vec())

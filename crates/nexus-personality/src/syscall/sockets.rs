@@ -6,24 +6,28 @@ use super::open::resolve_path;
 use crate::errno::{
     EADDRINUSE, EAFNOSUPPORT, EAGAIN, EALREADY, ECONNREFUSED, EINPROGRESS, EINVAL, EISCONN,
     ENETUNREACH, ENOBUFS, ENOENT, ENOTCONN, ENOTSOCK, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
-    EPROTOTYPE, Errno, SysResult, check,
+    EPROTOTYPE, ESOCKTNOSUPPORT, Errno, SysResult, check,
 };
 use crate::files::names::Node;
 use crate::files::outside::{self, Progress};
-use crate::files::socket::{Address, Key, Role, Socket, State};
+use crate::files::socket::{
+    Address, Key, Place, Role, Socket, State, any_of, is_internet, loopback_of,
+};
 use crate::files::tmpfs::{Content, Inode};
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::syscall::polling::{give_pair, new_pair};
 use crate::thread::Thread;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, MutexGuard};
 
 /// Connections that may wait at one listening socket, whatever it asked for.
 const BACKLOG: usize = 128;
-const LOOPBACK: u32 = 0x7f00_0001;
-/// What the guest is told its address to the outside is.
-const OWN: u32 = u32::from_be_bytes(nexus_abi::network::OWN);
+
+/// What the guest is told its addresses to the outside are.
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::from_octets(nexus_abi::network::OWN));
+const OWN_V6: IpAddr = IpAddr::V6(Ipv6Addr::from_octets(nexus_abi::network::OWN_V6));
 
 /// The socket behind a descriptor.
 ///
@@ -38,34 +42,74 @@ pub(super) fn socket_of(t: &Thread, fd: u64) -> Result<(Arc<Description>, Arc<So
     Ok((d, socket))
 }
 
-/// Copy an address in.
-///
-/// # Errors
-/// EFAULT, EINVAL, EAFNOSUPPORT.
-pub(super) fn read_address(t: &Thread, at: u64, length: u64) -> Result<Address, Errno> {
+fn read_bytes(t: &Thread, at: u64, length: u64) -> Result<Vec<u8>, Errno> {
     let length = u64::from(length as u32);
     if length > 128 {
         return Err(EINVAL);
     }
     let mut bytes = vec![0u8; length as usize];
     t.process.memory.read_bytes(at, &mut bytes)?;
-    Address::parse(&bytes)
+    Ok(bytes)
 }
 
-/// Copy an address out, as much of it as the guest has room for; its length goes to `length`.
+/// Copy an address in that a socket connects or sends to.
+///
+/// # Errors
+/// EFAULT, EINVAL, EAFNOSUPPORT; ENETUNREACH where the socket has nothing to do with that family.
+pub(super) fn read_destination(
+    t: &Thread,
+    socket: &Socket,
+    at: u64,
+    length: u64,
+) -> Result<Address, Errno> {
+    let bytes = read_bytes(t, at, length)?;
+    // Who sends datagrams by IPv6 may name an address of IPv4 as such.
+    let plain = bytes.first_chunk() == Some(&(libc::AF_INET as u16).to_le_bytes());
+    let family = match socket.family {
+        libc::AF_INET6 if plain && socket.kind == libc::SOCK_DGRAM => libc::AF_INET,
+        family => family,
+    };
+    let address = Address::parse(&bytes, family)?;
+    let (libc::AF_INET6, Address::Inet { ip, port }) = (socket.family, &address) else {
+        return Ok(address);
+    };
+    let (ip, port) = (*ip, *port);
+    if ip.is_ipv4() && socket.is_ipv6_only() {
+        return Err(ENETUNREACH);
+    }
+    let state = socket.state();
+    match state.local {
+        Some(Address::Inet { ip: own, .. }) if !own.is_unspecified() && !state.chosen => {
+            match (own, ip) {
+                (IpAddr::V6(_), IpAddr::V4(_)) => Err(ENETUNREACH),
+                (IpAddr::V4(_), IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => {
+                    let ip = Ipv4Addr::UNSPECIFIED.into();
+                    Ok(Address::Inet { ip, port })
+                }
+                (IpAddr::V4(_), IpAddr::V6(_)) => Err(EAFNOSUPPORT),
+                _ => Ok(address),
+            }
+        }
+        _ => Ok(address),
+    }
+}
+
+/// Copy an address out as a socket of this family shows it, as much of it as the guest has room for; its length goes to
+/// `length`.
 ///
 /// # Errors
 /// EFAULT, EINVAL.
 pub(super) fn write_address(
     t: &Thread,
     address: &Address,
+    family: i32,
     at: u64,
     length: u64,
 ) -> Result<(), Errno> {
     if at == 0 {
         return Ok(());
     }
-    let bytes = address.bytes();
+    let bytes = address.bytes_for(family);
     let room: i32 = t.process.memory.read(length)?;
     let room = usize::try_from(room).map_err(|_| EINVAL)?;
     let part = bytes.get(..room.min(bytes.len())).unwrap_or_default();
@@ -113,17 +157,18 @@ pub fn socket(
     [domain, kind, protocol, ..]: [u64; 6],
 ) -> SysResult {
     let domain = domain as i32;
-    if !matches!(domain, libc::AF_UNIX | libc::AF_INET) {
+    if domain != libc::AF_UNIX && !is_internet(domain) {
         return Err(EAFNOSUPPORT);
     }
     let (kind, flags) = kind_of(kind)?;
-    let fits = matches!(
-        (domain, kind, protocol as i32),
-        (_, _, 0)
-            | (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP)
-            | (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDP)
-    );
-    if !fits || (domain == libc::AF_INET && kind == libc::SOCK_SEQPACKET) {
+    if is_internet(domain) && kind == libc::SOCK_SEQPACKET {
+        return Err(ESOCKTNOSUPPORT);
+    }
+    let own = match kind {
+        libc::SOCK_STREAM => libc::IPPROTO_TCP,
+        _ => libc::IPPROTO_UDP,
+    };
+    if protocol as i32 != 0 && !(is_internet(domain) && protocol as i32 == own) {
         return Err(EPROTONOSUPPORT);
     }
     // Datagrams travel as packets of a pair, so that the host's limit on waiting datagrams does not bind.
@@ -163,7 +208,7 @@ pub fn socketpair(
     [domain, kind, protocol, to, ..]: [u64; 6],
 ) -> SysResult {
     if domain as i32 != libc::AF_UNIX {
-        return Err(if domain as i32 == libc::AF_INET {
+        return Err(if is_internet(domain as i32) {
             EOPNOTSUPP
         } else {
             EAFNOSUPPORT
@@ -186,13 +231,59 @@ pub fn socketpair(
     give_pair(t, to, a, b, flags & libc::SOCK_CLOEXEC != 0)
 }
 
+/// Whether it is one of the instance's own addresses.
+fn is_inside(ip: IpAddr) -> bool {
+    ip.is_unspecified() || ip.is_loopback() || ip == OWN || ip == OWN_V6
+}
+
+/// The address that what goes to another seems to come from.
+fn source_towards(to: IpAddr) -> IpAddr {
+    match to {
+        to if is_inside(to) => loopback_of(to),
+        IpAddr::V4(_) => OWN,
+        IpAddr::V6(_) => OWN_V6,
+    }
+}
+
+/// A socket's own address, as those at `to` see it.
+pub(super) fn seen_from(state: &State, family: i32, to: &Address) -> Address {
+    match (&state.local, to) {
+        (Some(Address::Inet { ip, port }), Address::Inet { ip: to, .. }) if ip.is_unspecified() => {
+            Address::Inet {
+                ip: source_towards(*to),
+                port: *port,
+            }
+        }
+        (Some(local), _) => local.clone(),
+        (None, _) => Address::unnamed(family),
+    }
+}
+
+/// Who is connected has one address, if it had any: the one towards its peer.
+fn settle(state: &mut State, family: i32, peer: &Address) {
+    if std::mem::take(&mut state.chosen)
+        && let Some(Address::Inet { ip, .. }) = &mut state.local
+    {
+        *ip = any_of(family);
+    }
+    let seen = state.local.as_ref().map(|_| seen_from(state, family, peer));
+    if seen != state.local {
+        state.local = seen;
+        state.chosen = true;
+    }
+}
+
 /// The table's key for an address that is to be reached.
 pub(super) fn key_of(t: &Thread, kind: i32, address: &Address) -> Result<Key, Errno> {
     match address {
-        Address::Inet {
-            ip: 0 | OWN, port, ..
-        } => Ok(Key::Inet(kind, LOOPBACK, *port)),
-        Address::Inet { ip, port } if ip >> 24 == 127 => Ok(Key::Inet(kind, *ip, *port)),
+        Address::Inet { ip, port } if is_inside(*ip) => {
+            let ip = if ip.is_loopback() {
+                *ip
+            } else {
+                loopback_of(*ip)
+            };
+            Ok(Key::Inet(kind, Place::At(ip), *port))
+        }
         Address::Inet { .. } => Err(ENETUNREACH),
         Address::Unix(name) => match name.first() {
             None => Err(ECONNREFUSED),
@@ -210,9 +301,6 @@ pub(super) fn key_of(t: &Thread, kind: i32, address: &Address) -> Result<Key, Er
 
 /// The socket that an address names.
 pub(super) fn reach(t: &Thread, own: &Socket, address: &Address) -> Result<Arc<Socket>, Errno> {
-    if matches!(address, Address::Inet { .. }) != (own.family == libc::AF_INET) {
-        return Err(EAFNOSUPPORT);
-    }
     let key = key_of(t, own.kind, address)?;
     let found = t.process.net.find(&key).ok_or(ECONNREFUSED)?;
     if found.kind == own.kind {
@@ -224,14 +312,11 @@ pub(super) fn reach(t: &Thread, own: &Socket, address: &Address) -> Result<Arc<S
 
 pub fn bind(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
     let (_, socket) = socket_of(t, fd)?;
-    let address = read_address(t, at, length)?;
+    let address = Address::parse(&read_bytes(t, at, length)?, socket.family)?;
     if socket.state().local.is_some() {
         return Err(EINVAL);
     }
     let local = match address {
-        _ if matches!(address, Address::Inet { .. }) != (socket.family == libc::AF_INET) => {
-            return Err(EAFNOSUPPORT);
-        }
         Address::Inet { ip, port } => t.process.net.claim_inet(ip, port, &socket)?,
         Address::Unix(name) if name.is_empty() => {
             // A name of the system's choice: five digits, as Linux has it.
@@ -271,9 +356,9 @@ pub fn bind(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> 
 
 /// Give a socket that is used before it was bound a name, as Linux does for Internet sockets.
 pub(super) fn name_it(t: &Thread, socket: &Arc<Socket>) -> Result<(), Errno> {
-    let unnamed = socket.family == libc::AF_INET && socket.state().local.is_none();
-    if unnamed {
-        let local = t.process.net.claim_inet(LOOPBACK, 0, socket)?;
+    if socket.is_internet() && socket.state().local.is_none() {
+        let any = any_of(socket.family);
+        let local = t.process.net.claim_inet(any, 0, socket)?;
         socket.state().local = Some(local);
     }
     Ok(())
@@ -287,10 +372,7 @@ pub fn listen(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult 
     if socket.family == libc::AF_UNIX && socket.state().local.is_none() {
         return Err(EINVAL);
     }
-    if socket.state().local.is_none() {
-        let local = t.process.net.claim_inet(0, 0, &socket)?;
-        socket.state().local = Some(local);
-    }
+    name_it(t, &socket)?;
     let mut state = socket.state();
     match std::mem::replace(&mut state.role, Role::Connected) {
         Role::Fresh(far) => {
@@ -309,10 +391,16 @@ pub fn listen(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult 
 pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
     let (_, socket) = socket_of(t, fd)?;
     if socket.kind == libc::SOCK_DGRAM && length >= 2 && t.process.memory.read::<u16>(at)? == 0 {
-        socket.state().peer = None;
+        let mut state = socket.state();
+        state.peer = None;
+        if std::mem::take(&mut state.chosen)
+            && let Some(Address::Inet { ip, .. }) = &mut state.local
+        {
+            *ip = any_of(socket.family);
+        }
         return Ok(0);
     }
-    let address = read_address(t, at, length)?;
+    let address = read_destination(t, &socket, at, length)?;
     let settled = std::mem::take(&mut socket.state().in_progress);
     let mut again = false;
     match &socket.state().role {
@@ -343,8 +431,9 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
             allow(t, &socket, &address)?;
         }
         name_it(t, &socket)?;
-        seem_outside(&socket, &address);
-        socket.state().peer = Some(at_loopback(address));
+        let mut state = socket.state();
+        settle(&mut state, socket.family, &address);
+        state.peer = Some(at_loopback(address));
         return Ok(0);
     }
     let target = match reach(t, &socket, &address) {
@@ -360,7 +449,7 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
         return Err(ECONNREFUSED);
     }
     let (mut own, mut theirs) = both(&socket, &target);
-    let local = theirs.local.clone();
+    let (local, options) = (theirs.local.clone(), theirs.options.clone());
     let Role::Listening(wake, queue) = &mut theirs.role else {
         return Err(ECONNREFUSED);
     };
@@ -377,8 +466,9 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
     let accepted = t
         .process
         .net
-        .socket(far, socket.family, socket.kind, Role::Connected)?;
+        .socket(far, target.family, socket.kind, Role::Connected)?;
     let peer = at_loopback(address);
+    settle(&mut own, socket.family, &peer);
     {
         let mut state = accepted.state();
         state.local = match local {
@@ -386,13 +476,14 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
             other => other,
         };
         state.peer = Some(own.local.clone().unwrap_or(Address::unnamed(socket.family)));
+        state.options = super::socket_options::inherited(&target, options, accepted.host());
     }
     own.peer = Some(peer);
     queue.push_back(accepted);
     // SAFETY: one byte is live; the descriptor does not block.
     check(unsafe { libc::write(wake.as_raw_fd(), [0u8].as_ptr().cast(), 1) } as i64)?;
     // As TCP does it: who does not want to wait learns of the connection by polling.
-    if socket.family == libc::AF_INET && is_nonblocking(socket.host()) {
+    if socket.is_internet() && is_nonblocking(socket.host()) {
         own.in_progress = true;
         return Err(EINPROGRESS);
     }
@@ -406,7 +497,7 @@ fn connect_outside(
     address: Address,
     nowhere: Errno,
 ) -> SysResult {
-    let (Some(outside), libc::AF_INET) = (&t.process.net.outside, socket.family) else {
+    let (Some(outside), true) = (&t.process.net.outside, socket.is_internet()) else {
         return Err(nowhere);
     };
     let address = at_loopback(address);
@@ -418,7 +509,8 @@ fn connect_outside(
         let status = if waits { 0 } else { libc::O_NONBLOCK };
         outside::replace(socket.host(), &made, status)?;
         state.role = Role::Outside;
-        state.peer = Some(address.clone());
+        settle(&mut state, socket.family, &address);
+        state.peer = Some(address);
         state.in_progress = !waits;
         // The host's own TCP does it from here on.
         state.loses_one = false;
@@ -426,7 +518,6 @@ fn connect_outside(
             super::socket_options::pass_on(socket.host(), *level, *name, value);
         }
     }
-    seem_outside(socket, &address);
     super::polling::register_again(t, socket);
     if !waits {
         return Err(EINPROGRESS);
@@ -442,18 +533,6 @@ fn connect_outside(
     match outside::progress(socket.host()) {
         Progress::Failed(error) => Err(error),
         _ => Ok(0),
-    }
-}
-
-/// A socket that nobody named has an address of the instance's towards the outside.
-fn seem_outside(socket: &Socket, peer: &Address) {
-    let mut state = socket.state();
-    if let (Some(Address::Inet { ip, .. }), Address::Inet { ip: to, .. }) = (&mut state.local, peer)
-        && *ip == LOOPBACK
-        && *to != 0
-        && to >> 24 != 127
-    {
-        *ip = OWN;
     }
 }
 
@@ -486,7 +565,10 @@ fn both<'a>(
 
 fn at_loopback(address: Address) -> Address {
     match address {
-        Address::Inet { ip: 0, port } => Address::Inet { ip: LOOPBACK, port },
+        Address::Inet { ip, port } if ip.is_unspecified() => Address::Inet {
+            ip: loopback_of(ip),
+            port,
+        },
         other => other,
     }
 }
@@ -533,6 +615,7 @@ pub fn accept4(
     write_address(
         t,
         &peer.unwrap_or(Address::unnamed(socket.family)),
+        socket.family,
         at,
         length,
     )?;
@@ -545,6 +628,7 @@ pub fn getsockname(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 
     write_address(
         t,
         &local.unwrap_or(Address::unnamed(socket.family)),
+        socket.family,
         at,
         length,
     )
@@ -567,7 +651,7 @@ pub fn getpeername(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 
         None if connected => Address::unnamed(socket.family),
         None => return Err(ENOTCONN),
     };
-    write_address(t, &peer, at, length).map(|()| 0)
+    write_address(t, &peer, socket.family, at, length).map(|()| 0)
 }
 
 pub fn shutdown(t: &mut Thread, _: &mut dyn Cpu, [fd, how, ..]: [u64; 6]) -> SysResult {
