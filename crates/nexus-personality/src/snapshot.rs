@@ -81,6 +81,8 @@ pub enum SavedObject {
     },
     /// A connection to the outside: it is reset.
     Reset,
+    /// The same of IPv6.
+    ResetV6,
 }
 
 /// One description with the descriptors that refer to it.
@@ -328,7 +330,10 @@ fn save_object(
             SavedObject::Event(count)
         }
         Object::Socket(socket) if matches!(socket.state().role, Role::Outside) => {
-            SavedObject::Reset
+            match socket.family {
+                libc::AF_INET6 => SavedObject::ResetV6,
+                _ => SavedObject::Reset,
+            }
         }
         Object::Socket(socket) if !socket.is_plain_pair() => {
             return Err(refused(
@@ -679,9 +684,13 @@ impl Process {
                     let socket = self.net.socket(end, family, kind, Role::Connected);
                     Object::Socket(socket.map_err(failed)?)
                 }
-                SavedObject::Reset => {
+                reset @ (SavedObject::Reset | SavedObject::ResetV6) => {
                     let end = crate::files::outside::reset(saved.flags).map_err(failed)?;
-                    let (family, kind) = (libc::AF_INET, libc::SOCK_STREAM);
+                    let family = match reset {
+                        SavedObject::ResetV6 => libc::AF_INET6,
+                        _ => libc::AF_INET,
+                    };
+                    let kind = libc::SOCK_STREAM;
                     let socket = self.net.socket(end, family, kind, Role::Connected);
                     Object::Socket(socket.map_err(failed)?)
                 }

@@ -46,6 +46,22 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         && first != 0x3fff
 }
 
+/// The IPv4 address that a translator or a tunnel on the way would reach, and how many bits stand before it: NAT64 (RFC 6052),
+/// 6to4 (RFC 3056), and what was meant for IPv4-compatible hosts (RFC 4291).
+pub fn embedded(ip: IpAddr) -> Option<(Ipv4Addr, u8)> {
+    let IpAddr::V6(ip) = ip else {
+        return None;
+    };
+    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => {
+            Some((v4(high, low), 96))
+        }
+        [0x2002, high, low, ..] => Some((v4(high, low), 16)),
+        _ => None,
+    }
+}
+
 /// Addresses of this machine and its metadata service. Private ones are not among them: there VPC endpoints live.
 pub fn is_inside(ip: IpAddr) -> bool {
     match plain(ip) {
@@ -62,6 +78,7 @@ pub fn is_inside(ip: IpAddr) -> bool {
                 || v6.is_multicast()
                 || v6.is_unicast_link_local()
                 || v6.segments().first() == Some(&0xfd00)
+                || embedded(ip).is_some_and(|(v4, _)| is_inside(v4.into()))
         }
     }
 }
@@ -81,11 +98,20 @@ mod tests {
             "fe80::1",
             "::ffff:127.0.0.1",
             "fd00:ec2::254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "::127.0.0.1",
+            "ff02::1",
         ] {
             assert!(is_inside(ip.parse().unwrap()), "{ip}");
             assert!(!is_public(ip.parse().unwrap()), "{ip}");
         }
-        for ip in ["52.216.0.1", "10.0.0.1", "2600:1f00::1"] {
+        for ip in [
+            "52.216.0.1",
+            "10.0.0.1",
+            "2600:1f00::1",
+            "64:ff9b::34d8:1",
+        ] {
             assert!(!is_inside(ip.parse().unwrap()), "{ip}");
         }
     }

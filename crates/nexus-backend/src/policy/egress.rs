@@ -1,6 +1,6 @@
 //! One entry of a policy's `egress`: a host or a network, and ports.
 
-use super::address::{is_public, plain};
+use super::address::{embedded, is_public, plain};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -81,18 +81,19 @@ impl Rule {
             Target::Network(network, bits) => {
                 self.ports.contains(&port)
                     && within(ip, *network, *bits)
-                    && (is_public(ip) || names_private(*network, *bits))
+                    && (is_public(ip) || names_private(ip, *network, *bits))
             }
             Target::Beneath(_) => false,
         }
     }
 }
 
-fn names_private(network: IpAddr, bits: u8) -> bool {
-    let least = if network.is_ipv4() {
-        NAMES_PRIVATE.0
-    } else {
-        NAMES_PRIVATE.1
+fn names_private(ip: IpAddr, network: IpAddr, bits: u8) -> bool {
+    let least = match embedded(ip) {
+        // As long as IPv4's own would be.
+        Some((_, before)) => before + NAMES_PRIVATE.0,
+        None if network.is_ipv4() => NAMES_PRIVATE.0,
+        None => NAMES_PRIVATE.1,
     };
     bits >= least && !is_public(network)
 }
@@ -198,6 +199,14 @@ mod tests {
             assert!(!covers("0.0.0.0/0:80", ip, 80), "{ip}");
         }
         assert!(!covers("[::/0]:80", "::1", 80));
+        assert!(!covers("[2000::/3]:80", "fe80::1", 80));
+        // What would come out as another address is named as that would have to be.
+        for ip in ["64:ff9b::a9fe:a9fe", "64:ff9b::a00:1"] {
+            assert!(!covers("[64:ff9b::/96]:80", ip, 80), "{ip}");
+        }
+        assert!(!covers("[2002::/16]:80", "2002:a9fe:a9fe::1", 80));
+        assert!(!covers("[::/8]:80", "::127.0.0.1", 80) && !covers("[::/8]:80", "::1", 80));
+        assert!(covers("[64:ff9b::a00:0/104]:80", "64:ff9b::a01:203", 80));
     }
 
     #[test]

@@ -27,6 +27,7 @@ const MAX_PEERS: usize = 64;
 pub struct Flows {
     flows: HashMap<(u32, bool), Flow>,
     lookups: JoinSet<()>,
+    names: Arc<dns::Lookups>,
 }
 
 #[derive(Debug)]
@@ -58,8 +59,9 @@ impl Flows {
             while self.lookups.try_join_next().is_some() {}
             if self.lookups.len() < MAX_LOOKUPS {
                 let (engine, identity) = (Arc::clone(engine), Arc::clone(identity));
+                let names = Arc::clone(&self.names);
                 self.lookups.spawn(async move {
-                    let answer = dns::answer(&engine, &identity, &request.payload).await;
+                    let answer = dns::answer(&engine, &identity, &names, &request.payload).await;
                     if let Some(answer) = answer {
                         let _ = deliver(&answers, request.to, &answer);
                     }

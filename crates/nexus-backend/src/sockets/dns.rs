@@ -2,8 +2,11 @@
 
 use crate::FunctionIdentity;
 use crate::operation::Engine;
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
 const HEADER: usize = 12;
 const A: u16 = 1;
@@ -39,8 +42,49 @@ struct Question<'a> {
     bytes: &'a [u8],
 }
 
+/// What was found of a name.
+type Found = (Code, Vec<IpAddr>);
+
+/// Lookups of one instance that are under way. Who wants an address of any family asks for both at once, and the host is
+/// asked once.
+#[derive(Debug, Default)]
+pub struct Lookups(Mutex<HashMap<String, Weak<OnceCell<Found>>>>);
+
+impl Lookups {
+    async fn find(&self, name: &str) -> Found {
+        let shared = {
+            let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            under_way.retain(|_, lookup| lookup.strong_count() > 0);
+            let known = under_way.get(name).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let new = Arc::default();
+                under_way.insert(name.to_owned(), Arc::downgrade(&new));
+                new
+            })
+        };
+        shared.get_or_init(|| resolve(name)).await.clone()
+    }
+}
+
+/// Ask the host.
+async fn resolve(name: &str) -> Found {
+    let lookup = tokio::net::lookup_host((name, 0));
+    match tokio::time::timeout(PATIENCE, lookup).await {
+        Ok(Ok(found)) => (Code::Fine, found.map(|address| address.ip()).collect()),
+        // The host's resolver tells apart in words only.
+        Ok(Err(error)) if error.to_string().contains("not known") => (Code::NoSuchName, Vec::new()),
+        Ok(Err(error)) if error.to_string().contains("No address") => (Code::Fine, Vec::new()),
+        _ => (Code::Failed, Vec::new()),
+    }
+}
+
 /// Answer a query. `None`: it is none.
-pub async fn answer(engine: &Engine, identity: &FunctionIdentity, query: &[u8]) -> Option<Vec<u8>> {
+pub async fn answer(
+    engine: &Engine,
+    identity: &FunctionIdentity,
+    lookups: &Lookups,
+    query: &[u8],
+) -> Option<Vec<u8>> {
     let head = query.first_chunk::<HEADER>()?;
     // An answer, or another kind of query.
     if head[2] & 0x80 != 0 {
@@ -70,18 +114,10 @@ pub async fn answer(engine: &Engine, identity: &FunctionIdentity, query: &[u8]) 
         tracing::info!(function = %identity.name, %why, "a lookup was denied");
         return Some(write(&question, Code::Refused, &[]));
     }
-    // Guests have no IPv6.
-    if question.kind != A {
+    if !matches!(question.kind, A | AAAA) {
         return Some(write(&question, Code::Fine, &[]));
     }
-    let lookup = tokio::net::lookup_host((question.name.as_str(), 0));
-    let (code, addresses) = match tokio::time::timeout(PATIENCE, lookup).await {
-        Ok(Ok(found)) => (Code::Fine, found.map(|address| address.ip()).collect()),
-        // The host's resolver tells apart in words only.
-        Ok(Err(error)) if error.to_string().contains("not known") => (Code::NoSuchName, Vec::new()),
-        Ok(Err(error)) if error.to_string().contains("No address") => (Code::Fine, Vec::new()),
-        _ => (Code::Failed, Vec::new()),
-    };
+    let (code, addresses) = lookups.find(&question.name).await;
     Some(write(&question, code, &addresses))
 }
 
@@ -209,5 +245,26 @@ mod tests {
         assert_eq!(answer[..12], [7, 9, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
         assert!(answer.ends_with(&[0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 1, 2, 3, 4]));
         assert_eq!(write(&question, Code::Refused, &[])[3], 0x85);
+        let bytes = query("example.com", AAAA);
+        let found = ["1.2.3.4".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let answer = write(&parse(&bytes).unwrap(), Code::Fine, &found);
+        assert_eq!(answer[6..8], [0, 1]);
+        assert!(answer.ends_with(&[0, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
+        // Of the longest name, with as many addresses as there may be: within what a resolver takes without asking first.
+        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        let bytes = query(&longest, AAAA);
+        let answer = write(&parse(&bytes).unwrap(), Code::Fine, &[found[1]; 20]);
+        assert_eq!(answer[6..8], [0, 8]);
+        assert!(answer.len() <= 512, "{}", answer.len());
+    }
+
+    #[tokio::test]
+    async fn the_host_is_asked_once_for_both_kinds_of_addresses() {
+        let lookups = Lookups::default();
+        let (one, other) = tokio::join!(lookups.find("127.0.0.1"), lookups.find("127.0.0.1"));
+        assert_eq!(one, (Code::Fine, vec!["127.0.0.1".parse().unwrap()]));
+        assert_eq!(one, other);
+        // Both are over, and nothing is kept.
+        assert!(lookups.0.lock().unwrap().values().all(|lookup| lookup.strong_count() == 0));
     }
 }

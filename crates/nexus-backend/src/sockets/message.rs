@@ -54,7 +54,8 @@ impl Request {
         Some(Self {
             operation: u16::from_le_bytes([o0, o1]),
             id: u32::from_le_bytes([i0, i1, i2, i3]),
-            to: SocketAddr::new(ip, u16::from_le_bytes([p0, p1])),
+            // One of IPv4 is one of IPv4, mapped or not: what follows knows it in one form only.
+            to: SocketAddr::new(ip.to_canonical(), u16::from_le_bytes([p0, p1])),
             payload: payload.to_vec(),
             descriptor,
         })
@@ -223,6 +224,13 @@ mod tests {
         assert_eq!(request.to, "1.2.3.4:80".parse().unwrap());
         assert_eq!(request.payload, b"payload");
         assert!(Request::parse(&bytes[..31], None).is_none());
+        bytes[2] = 10;
+        bytes[16..32].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 127, 0, 0, 1]);
+        let request = Request::parse(&bytes, None).unwrap();
+        assert_eq!(request.to, "127.0.0.1:80".parse().unwrap());
+        bytes[16] = 0x20;
+        let request = Request::parse(&bytes, None).unwrap();
+        assert_eq!(request.to, "[2000::ffff:7f00:1]:80".parse().unwrap());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use message::{Channel, Request};
 use nexus_abi::network::{ALLOW, CONNECT, RESOLVER, RESOLVER_PORT, SEND};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -97,7 +97,8 @@ async fn serve_one(
             }
         }
         ALLOW => {
-            let errno = permit_datagram(engine, identity, request.to).err();
+            let allowed = permit_datagram(engine, identity, request.to);
+            let errno = allowed.and_then(|()| way(request.to)).err();
             channel.reply(&request, errno.unwrap_or(0), None).await
         }
         SEND => {
@@ -147,6 +148,26 @@ fn permit(engine: &Engine, identity: &FunctionIdentity, to: SocketAddr) -> Resul
     allowed.address(to.ip(), to.port()).map_err(denied)
 }
 
+/// Whether this machine has a way to an address of IPv6: many have none, and programs that sort a name's addresses ask by
+/// connecting a datagram socket. Nothing is sent.
+fn way(to: SocketAddr) -> Result<(), i32> {
+    if to.is_ipv4() {
+        return Ok(());
+    }
+    std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
+        .and_then(|socket| socket.connect(to))
+        .map_err(|error| without_family(error.raw_os_error().unwrap_or(libc::ENETUNREACH)))
+}
+
+/// The guest has IPv6; where the host has none, it has no way there.
+fn without_family(errno: i32) -> i32 {
+    if errno == libc::EAFNOSUPPORT {
+        libc::ENETUNREACH
+    } else {
+        errno
+    }
+}
+
 /// Begin a connection, if the instance and the function may have one more. EADDRNOTAVAIL where they may not, as where no local
 /// port is left.
 async fn connect_within(
@@ -180,7 +201,7 @@ fn connect(to: SocketAddr) -> Result<OwnedFd, i32> {
     // SAFETY: plain numbers.
     let fd = unsafe { libc::socket(family, kind, 0) };
     if fd < 0 {
-        return Err(errno());
+        return Err(without_family(errno()));
     }
     // SAFETY: just made, owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };

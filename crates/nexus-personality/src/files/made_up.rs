@@ -29,7 +29,7 @@ const OF_PROCESS: [&str; 9] = [
 ];
 
 /// The others.
-const FIXED: [&str; 31] = [
+const FIXED: [&str; 32] = [
     "/proc/self/exe",
     "/proc/self/cwd",
     "/proc/self/cgroup",
@@ -44,6 +44,7 @@ const FIXED: [&str; 31] = [
     "/proc/uptime",
     "/proc/version",
     "/proc/filesystems",
+    "/proc/net/if_inet6",
     "/proc/sys/kernel/osrelease",
     "/proc/sys/kernel/pid_max",
     "/proc/sys/kernel/ngroups_max",
@@ -175,6 +176,8 @@ impl Facts {
             "/proc/uptime" => "1.00 1.00\n".to_owned(),
             "/proc/version" => format!("Linux version {RELEASE}\n"),
             "/proc/filesystems" => "nodev\ttmpfs\n".to_owned(),
+            // Address, interface, prefix, scope, flags, name: Java looks here whether there is IPv6.
+            "/proc/net/if_inet6" => "00000000000000000000000000000001 01 80 10 80       lo\n".to_owned(),
             "/proc/sys/kernel/osrelease" => format!("{RELEASE}\n"),
             "/proc/sys/kernel/pid_max" => "32768\n".to_owned(),
             "/proc/sys/kernel/ngroups_max" => "65536\n".to_owned(),
@@ -190,7 +193,10 @@ impl Facts {
             }
             "/etc/group" => "root:x:0:\nuser:x:1000:\n".to_owned(),
             "/etc/hostname" => format!("{}\n", self.hostname),
-            "/etc/hosts" => format!("127.0.0.1 localhost\n127.0.0.1 {}\n", self.hostname),
+            "/etc/hosts" => format!(
+                "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.0.1 {}\n",
+                self.hostname
+            ),
             "/etc/nsswitch.conf" => {
                 let dns = if self.network { " dns" } else { "" };
                 format!("passwd: files\ngroup: files\nhosts: files{dns}\nservices: files\n")
