@@ -34,6 +34,10 @@ class _Server(socketserver.ThreadingTCPServer):
         """A client that went away is no news."""
 
 
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
+
+
 class _Page(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -54,12 +58,16 @@ class _Datagrams(socketserver.BaseRequestHandler):
         server.sendto(data.upper(), self.client_address)
 
 
+class _DatagramsV6(socketserver.ThreadingUDPServer):
+    address_family = socket.AF_INET6
+
+
 @dataclass(frozen=True)
 class Servers:
     """Ports on 127.0.0.1.
 
     An echo, an echo that no policy names, one behind TLS with its certificate, one for datagrams; and HTTPS, with the
-    file of its connections' keys.
+    file of its connections' keys. On ::1 an echo, one that no policy names, and one for datagrams; none without IPv6.
     """
 
     echo: int
@@ -69,6 +77,7 @@ class Servers:
     udp: int
     https: int
     keys: Path
+    six: tuple[int, int, int] | None
 
 
 @pytest.fixture(scope="session")
@@ -98,10 +107,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     told.keylog_filename = str(keys)
     page.socket = told.wrap_socket(page.socket, server_side=True)
     running.append(page)
+    if socket.has_dualstack_ipv6():
+        running += [_ServerV6(("::1", 0), _Echo), _ServerV6(("::1", 0), _Echo), _DatagramsV6(("::1", 0), _Datagrams)]
     for server in running:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    ports = [server.server_address[1] for server in running]
-    yield Servers(ports[0], ports[1], ports[2], (folder / "cert.pem").read_text(), ports[3], ports[4], keys)
+    ports = [int(server.server_address[1]) for server in running]
+    six = (ports[5], ports[6], ports[7]) if len(ports) > 5 else None
+    yield Servers(ports[0], ports[1], ports[2], (folder / "cert.pem").read_text(), ports[3], ports[4], keys, six)
     for server in running:
         server.shutdown()
         server.server_close()
@@ -131,6 +143,8 @@ def call(kvm_node: TestNode, servers: Servers) -> Call:
     """Run a program of the handler's in a function whose policy names the servers, but for the hidden one."""
     # A name of the host's own, which its resolver knows without asking anybody.
     named = [f"{socket.gethostname()}:80", *(f"127.0.0.1:{port}" for port in (servers.echo, servers.tls, servers.udp))]
+    if servers.six:
+        named += [f"[::1]:{port}" for port in (servers.six[0], servers.six[2])]
     kvm_node.deploy(
         "network", Path(__file__).parent / "handler.py", timeout_s=60, policy={"egress": [*named, "*.example.com:443"]}
     )

@@ -16,6 +16,10 @@ def _answer(connection: socket.socket) -> str:
     return connection.makefile("rb").readline().decode()
 
 
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def tcp(host: str, port: int) -> Any:
     with socket.create_connection((host, port), timeout=10) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -23,14 +27,14 @@ def tcp(host: str, port: int) -> Any:
 
 
 def blocking(host: str, port: int) -> Any:
-    with socket.socket() as connection:
+    with socket.socket(_family(host)) as connection:
         connection.connect((host, port))
         return _answer(connection)
 
 
 def by_poll(host: str, port: int) -> Any:
     """Connect without waiting; poll says when, SO_ERROR whether."""
-    with socket.socket() as connection:
+    with socket.socket(_family(host)) as connection:
         connection.setblocking(False)
         code = connection.connect_ex((host, port))
         poller = select.poll()
@@ -43,7 +47,7 @@ def by_poll(host: str, port: int) -> Any:
 
 def by_epoll(host: str, port: int) -> Any:
     """Registered before it is connected, as Go does it."""
-    with socket.socket() as connection, select.epoll() as poller:
+    with socket.socket(_family(host)) as connection, select.epoll() as poller:
         connection.setblocking(False)
         poller.register(connection, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         poller.poll(0)
@@ -109,18 +113,42 @@ def tls(host: str, port: int, authority: str) -> Any:
 
 
 def udp(host: str, port: int) -> Any:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+    family = _family(host)
+    with socket.socket(family, socket.SOCK_DGRAM) as free, socket.socket(family, socket.SOCK_DGRAM) as bound:
         free.settimeout(10)
         free.sendto(b"one", (host, port))
         first, sender = free.recvfrom(100)
         bound.settimeout(10)
         bound.connect((host, port))
         bound.send(b"two")
-        return [first.decode(), sender == (host, port), bound.recv(100).decode()]
+        return [first.decode(), sender[:2] == (host, port), bound.recv(100).decode()]
 
 
-def resolve(name: str) -> Any:
-    return sorted({entry[4][0] for entry in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)})
+def names_of_six(host: str, port: int) -> Any:
+    """What a connection by IPv6 says of its ends; `host` may be IPv4's, mapped."""
+    with socket.create_connection((host, port), timeout=10) as connection:
+        return [connection.getsockname()[0], connection.getpeername() == (host, port, 0, 0), _answer(connection)]
+
+
+def scoped(host: str, port: int, scope: int) -> Any:
+    with socket.socket(socket.AF_INET6) as connection:
+        connection.connect((host, port, 0, scope))
+
+
+def by_two_families(udp_v4: int, udp_v6: int) -> Any:
+    """One datagram socket, and servers of both families."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as both:
+        both.settimeout(10)
+        answers = []
+        for place in (("::1", udp_v6), ("::ffff:127.0.0.1", udp_v4)):
+            both.sendto(b"x", place)
+            data, sender = both.recvfrom(100)
+            answers.append([data.decode(), sender == (*place, 0, 0)])
+        return answers
+
+
+def resolve(name: str, family: int = 0) -> Any:
+    return sorted({entry[4][0] for entry in socket.getaddrinfo(name, 80, family, socket.SOCK_STREAM)})
 
 
 def inside(port: int) -> Any:

@@ -17,7 +17,7 @@ import os
 import select
 import socket
 
-PLACE = ("127.0.0.1", int(os.environ["PORT"]))
+PLACE = (os.environ["HOST"], int(os.environ["PORT"]))
 
 def answer(connection):
     connection.sendall(b"hello")
@@ -41,6 +41,7 @@ def handler(event, context):
         "event": bool(poller.poll(10_000)),
         "read": outcome(lambda: idle.recv(100)),
         "read again": len(idle.recv(100)),
+        "name": len(idle.getsockname()),
         "write": outcome(lambda: waited_for.send(b"x") and waited_for.send(b"x")),
     }
     with socket.create_connection(PLACE, timeout=10) as anew:
@@ -49,14 +50,20 @@ def handler(event, context):
 """
 
 
-def test_clones_find_them_reset_and_connect_anew(kvm_node: TestNode, servers: Servers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
+def test_clones_find_them_reset_and_connect_anew(kvm_node: TestNode, servers: Servers, tmp_path: Path, six: bool) -> None:
+    if six and servers.six is None:
+        pytest.skip("this machine has no IPv6")
     (tmp_path / "connects.py").write_text(HANDLER)
-    policy = {"egress": [f"127.0.0.1:{servers.echo}"]}
-    environment = {"PORT": str(servers.echo)}
+    host, port = ("::1", servers.six[0]) if six and servers.six else ("127.0.0.1", servers.echo)
+    policy = {"egress": [f"[{host}]:{port}" if six else f"{host}:{port}"]}
+    environment = {"HOST": host, "PORT": str(port)}
     kvm_node.deploy("connects", tmp_path / "connects.py", timeout_s=60, policy=policy, environment=environment)
     for _ in range(2):
         payload, response = kvm_node.invoke("connects", {})
         assert not response.get("FunctionError"), payload
         assert payload.pop("write") in {"ECONNRESET", "EPIPE"}
+        # The kernel knows what family it was of.
+        assert payload.pop("name") == (4 if six else 2)
         assert payload == {"at import": "hello", "event": True, "read": "ECONNRESET", "read again": 0, "anew": "hello"}
         kvm_node.nexus.evict("connects")

@@ -1,4 +1,4 @@
-/* Names that the C library looks up: each argument, with its IPv4 addresses in order, or the error. */
+/* Names that the C library looks up: each argument, with its addresses in order, or the error. */
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -19,6 +19,8 @@ int main(int argc, char **argv)
             char text[INET6_ADDRSTRLEN] = "?";
             if (one->ai_family == AF_INET)
                 inet_ntop(AF_INET, &((struct sockaddr_in *)one->ai_addr)->sin_addr, text, sizeof text);
+            if (one->ai_family == AF_INET6)
+                inet_ntop(AF_INET6, &((struct sockaddr_in6 *)one->ai_addr)->sin6_addr, text, sizeof text);
             printf(" %s", text);
         }
         puts("");

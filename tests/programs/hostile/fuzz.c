@@ -134,7 +134,8 @@ static void *rewrite(void *seed) {
             at[0] = 0, at[1] = next(r) % 8 ? next(r) % 100000 : number(r), at[2] = 0, at[3] = next(r) % 100000;
             break;
         case 2: { // an address
-            struct sockaddr_un name = {.sun_family = next(r) % 4 ? AF_UNIX : 2};
+            const sa_family_t families[] = {AF_UNIX, AF_UNIX, AF_INET, AF_INET6};
+            struct sockaddr_un name = {.sun_family = PICK(families)};
             strcpy(name.sun_path, next(r) % 2 ? "/tmp/s" : PICK(paths));
             memcpy(at, &name, 64);
             break;
@@ -234,6 +235,7 @@ static void prepare(void) {
     open("/tmp/a", O_RDWR | O_CREAT, 0600), open("/usr", O_RDONLY | O_DIRECTORY), open("/tmp", O_RDONLY | O_DIRECTORY);
     raw(SYS_epoll_create1, 0, 0, 0, 0, 0, 0), raw(SYS_timerfd_create, 1, 0, 0, 0, 0, 0), raw(SYS_eventfd2, 3, 04000, 0, 0, 0, 0);
     socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0), socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    socket(AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK, 0), socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK, 0);
 }
 
 static uint64_t now_ms(void) {

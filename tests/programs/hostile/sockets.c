@@ -1,5 +1,5 @@
 // No way to a network or another process: every family and type of socket, and every call that makes or reaches processes of the host's kind.
-// UNIX and IPv4 sockets are there, and reach nothing outside the instance.
+// UNIX, IPv4 and IPv6 sockets are there, and reach nothing outside the instance.
 #include "common.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -21,6 +21,20 @@ static int ways_out(int fd, int family) {
         }
         return found;
     }
+    if (family == AF_INET6) {
+        const char *const hosts[] = {"2001:db8::1",        "fd00:ec2::254",       "fd00::1",        "fe80::1",     "2606:4700::1111",
+                                     "::ffff:10.0.0.1",    "::ffff:169.254.169.254", "::169.254.169.254", "ff02::1",
+                                     "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"};
+        for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++)
+            for (unsigned scope = 0; scope < 4; scope++) {
+                struct sockaddr_in6 to = {.sin6_family = AF_INET6, .sin6_port = htons(53), .sin6_scope_id = scope};
+                inet_pton(AF_INET6, hosts[i], &to.sin6_addr);
+                found += connect(fd, (struct sockaddr *)&to, sizeof to) == 0;
+                found += sendto(fd, "x", 1, MSG_NOSIGNAL, (struct sockaddr *)&to, sizeof to) == 1;
+                found += bind(fd, (struct sockaddr *)&to, sizeof to) == 0;
+            }
+        return found;
+    }
     const char *const names[] = {"/run/systemd/notify", "/dev/log", "/var/run/docker.sock", "\0/tmp/.X11-unix/X0"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct sockaddr_un to = {.sun_family = AF_UNIX};
@@ -36,7 +50,7 @@ int main(void) {
     for (int family = -1; family < 64; family++)
         for (size_t t = 0; t < sizeof types / sizeof *types; t++, tried++) {
             int made = socket(family, types[t], 0);
-            int inside = family == AF_UNIX || family == AF_INET;
+            int inside = family == AF_UNIX || family == AF_INET || family == AF_INET6;
             if (made >= 0 && (!inside || ways_out(made, family))) {
                 printf("wrong: socket(%d, %d) gives %d\n", family, types[t], made);
                 return 1;

@@ -1,5 +1,7 @@
 // Structures, strings and buffers whose end is not there: EFAULT, or the part that is there, and nothing else.
 #include "common.h"
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/syscall.h>
 
@@ -57,6 +59,27 @@ int main(void) {
     faults("futex", CALL(futex, end, 0, 1, 0));
     faults("getcwd", CALL(getcwd, end - 1, 100, 0, 0));
     faults("sysinfo", CALL(sysinfo, end - 8, 0, 0, 0));
+    // Addresses: all of one is there or none, and no more of it is written than there is room for.
+    int six = socket(AF_INET6, SOCK_DGRAM, 0), bound = socket(AF_INET6, SOCK_STREAM, 0);
+    struct sockaddr_in6 loopback = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    socklen_t *room = (socklen_t *)page;
+    for (int length = 2; length <= 128; length++) {
+        memcpy(end - 28, &loopback, sizeof loopback);
+        char *at = end - length + 1;
+        faults("bind", CALL(bind, six, at, length, 0));
+        faults("connect", CALL(connect, six, at, length, 0));
+        faults("sendto", raw(SYS_sendto, (uint64_t)six, (uint64_t)page, 1, 0, (uint64_t)at, (uint64_t)length));
+        *room = (socklen_t)length;
+        if (length <= 28)
+            faults("getsockname", CALL(getsockname, six, at, room, 0));
+        faults("getsockname without a length", CALL(getsockname, six, page, end - 3, 0));
+    }
+    memcpy(end - 24, &loopback, 24);
+    if (CALL(bind, bound, end - 24, 24, 0) != 0)
+        wrong++, printf("wrong: an address that ends at the hole is not read\n");
+    *room = 28;
+    if (CALL(getsockname, bound, end - 28, room, 0) != 0 || *room != 28)
+        wrong++, printf("wrong: an address that ends at the hole is not written\n");
     int directory = open("/usr", O_RDONLY | O_DIRECTORY);
     if (directory < 0)
         directory = open("/tmp", O_RDONLY | O_DIRECTORY);

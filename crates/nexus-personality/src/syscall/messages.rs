@@ -310,7 +310,8 @@ pub fn sendto(
     [fd, buffer, length, flags, at, size]: [u64; 6],
 ) -> SysResult {
     let (_held, socket) = socket_of(t, fd)?;
-    let to = if at == 0 {
+    // To nobody: of an Internet socket that is an address too short.
+    let to = if at == 0 || (size as u32 == 0 && !socket.is_internet()) {
         None
     } else {
         Some(read_destination(t, &socket, at, size)?)

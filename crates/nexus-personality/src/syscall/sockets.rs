@@ -62,14 +62,17 @@ pub(super) fn read_destination(
     at: u64,
     length: u64,
 ) -> Result<Address, Errno> {
-    let bytes = read_bytes(t, at, length)?;
+    destination(socket, &read_bytes(t, at, length)?)
+}
+
+fn destination(socket: &Socket, bytes: &[u8]) -> Result<Address, Errno> {
     // Who sends datagrams by IPv6 may name an address of IPv4 as such.
     let plain = bytes.first_chunk() == Some(&(libc::AF_INET as u16).to_le_bytes());
     let family = match socket.family {
         libc::AF_INET6 if plain && socket.kind == libc::SOCK_DGRAM => libc::AF_INET,
         family => family,
     };
-    let address = Address::parse(&bytes, family)?;
+    let address = Address::parse(bytes, family)?;
     let (libc::AF_INET6, Address::Inet { ip, port }) = (socket.family, &address) else {
         return Ok(address);
     };
@@ -390,7 +393,12 @@ pub fn listen(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult 
 
 pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
     let (_, socket) = socket_of(t, fd)?;
-    if socket.kind == libc::SOCK_DGRAM && length >= 2 && t.process.memory.read::<u16>(at)? == 0 {
+    let bytes = read_bytes(t, at, length)?;
+    let nobody = bytes.first_chunk() == Some(&(libc::AF_UNSPEC as u16).to_le_bytes());
+    if nobody && socket.is_internet() && matches!(socket.state().role, Role::Fresh(_)) {
+        return Ok(0);
+    }
+    if nobody && socket.kind == libc::SOCK_DGRAM {
         let mut state = socket.state();
         state.peer = None;
         if std::mem::take(&mut state.chosen)
@@ -400,7 +408,7 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
         }
         return Ok(0);
     }
-    let address = read_destination(t, &socket, at, length)?;
+    let address = destination(&socket, &bytes)?;
     let settled = std::mem::take(&mut socket.state().in_progress);
     let mut again = false;
     match &socket.state().role {
