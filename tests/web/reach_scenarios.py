@@ -3,6 +3,7 @@
 import http.client
 import http.server
 import os
+import socket
 import ssl
 import threading
 
@@ -35,11 +36,20 @@ def server_inside(event):
         def log_message(self, *_):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        text = requests.get(f"http://127.0.0.1:{server.server_address[1]}/", timeout=10).text
-        server.shutdown()
-    return text
+    class Six(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6
+
+    texts = []
+    for made, host in (
+        (http.server.ThreadingHTTPServer, "127.0.0.1"),
+        (Six, "[::1]"),
+        (http.server.ThreadingHTTPServer, "[::ffff:127.0.0.1]"),
+    ):
+        with made(("::1" if made is Six else "127.0.0.1", 0), Hello) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            texts.append(requests.get(f"http://{host}:{server.server_address[1]}/", timeout=10).text)
+            server.shutdown()
+    return texts
 
 
 def denied(event):

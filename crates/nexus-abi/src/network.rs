@@ -25,4 +25,6 @@ pub const RESOLVER_PORT: u16 = 53;
 /// The addresses that a guest's connections to the outside seem to come from; the second is fd4e:6578:7573::1, of a network
 /// that exists nowhere else.
 pub const OWN: [u8; 4] = [169, 254, 76, 1];
-pub const OWN_V6: [u8; 16] = [0xfd, b'N', b'e', b'x', b'u', b's', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+pub const OWN_V6: [u8; 16] = [
+    0xfd, b'N', b'e', b'x', b'u', b's', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
+];

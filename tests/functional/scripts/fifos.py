@@ -191,6 +191,44 @@ with subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdin=inherited,
 os.close(inherited)
 
 
+# Registered once: after the end of file the next writer's bytes are told of, and after EPIPE the next reader's room.
+os.mkfifo("watched")
+reader = opened(os.O_RDONLY | os.O_NONBLOCK, "watched")
+with select.epoll() as poller, select.epoll() as edges, select.epoll() as gone:
+    poller.register(reader, select.EPOLLIN)
+    edges.register(reader, select.EPOLLIN | select.EPOLLET)
+    gone.register(reader, select.EPOLLIN)
+    gone.unregister(reader)
+    for message in (b"one", b"two", b"three"):
+        writer = opened(os.O_WRONLY | os.O_NONBLOCK, "watched")
+        print(poller.poll(0), edges.poll(0) if message == b"one" else "")
+        os.write(writer, message)
+        print([len(each.poll(1)) for each in (poller, edges)], gone.poll(0), os.read(reader, 10), poller.poll(0))
+        os.close(writer)
+        print([[event for _, event in each.poll(1)] for each in (poller, edges)], os.read(reader, 10))
+    # Another program's bytes.
+    subprocess.run(["sh", "-c", "echo four > watched"], check=True)
+    print(len(poller.poll(5)), os.read(reader, 10))
+    # Who waits meanwhile.
+    waits = later(lambda: subprocess.run(["sh", "-c", "echo five > watched"], check=True))
+    poller.modify(reader, select.EPOLLIN | select.EPOLLONESHOT)
+    while not (events := [event for _, event in poller.poll(5) if event & select.EPOLLIN]):
+        poller.modify(reader, select.EPOLLIN | select.EPOLLONESHOT)
+    print(bool(events), os.read(reader, 10))
+    waits.join()
+writer = opened(os.O_WRONLY | os.O_NONBLOCK, "watched")
+with select.epoll() as poller:
+    poller.register(writer, select.EPOLLOUT)
+    os.close(reader)
+    print([event for _, event in poller.poll(1)])
+    reader = opened(os.O_RDONLY | os.O_NONBLOCK, "watched")
+    print([event for _, event in poller.poll(1)])
+    os.write(writer, bytes(65536))
+    print(poller.poll(0), len(os.read(reader, 65536)), [event for _, event in poller.poll(1)])
+os.close(reader)
+os.close(writer)
+
+
 # asyncio's pipes, which wait by epoll.
 async def conversation():
     loop = asyncio.get_running_loop()

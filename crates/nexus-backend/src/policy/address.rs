@@ -106,12 +106,7 @@ mod tests {
             assert!(is_inside(ip.parse().unwrap()), "{ip}");
             assert!(!is_public(ip.parse().unwrap()), "{ip}");
         }
-        for ip in [
-            "52.216.0.1",
-            "10.0.0.1",
-            "2600:1f00::1",
-            "64:ff9b::34d8:1",
-        ] {
+        for ip in ["52.216.0.1", "10.0.0.1", "2600:1f00::1", "64:ff9b::34d8:1"] {
             assert!(!is_inside(ip.parse().unwrap()), "{ip}");
         }
     }

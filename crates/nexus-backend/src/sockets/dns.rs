@@ -249,9 +249,17 @@ mod tests {
         let found = ["1.2.3.4".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let answer = write(&parse(&bytes).unwrap(), Code::Fine, &found);
         assert_eq!(answer[6..8], [0, 1]);
-        assert!(answer.ends_with(&[0, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
+        assert!(answer.ends_with(&[
+            0, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1
+        ]));
         // Of the longest name, with as many addresses as there may be: within what a resolver takes without asking first.
-        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        let longest = [
+            "a".repeat(63),
+            "b".repeat(63),
+            "c".repeat(63),
+            "d".repeat(61),
+        ]
+        .join(".");
         let bytes = query(&longest, AAAA);
         let answer = write(&parse(&bytes).unwrap(), Code::Fine, &[found[1]; 20]);
         assert_eq!(answer[6..8], [0, 8]);
@@ -265,6 +273,13 @@ mod tests {
         assert_eq!(one, (Code::Fine, vec!["127.0.0.1".parse().unwrap()]));
         assert_eq!(one, other);
         // Both are over, and nothing is kept.
-        assert!(lookups.0.lock().unwrap().values().all(|lookup| lookup.strong_count() == 0));
+        assert!(
+            lookups
+                .0
+                .lock()
+                .unwrap()
+                .values()
+                .all(|lookup| lookup.strong_count() == 0)
+        );
     }
 }

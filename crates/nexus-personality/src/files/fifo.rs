@@ -3,7 +3,7 @@
 //! The host makes both ends of a pipe at once and neither again later. So the end that nobody has opened yet waits here.
 //! Where one side has been closed while the other stays, the host tells that side so (end of file, EPIPE); who then opens
 //! the closed side again brings a new pipe, which takes the old one's place under the same descriptor, with what was
-//! left in it.
+//! left in it, and the old one's registrations with epoll, which the host had for the pipe and not for the descriptor.
 
 use crate::errno::{EINVAL, ENFILE, ENXIO, Errno};
 use crate::ledger::{Held, Ledger};
@@ -11,8 +11,10 @@ use crate::syscall::polling::{PIPE_BYTES, new_pipe};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::Description;
+use super::description::Registration;
 use super::tmpfs::{Content, Inode};
 
 /// Which side of a FIFO.
@@ -46,6 +48,15 @@ struct State {
     /// What was in the pipe when the last reader left, for the next one.
     kept: Vec<u8>,
     held: Option<Arc<Held>>,
+    watches: Vec<Watch>,
+}
+
+/// An epoll instance that a side is registered with.
+#[derive(Debug)]
+struct Watch {
+    poller: Weak<Description>,
+    side: Side,
+    registration: Registration,
 }
 
 /// One side.
@@ -104,11 +115,34 @@ impl State {
                 return Err(io::Error::last_os_error().into());
             }
             self.part(side).end = Some(if side == Side::Reading { read } else { write });
+            self.watch_again(side.other(), old);
         } else {
             self.reading.end = Some(read);
             self.writing.end = Some(write);
         }
         Ok(())
+    }
+
+    /// Register a pipe that took the place of one with whoever watched that.
+    fn watch_again(&mut self, side: Side, pipe: RawFd) {
+        self.watches.retain(|watch| {
+            let Some(poller) = watch
+                .poller
+                .upgrade()
+                .and_then(|p| p.host().ok().map(|fd| (p, fd)))
+            else {
+                return false;
+            };
+            let mut event = libc::epoll_event {
+                events: watch.registration.events,
+                u64: watch.registration.data,
+            };
+            let (_held, poller) = poller;
+            // SAFETY: the event is live; both descriptors are held open. Without room for it nothing more can be done.
+            watch.side != side
+                || unsafe { libc::epoll_ctl(poller, libc::EPOLL_CTL_ADD, pipe, &raw mut event) }
+                    == 0
+        });
     }
 
     fn leave(&mut self, side: Side) {
@@ -117,6 +151,8 @@ impl State {
         if part.users > 0 {
             return;
         }
+        // With the last descriptor goes what was registered.
+        self.watches.retain(|watch| watch.side != side);
         if self.part(side.other()).users == 0 {
             // With the last that has it open goes what is in it.
             let opened = [self.reading.opened, self.writing.opened];
@@ -236,6 +272,39 @@ impl End {
         };
         let mut state = fifo(&self.inode).ok()?.state();
         state.part(side).end.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Change what an epoll instance watches of this, by `call`, which is given the host's descriptor of it.
+    ///
+    /// # Errors
+    /// `call`'s.
+    pub fn watch(
+        &self,
+        poller: &Arc<Description>,
+        (operation, registration): (i32, Registration),
+        call: impl FnOnce(RawFd) -> Result<u64, Errno>,
+    ) -> Result<u64, Errno> {
+        let side = if self.reads {
+            Side::Reading
+        } else {
+            Side::Writing
+        };
+        // The lock is held so that no pipe takes another's place between the call and the note of it.
+        let mut state = fifo(&self.inode)?.state();
+        let end = state.part(side).end.as_ref().map(AsRawFd::as_raw_fd);
+        let done = call(end.ok_or(EINVAL)?)?;
+        state.watches.retain(|watch| {
+            watch.poller.strong_count() > 0
+                && (watch.side != side || watch.poller.as_ptr() != Arc::as_ptr(poller))
+        });
+        if operation != libc::EPOLL_CTL_DEL {
+            state.watches.push(Watch {
+                poller: Arc::downgrade(poller),
+                side,
+                registration,
+            });
+        }
+        Ok(done)
     }
 
     /// Read or write once by `call`, which is given a descriptor that does not block.

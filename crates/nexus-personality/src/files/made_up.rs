@@ -177,7 +177,9 @@ impl Facts {
             "/proc/version" => format!("Linux version {RELEASE}\n"),
             "/proc/filesystems" => "nodev\ttmpfs\n".to_owned(),
             // Address, interface, prefix, scope, flags, name: Java looks here whether there is IPv6.
-            "/proc/net/if_inet6" => "00000000000000000000000000000001 01 80 10 80       lo\n".to_owned(),
+            "/proc/net/if_inet6" => {
+                "00000000000000000000000000000001 01 80 10 80       lo\n".to_owned()
+            }
             "/proc/sys/kernel/osrelease" => format!("{RELEASE}\n"),
             "/proc/sys/kernel/pid_max" => "32768\n".to_owned(),
             "/proc/sys/kernel/ngroups_max" => "65536\n".to_owned(),

@@ -401,9 +401,9 @@ impl Net {
         let mut names = self.names();
         names.retain(|_, holder| holder.strong_count() > 0);
         let taken = match &key {
-            Key::Inet(kind, place, port) => names.keys().any(|k| {
-                matches!(k, Key::Inet(k, at, p) if k == kind && p == port && at.meets(*place))
-            }),
+            Key::Inet(kind, place, port) => names.keys().any(
+                |k| matches!(k, Key::Inet(k, at, p) if k == kind && p == port && at.meets(*place)),
+            ),
             other => names.contains_key(other),
         };
         if taken {
@@ -455,7 +455,7 @@ impl Net {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     fn inet(ip: &str, port: u16) -> Address {

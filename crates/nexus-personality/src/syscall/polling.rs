@@ -330,7 +330,7 @@ pub(crate) fn new_poller() -> Result<OwnedFd, Errno> {
 
 /// Register again what a snapshot kept.
 pub(crate) fn register(
-    poller: &Description,
+    poller: &Arc<Description>,
     target: &Description,
     registration: Registration,
 ) -> SysResult {
@@ -361,7 +361,7 @@ pub(super) fn register_again(t: &Thread, socket: &Arc<Socket>) {
 }
 
 fn control(
-    poller: &Description,
+    poller: &Arc<Description>,
     target: &Description,
     op: i32,
     registration: Registration,
@@ -369,16 +369,20 @@ fn control(
     let Object::Poll(host, registered) = &poller.object else {
         return Err(EINVAL);
     };
-    // The same at each change of what is asked for.
-    let polled = pollable(target, libc::POLLIN).ok_or(EPERM)?;
     let mut event = libc::epoll_event {
         events: registration.events,
         u64: registration.data,
     };
-    // SAFETY: the event is live; both descriptors are ours.
-    check(i64::from(unsafe {
-        libc::epoll_ctl(host.as_raw_fd(), op, polled, &raw mut event)
-    }))?;
+    let mut change = |polled| {
+        // SAFETY: the event is live; both descriptors are ours.
+        check(i64::from(unsafe {
+            libc::epoll_ctl(host.as_raw_fd(), op, polled, &raw mut event)
+        }))
+    };
+    match &target.object {
+        Object::Fifo(end) => end.watch(poller, (op, registration), change)?,
+        _ => change(pollable(target, libc::POLLIN).ok_or(EPERM)?)?,
+    };
     let mut list = registered.lock().unwrap_or_else(PoisonError::into_inner);
     list.retain(|r| r.fd != registration.fd);
     if op != libc::EPOLL_CTL_DEL {

@@ -127,7 +127,10 @@ pub(super) fn inherited(listener: &Socket, options: Options, accepted: RawFd) ->
         return options;
     }
     let credentials = |option: &(i32, i32)| *option == (libc::SOL_SOCKET, libc::SO_PASSCRED);
-    options.into_iter().filter(|(o, _)| credentials(o)).collect()
+    options
+        .into_iter()
+        .filter(|(o, _)| credentials(o))
+        .collect()
 }
 
 pub(super) fn pass_on(fd: RawFd, level: i32, name: i32, value: &[u8]) {

@@ -106,7 +106,7 @@ class Connector:
 
 def listens_inside(host: str, port: int) -> bool:
     """Whether a server of this instance's own has that port."""
-    if host not in {"localhost", "::1", "::", "0.0.0.0"} and not host.startswith("127."):
+    if host not in {"localhost", "::1", "::", "0.0.0.0"} and not host.startswith(("127.", "::ffff:127.")):
         return False
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
