@@ -1,11 +1,11 @@
 //! Datagrams of a guest: each of its sockets that sends to the outside has a socket here, and what comes back to it from
 //! where it has sent to is put into the descriptor that came along. What finds no room is lost, as datagrams are.
 
-use super::message::{Request, sockaddr};
+use super::message::Request;
 use super::{dns, is_resolver};
 use crate::FunctionIdentity;
 use crate::operation::Engine;
-use nexus_abi::network::{DATAGRAM_HEADER, MAX_DATAGRAM};
+use nexus_abi::network::{DATAGRAM_HEADER, MAX_DATAGRAM, sockaddr};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -55,7 +55,7 @@ impl Flows {
         let Some(answers) = request.descriptor else {
             return;
         };
-        if is_resolver(request.to) {
+        if is_resolver(request.head.to) {
             while self.lookups.try_join_next().is_some() {}
             if self.lookups.len() < MAX_LOOKUPS {
                 let (engine, identity) = (Arc::clone(engine), Arc::clone(identity));
@@ -63,22 +63,22 @@ impl Flows {
                 self.lookups.spawn(async move {
                     let answer = dns::answer(&engine, &identity, &names, &request.payload).await;
                     if let Some(answer) = answer {
-                        let _ = deliver(&answers, request.to, &answer);
+                        let _ = deliver(&answers, request.head.to, &answer);
                     }
                 });
             }
             return;
         }
         self.flows.retain(|_, flow| !flow.task.is_finished());
-        let key = (request.id, request.to.is_ipv4());
+        let key = (request.head.id, request.head.to.is_ipv4());
         if !self.flows.contains_key(&key) && self.flows.len() < MAX_FLOWS {
-            match Flow::open(request.to, answers) {
+            match Flow::open(request.head.to, answers) {
                 Ok(flow) => drop(self.flows.insert(key, flow)),
                 Err(error) => tracing::debug!(%error, "no socket for datagrams"),
             }
         }
         if let Some(flow) = self.flows.get(&key) {
-            flow.send(request.to, &request.payload);
+            flow.send(request.head.to, &request.payload);
         }
     }
 }

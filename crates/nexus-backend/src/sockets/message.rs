@@ -1,9 +1,8 @@
-//! The channel's messages, to the byte. `unsafe`: messages with descriptors. What comes is a guest's hypervisor's, which
+//! The channel's messages. `unsafe`: messages with descriptors. What comes is a guest's hypervisor's, which
 //! may be the guest's by now: it is copied, then checked.
 
-use nexus_abi::network::{HEAD, MAX_DATAGRAM, REPLY};
+use nexus_abi::network::{HEAD, Head, MAX_DATAGRAM, Reply};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -14,9 +13,7 @@ const CONTROL: usize = 24;
 /// One request.
 #[derive(Debug)]
 pub struct Request {
-    pub operation: u16,
-    pub id: u32,
-    pub to: SocketAddr,
+    pub head: Head,
     pub payload: Vec<u8>,
     pub descriptor: Option<OwnedFd>,
 }
@@ -24,38 +21,8 @@ pub struct Request {
 impl Request {
     fn parse(bytes: &[u8], descriptor: Option<OwnedFd>) -> Option<Self> {
         let (head, payload) = bytes.split_first_chunk::<HEAD>()?;
-        let [
-            o0,
-            o1,
-            f0,
-            f1,
-            p0,
-            p1,
-            _,
-            _,
-            i0,
-            i1,
-            i2,
-            i3,
-            _,
-            _,
-            _,
-            _,
-            address @ ..,
-        ] = *head;
-        let ip = match i32::from(u16::from_le_bytes([f0, f1])) {
-            libc::AF_INET => {
-                let [a, b, c, d, ..] = address;
-                IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-            }
-            libc::AF_INET6 => IpAddr::V6(Ipv6Addr::from(address)),
-            _ => return None,
-        };
         Some(Self {
-            operation: u16::from_le_bytes([o0, o1]),
-            id: u32::from_le_bytes([i0, i1, i2, i3]),
-            // One of IPv4 is one of IPv4, mapped or not: what follows knows it in one form only.
-            to: SocketAddr::new(ip.to_canonical(), u16::from_le_bytes([p0, p1])),
+            head: Head::parse(head)?,
             payload: payload.to_vec(),
             descriptor,
         })
@@ -106,16 +73,12 @@ impl Channel {
         errno: i32,
         descriptor: Option<&OwnedFd>,
     ) -> io::Result<()> {
-        let mut bytes = [0_u8; REPLY];
-        let errno = u16::try_from(errno).unwrap_or(1);
-        let parts = [request.operation.to_le_bytes(), errno.to_le_bytes()];
-        let id = request.id.to_le_bytes();
-        for (to, byte) in bytes.iter_mut().zip(parts.iter().flatten()) {
-            *to = *byte;
-        }
-        for (to, byte) in bytes.iter_mut().skip(8).zip(id) {
-            *to = byte;
-        }
+        let reply = Reply {
+            operation: request.head.operation,
+            errno: u16::try_from(errno).unwrap_or(1),
+            id: request.head.id,
+        };
+        let bytes = reply.bytes();
         let descriptor = descriptor.map(AsRawFd::as_raw_fd);
         self.0
             .async_io(Interest::WRITABLE, |fd| {
@@ -188,26 +151,6 @@ fn send(fd: RawFd, bytes: &[u8], descriptor: Option<RawFd>) -> io::Result<()> {
     Ok(())
 }
 
-/// The bytes of a `struct sockaddr`, and how many there are.
-pub fn sockaddr(address: SocketAddr) -> ([u8; 28], libc::socklen_t) {
-    let mut bytes = [0_u8; 28];
-    let (family, length) = match address.ip() {
-        IpAddr::V4(_) => (libc::AF_INET, 16),
-        IpAddr::V6(_) => (libc::AF_INET6, 28),
-    };
-    let family = u16::try_from(family).unwrap_or_default().to_le_bytes();
-    let start = family.into_iter().chain(address.port().to_be_bytes());
-    let ip: Vec<u8> = match address.ip() {
-        IpAddr::V4(v4) => v4.octets().into(),
-        // After the flow label.
-        IpAddr::V6(v6) => [0; 4].into_iter().chain(v6.octets()).collect(),
-    };
-    for (to, byte) in bytes.iter_mut().zip(start.chain(ip)) {
-        *to = byte;
-    }
-    (bytes, length)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -215,30 +158,20 @@ mod tests {
 
     #[test]
     fn what_is_a_request() {
-        let mut bytes = vec![0; HEAD];
-        assert!(Request::parse(&bytes, None).is_none());
-        bytes[..6].copy_from_slice(&[32, 0, 2, 0, 0x50, 0]);
-        bytes[16..20].copy_from_slice(&[1, 2, 3, 4]);
+        let head = Head {
+            operation: 32,
+            id: 7,
+            to: "1.2.3.4:80".parse().unwrap(),
+        };
+        let mut bytes = head.bytes().to_vec();
         bytes.extend_from_slice(b"payload");
         let request = Request::parse(&bytes, None).unwrap();
-        assert_eq!(request.to, "1.2.3.4:80".parse().unwrap());
-        assert_eq!(request.payload, b"payload");
-        assert!(Request::parse(&bytes[..31], None).is_none());
-        bytes[2] = 10;
-        bytes[16..32].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 127, 0, 0, 1]);
-        let request = Request::parse(&bytes, None).unwrap();
-        assert_eq!(request.to, "127.0.0.1:80".parse().unwrap());
-        bytes[16] = 0x20;
-        let request = Request::parse(&bytes, None).unwrap();
-        assert_eq!(request.to, "[2000::ffff:7f00:1]:80".parse().unwrap());
-    }
-
-    #[test]
-    fn addresses_as_the_kernel_has_them() {
-        let (bytes, length) = sockaddr("1.2.3.4:80".parse().unwrap());
-        assert_eq!(bytes[..length as usize][..8], [2, 0, 0, 80, 1, 2, 3, 4]);
-        let (bytes, length) = sockaddr("[::1]:443".parse().unwrap());
-        assert_eq!((length, bytes[23], bytes[3]), (28, 1, 0xbb));
+        assert_eq!(
+            (request.head, request.payload.as_slice()),
+            (head, &b"payload"[..])
+        );
+        assert!(Request::parse(&bytes[..HEAD - 1], None).is_none());
+        assert!(Request::parse(&[0; HEAD], None).is_none());
     }
 
     #[test]

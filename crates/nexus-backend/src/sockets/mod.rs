@@ -16,10 +16,10 @@ use crate::writes::scope::Current;
 use crate::{Connections, FunctionIdentity};
 use datagrams::Flows;
 use message::{Channel, Request};
-use nexus_abi::network::{ALLOW, CONNECT, RESOLVER, RESOLVER_PORT, SEND};
+use nexus_abi::network::{ALLOW, CONNECT, RESOLVER, RESOLVER_PORT, SEND, sockaddr};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ pub fn serve(
             // Its bytes pass nobody: no deferred write may be behind, and nothing that was read before may stand for a read.
             inputs.note_at(u64::MAX);
             if current.connect().await.is_err() {
-                if request.operation != SEND
+                if request.head.operation != SEND
                     && channel.reply(&request, libc::EACCES, None).await.is_err()
                 {
                     return;
@@ -81,29 +81,30 @@ async fn serve_one(
     request: Request,
     channel: &Channel,
 ) -> io::Result<()> {
-    match request.operation {
+    match request.head.operation {
         CONNECT => {
-            let made = if identity.coupled && request.to == SocketAddr::from(credentials::PLACE) {
-                credentials::open(engine, identity)
-            } else {
-                match permit(engine, identity, request.to) {
-                    Ok(()) => connect_within(identity, own, request.to).await,
-                    Err(errno) => Err(errno),
-                }
-            };
+            let made =
+                if identity.coupled && request.head.to == SocketAddr::from(credentials::PLACE) {
+                    credentials::open(engine, identity)
+                } else {
+                    match permit(engine, identity, request.head.to) {
+                        Ok(()) => connect_within(identity, own, request.head.to).await,
+                        Err(errno) => Err(errno),
+                    }
+                };
             match made {
                 Ok(socket) => channel.reply(&request, 0, Some(&socket)).await,
                 Err(errno) => channel.reply(&request, errno, None).await,
             }
         }
         ALLOW => {
-            let allowed = permit_datagram(engine, identity, request.to);
-            let errno = allowed.and_then(|()| way(request.to)).err();
+            let allowed = permit_datagram(engine, identity, request.head.to);
+            let errno = allowed.and_then(|()| way(request.head.to)).err();
             channel.reply(&request, errno.unwrap_or(0), None).await
         }
         SEND => {
             // Every one is checked: the hypervisor is not believed to have asked.
-            if permit_datagram(engine, identity, request.to).is_ok() {
+            if permit_datagram(engine, identity, request.head.to).is_ok() {
                 flows.send(engine, identity, request);
             }
             Ok(())
@@ -194,9 +195,10 @@ fn connect(to: SocketAddr) -> Result<OwnedFd, i32> {
             .unwrap_or(libc::EIO)
     };
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    let family = match to.ip() {
-        IpAddr::V4(_) => libc::AF_INET,
-        IpAddr::V6(_) => libc::AF_INET6,
+    let family = if to.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
     };
     // SAFETY: plain numbers.
     let fd = unsafe { libc::socket(family, kind, 0) };
@@ -205,9 +207,12 @@ fn connect(to: SocketAddr) -> Result<OwnedFd, i32> {
     }
     // SAFETY: just made, owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let (address, length) = message::sockaddr(to);
+    let (address, length) = sockaddr(to);
     // SAFETY: the address is live, of the length given.
-    let begun = unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr().cast(), length) };
+    let begun = unsafe {
+        let length = length as libc::socklen_t;
+        libc::connect(socket.as_raw_fd(), address.as_ptr().cast(), length)
+    };
     match begun {
         0 => Ok(socket),
         _ if errno() == libc::EINPROGRESS => Ok(socket),

@@ -3,8 +3,8 @@
 
 use super::socket::Address;
 use crate::errno::{EAFNOSUPPORT, EAGAIN, ENETDOWN, ETIMEDOUT, Errno, check};
-use nexus_abi::network::{ALLOW, CONNECT, HEAD, REPLY, SEND};
-use std::net::IpAddr;
+use nexus_abi::network::{ALLOW, CONNECT, HEAD, Head, REPLY, Reply, SEND};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
@@ -85,14 +85,9 @@ impl Outside {
         loop {
             self.await_event(libc::POLLIN)?;
             let (reply, passed) = self.receive()?;
-            let word = |at: usize| {
-                let bytes: Option<&[u8; 2]> = reply.get(at..).and_then(<[u8]>::first_chunk);
-                bytes.map_or(0, |bytes| u16::from_le_bytes(*bytes))
-            };
-            let id = u32::from(word(8)) | u32::from(word(10)) << 16;
             // An answer that came too late is nobody's.
-            if id == *turn {
-                return match word(2) {
+            if reply.id == *turn {
+                return match reply.errno {
                     0 => Ok(passed),
                     errno => Err(Errno(errno.into())),
                 };
@@ -132,7 +127,7 @@ impl Outside {
         Ok(())
     }
 
-    fn receive(&self) -> Result<([u8; REPLY], Option<OwnedFd>), Errno> {
+    fn receive(&self) -> Result<(Reply, Option<OwnedFd>), Errno> {
         let mut reply = [0_u8; REPLY];
         let mut control = [0_u64; CONTROL / 8];
         let mut part = libc::iovec {
@@ -156,34 +151,16 @@ impl Outside {
         if got == 0 {
             return Err(ENETDOWN);
         }
-        Ok((reply, passed))
+        Ok((Reply::parse(&reply), passed))
     }
 }
 
 fn head(operation: u16, to: &Address, id: u32) -> Result<[u8; HEAD], Errno> {
-    let mut head = [0; HEAD];
     let Address::Inet { ip, port } = to else {
         return Err(EAFNOSUPPORT);
     };
-    let (family, address) = match ip {
-        IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
-        IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
-    };
-    let words = [
-        operation.to_le_bytes(),
-        (family as u16).to_le_bytes(),
-        port.to_le_bytes(),
-    ];
-    for (to, byte) in head.iter_mut().zip(words.iter().flatten()) {
-        *to = *byte;
-    }
-    for (to, byte) in head.iter_mut().skip(8).zip(id.to_le_bytes()) {
-        *to = byte;
-    }
-    for (to, byte) in head.iter_mut().skip(16).zip(address) {
-        *to = byte;
-    }
-    Ok(head)
+    let to = SocketAddr::new(*ip, *port);
+    Ok(Head { operation, id, to }.bytes())
 }
 
 /// Put a socket that was passed over in the place of another: the host's number stays the same, and with it all that

@@ -8,8 +8,9 @@
 use crate::errno::{EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENFILE, Errno};
 use crate::files::Description;
 use crate::files::outside::Outside;
+use nexus_abi::network::sockaddr;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,9 +26,8 @@ const EPHEMERAL: std::ops::Range<u16> = 32768..60999;
 
 /// Bytes of a `struct sockaddr_in`.
 const INET_BYTES: usize = 16;
-/// Bytes of a `struct sockaddr_in6`, and of one that has no scope id yet (RFC 2133), which Linux takes as well.
-const INET6_BYTES: usize = 28;
-const INET6_LEAST: usize = 24;
+/// Of a `struct sockaddr_in6` that has no scope id yet (RFC 2133), which Linux takes as well.
+const INET6_BYTES: usize = 24;
 
 /// Whether it is one of the Internet's families.
 #[must_use]
@@ -73,7 +73,7 @@ impl Address {
     pub fn parse(bytes: &[u8], family: i32) -> Result<Self, Errno> {
         let least = match family {
             libc::AF_INET => INET_BYTES,
-            libc::AF_INET6 => INET6_LEAST,
+            libc::AF_INET6 => INET6_BYTES,
             _ => 2,
         };
         if bytes.len() < least {
@@ -142,18 +142,12 @@ impl Address {
     pub fn bytes_for(&self, family: i32) -> Vec<u8> {
         match self {
             Self::Inet { ip, port } => {
-                let (family, length, ip) = match ip {
-                    IpAddr::V4(ip) if family != libc::AF_INET6 => {
-                        (libc::AF_INET, INET_BYTES, ip.octets().to_vec())
-                    }
-                    IpAddr::V4(ip) => (libc::AF_INET6, INET6_BYTES, mapped(*ip)),
-                    IpAddr::V6(ip) => (libc::AF_INET6, INET6_BYTES, after_flow(*ip)),
+                let ip = match ip {
+                    IpAddr::V4(ip) if family == libc::AF_INET6 => ip.to_ipv6_mapped().into(),
+                    ip => *ip,
                 };
-                let mut bytes = (family as u16).to_le_bytes().to_vec();
-                bytes.extend_from_slice(&port.to_be_bytes());
-                bytes.extend_from_slice(&ip);
-                bytes.resize(length, 0);
-                bytes
+                let (bytes, length) = sockaddr(SocketAddr::new(ip, *port));
+                bytes.get(..length).unwrap_or_default().to_vec()
             }
             Self::Unix(name) => {
                 let mut bytes = (libc::AF_UNIX as u16).to_le_bytes().to_vec();
@@ -177,14 +171,6 @@ impl Address {
             Self::Unix(Vec::new())
         }
     }
-}
-
-fn mapped(ip: Ipv4Addr) -> Vec<u8> {
-    after_flow(ip.to_ipv6_mapped())
-}
-
-fn after_flow(ip: Ipv6Addr) -> Vec<u8> {
-    [0; 4].into_iter().chain(ip.octets()).collect()
 }
 
 /// Where an Internet socket is reached.
