@@ -128,7 +128,7 @@ pub static CALLS: &[Call] = &calls![
     full(38, "setitimer", signals::setitimer),
     full(39, "getpid", threads::getpid),
     full(40, "sendfile", io::sendfile),
-    partial(41, "socket", sockets::socket, "UNIX and IPv4"),
+    partial(41, "socket", sockets::socket, "UNIX, IPv4 and IPv6"),
     partial(
         42,
         "connect",
