@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import socketserver
@@ -143,6 +144,8 @@ def call(kvm_node: TestNode, servers: Servers) -> Call:
     """Run a program of the handler's in a function whose policy names the servers, but for the hidden one."""
     # A name of the host's own, which its resolver knows without asking anybody.
     named = [f"{socket.gethostname()}:80", *(f"127.0.0.1:{port}" for port in (servers.echo, servers.tls, servers.udp))]
+    if address := own_address():
+        named.append(f"[{address}]:9")
     if servers.six:
         named += [f"[::1]:{port}" for port in (servers.six[0], servers.six[2])]
     kvm_node.deploy(
@@ -155,6 +158,14 @@ def call(kvm_node: TestNode, servers: Servers) -> Call:
         return payload
 
     return run
+
+
+def own_address() -> str | None:
+    """An IPv6 address of this machine's that is not its loopback's, if it has one: nothing is sent to find out."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as towards:
+        towards.connect(("2001:db8::1", 9))
+        return str(towards.getsockname()[0])
+    return None
 
 
 def free_port() -> int:

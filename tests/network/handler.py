@@ -130,6 +130,13 @@ def names_of_six(host: str, port: int) -> Any:
         return [connection.getsockname()[0], connection.getpeername() == (host, port, 0, 0), _answer(connection)]
 
 
+def seen_as(host: str, port: int) -> Any:
+    """A guest's own address towards another; nothing is sent."""
+    with socket.socket(_family(host), socket.SOCK_DGRAM) as towards:
+        towards.connect((host, port))
+        return towards.getsockname()[0]
+
+
 def scoped(host: str, port: int, scope: int) -> Any:
     with socket.socket(socket.AF_INET6) as connection:
         connection.connect((host, port, 0, scope))

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from .conftest import Call, Servers
+from .conftest import Call, Servers, own_address
 
 pytestmark = pytest.mark.kvm
 
@@ -99,6 +99,14 @@ def test_both_ends_have_addresses_of_their_family(call: Call, six: tuple[int, in
     assert call("names_of_six", host="::1", port=six[0]) == {"value": ["::1", True, "hello\n"]}
     mapped = call("names_of_six", host="::ffff:127.0.0.1", port=servers.echo)
     assert mapped == {"value": ["::ffff:127.0.0.1", True, "hello\n"]}
+
+
+def test_who_sorts_addresses_takes_ipv4_first(call: Call) -> None:
+    address = own_address()
+    if address is None:
+        pytest.skip("this machine has no IPv6 address but its loopback's")
+    # Of another scope than any address it leads to (RFC 6724, rules 2 and 5).
+    assert call("seen_as", host=address, port=9) == {"value": "fec0::76:1"}
 
 
 def test_what_no_policy_names_is_denied_by_ipv6(call: Call, six: tuple[int, int, int], servers: Servers) -> None:

@@ -24,12 +24,10 @@ pub const MAX_DATAGRAM: usize = 65_507;
 /// Where a guest finds the backend's resolver: an address that exists nowhere else.
 pub const RESOLVER: [u8; 4] = [169, 254, 76, 53];
 pub const RESOLVER_PORT: u16 = 53;
-/// The addresses that a guest's connections to the outside seem to come from; the second is fd4e:6578:7573::1, of a network
-/// that exists nowhere else.
+/// The addresses that a guest's connections to the outside seem to come from. The second is fec0::76:1: a site-local one, which
+/// exists nowhere any more (RFC 3879), and for which whoever sorts a name's addresses (RFC 6724) takes IPv4's first.
 pub const OWN: [u8; 4] = [169, 254, 76, 1];
-pub const OWN_V6: [u8; 16] = [
-    0xfd, b'N', b'e', b'x', b'u', b's', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
-];
+pub const OWN_V6: [u8; 16] = [0xfe, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x76, 0, 1];
 
 /// Address families, as Linux numbers them.
 const INET: u16 = 2;

@@ -19,7 +19,7 @@ use message::{Channel, Request};
 use nexus_abi::network::{ALLOW, CONNECT, RESOLVER, RESOLVER_PORT, SEND, sockaddr};
 use std::future::Future;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -149,13 +149,15 @@ fn permit(engine: &Engine, identity: &FunctionIdentity, to: SocketAddr) -> Resul
     allowed.address(to.ip(), to.port()).map_err(denied)
 }
 
-/// Whether this machine has a way to an address of IPv6: many have none, and programs that sort a name's addresses ask by
+/// Whether this machine has a way to an address: many have none by IPv6, and programs that sort a name's addresses ask by
 /// connecting a datagram socket. Nothing is sent.
 fn way(to: SocketAddr) -> Result<(), i32> {
-    if to.is_ipv4() {
-        return Ok(());
-    }
-    std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
+    let any: IpAddr = match to {
+        _ if is_resolver(to) => return Ok(()),
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    std::net::UdpSocket::bind((any, 0))
         .and_then(|socket| socket.connect(to))
         .map_err(|error| without_family(error.raw_os_error().unwrap_or(libc::ENETUNREACH)))
 }
