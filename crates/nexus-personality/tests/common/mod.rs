@@ -28,7 +28,7 @@ impl Machine for FakeMachine {
         }
         Ok(())
     }
-    fn map_doorbell(&self, _: u64, _: RawFd) -> io::Result<()> {
+    fn map_doorbell(&self, _: RawFd) -> io::Result<()> {
         Ok(())
     }
     fn spawn(&self, thread: ThreadState) -> io::Result<()> {
