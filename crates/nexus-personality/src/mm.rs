@@ -474,6 +474,11 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Keep the table of mappings in as little memory as it takes: made in order, its nodes are half empty.
+    pub fn compact(&mut self) {
+        self.vmas = std::mem::take(&mut self.vmas).into_iter().collect();
+    }
+
     /// Make what may be accessed reachable for the guest. What may not needs no slot: without one the guest's access faults as well.
     fn back(&self, start: u64, end: u64, prot: i32) -> io::Result<()> {
         if host_prot(prot) == libc::PROT_NONE {

@@ -31,10 +31,12 @@ pub mod system {
     /// The vDSO's pages that are not the host's: those of one function.
     pub const CLOCK_CODE: u64 = SYSTEM_TABLE + PAGE;
     pub const CLOCK_CODE_PAGES: u64 = 2;
-    pub const GDT: u64 = CLOCK_CODE + CLOCK_CODE_PAGES * PAGE;
-    pub const IDT: u64 = GDT + PAGE;
+    /// One page for both tables of descriptors.
+    pub const DESCRIPTORS: u64 = CLOCK_CODE + CLOCK_CODE_PAGES * PAGE;
+    pub const GDT: u64 = DESCRIPTORS;
+    pub const IDT: u64 = DESCRIPTORS + PAGE / 2;
     /// What LSTAR points to.
-    pub const STUB: u64 = IDT + PAGE;
+    pub const STUB: u64 = DESCRIPTORS + PAGE;
     pub const HANDLERS: u64 = STUB + PAGE;
     /// The program that the probe runs at CPL 3.
     pub const PROBE: u64 = HANDLERS + PAGE;

@@ -195,6 +195,7 @@ fn where_there_is_no_slot_the_directory_entry_is_absent() {
 #[test]
 fn the_system_chunk_cannot_be_written_and_not_even_read() {
     let Some(bench) = Bench::new() else { return };
+    bench.vm.system().map_probe();
     for offset in [
         system::PML4,
         system::PDPT,

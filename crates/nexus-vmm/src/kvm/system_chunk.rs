@@ -82,10 +82,8 @@ impl SystemChunk {
         let own = SYSTEM_BASE / CHUNK;
         self.put(system::DIRECTORIES + own * 8, table(system::SYSTEM_TABLE));
         // Read-only and executable; the tables themselves are not mapped at all.
-        self.map_system(system::GDT, NO_EXECUTE);
-        self.map_system(system::IDT, NO_EXECUTE);
+        self.map_system(system::DESCRIPTORS, NO_EXECUTE);
         self.map_system(system::HANDLERS, 0);
-        self.map_system(system::PROBE, USER);
     }
 
     fn map_system(&self, offset: u64, flags: u64) {
@@ -131,8 +129,14 @@ impl SystemChunk {
                 &[0xe6, PORT_EXCEPTION as u8, 0xf4],
             );
         }
+    }
+
+    /// The program that the probe runs; returns its guest address.
+    pub fn map_probe(&self) -> u64 {
         // syscall; hlt (which faults at CPL 3).
         self.bytes(system::PROBE, &[0x0f, 0x05, 0xf4]);
+        self.map_system(system::PROBE, USER);
+        SYSTEM_BASE + system::PROBE
     }
 
     /// Task state segment and exception stack of vCPU `index`; returns the guest address of the segment.
