@@ -133,8 +133,7 @@ impl Guest {
 
     /// Make a system call by its name; the result is what RAX would be, as a signed number.
     pub fn call(&mut self, name: &str, arguments: &[u64]) -> i64 {
-        let call = table::CALLS
-            .iter()
+        let call = table::all()
             .find(|c| c.name == name)
             .expect("a call of the table");
         self.call_number(call.number, arguments).0
