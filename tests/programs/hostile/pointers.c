@@ -17,6 +17,9 @@ static int is_skipped(int number) {
     return number == 23 || number == 270 || number == 271;
 }
 
+// Of the wild addresses those at the end, which are beside its own memory.
+enum { OWN = 5 };
+
 int main(void) {
     char *readonly = page_before_hole(PROT_READ), *writable = page_before_hole(PROT_READ | PROT_WRITE);
     const uint64_t wild[] = {
@@ -44,6 +47,9 @@ int main(void) {
         raw(436, (uint64_t)report + 1, -1ULL, 0, 0, 0, 0);
         for (size_t i = 0; i < sizeof wild / sizeof *wild; i++) {
             uint64_t w = wild[i];
+            // Its own memory's address is a possible length, of all that lies behind it.
+            if (number >= 9 && number <= 12 && i >= sizeof wild / sizeof *wild - OWN)
+                continue;
             raw(number, w, w, w, w, w, w);
             calls++;
             // Never more than one page of its own memory at stake: what unmaps and protects gets wild addresses only.
