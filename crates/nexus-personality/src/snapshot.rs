@@ -541,7 +541,6 @@ impl Process {
             };
             self.mm().adopt(mapping.start, vma).map_err(failed)?;
         }
-        self.mm().compact();
         Ok(())
     }
 

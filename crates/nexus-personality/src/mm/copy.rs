@@ -39,9 +39,7 @@ impl AddressSpace {
                 self.charged.insert(start, vma.end);
             }
             match &vma.backing {
-                // The machine has a page there that rings nothing.
-                Backing::Doorbell => continue,
-                Backing::Arena => {
+                Backing::Doorbell | Backing::Arena => {
                     self.host_map(start, length, vma.prot, false, None)?;
                     (copy.backing, copy.shared) = (Backing::Anonymous, false);
                 }
