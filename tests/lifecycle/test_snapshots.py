@@ -100,6 +100,25 @@ def test_functions_share_their_base_in_memory_and_on_disk(node, handlers):
         assert pss < rss / 3, "its base is not shared"
 
 
+_FREES = """
+# Of a size that the C library keeps in its heap, where the last one holds the place of those before it.
+pieces = [b"a" * 100_000 for _ in range(400)]
+held = b"b" * 100_000
+del pieces
+
+def handler(event, context):
+    return held == b"b" * 100_000
+"""
+
+
+def test_memory_that_is_free_is_not_in_the_snapshot(node, tmp_path):
+    (tmp_path / "frees.py").write_text(_FREES)
+    node.deploy("frees", tmp_path / "frees.py", memory_mib=256)
+    assert node.invoke("frees", {})[0] is True
+    pages = (snapshot_of(node, "frees") / "pages").stat().st_blocks * 512
+    assert pages < 30 << 20, f"{pages >> 20} MiB"
+
+
 _BRINGS = """
 import json, sys
 import jmespath

@@ -1,8 +1,8 @@
 """What a neighbour that asks for all it can does to a function's latency.
 
-An instance with many threads takes many threads' share of the processors, whatever it does with them; that is not the
-fabric's. So the neighbour stands beside one with as many threads that only compute, which is what is asserted. Against a quiet
-machine it is told as well.
+Instances share a busy CPU equally, each in a control group of its own, so a neighbour costs what another instance that runs
+costs; that is not the fabric's. So the greedy one stands beside one with as many threads that only compute, which is what is
+asserted. Against a quiet machine it is told as well. NEXUS_FAIRNESS_UNGROUPED=1 does without the groups.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 //! The guest owns the heap: it places requests in it and names the *room* that replies may be written
 //! to, so the backend only ever has to check bounds. `docs/abi.md` shows the format to the byte.
 //!
-//! This crate is layout and nothing else (of `network`, whose both sides are Rust, with the bytes' way in and out); it is the one source of every shared number. The Python side
-//! (`nexus/guest/abi.py`) is generated from it and checked against it by a test.
+//! This crate is layout and nothing else (`network`, whose both sides are Rust, writes and reads its bytes too); it is the one
+//! source of every shared number. The Python side (`nexus/guest/abi.py`) is generated from it and checked against it by a test.
 #![no_std]
 #![forbid(unsafe_code)]
 

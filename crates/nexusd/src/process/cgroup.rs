@@ -38,7 +38,7 @@ enum Version {
     Two,
 }
 
-/// The group of one instance. Dropped when that has ended.
+/// The group of one instance, to be removed when that has ended.
 #[derive(Debug)]
 pub struct Place {
     directory: PathBuf,
@@ -132,10 +132,10 @@ impl Group {
     }
 
     fn directory(&mut self, path: &Path) -> io::Result<()> {
-        // Groups of daemons that are gone: a daemon that ends is in its own. One that is in use stays.
+        // Groups of daemons that are gone: a daemon that ends is in its own.
         for left in path.parent().into_iter().flat_map(fs::read_dir).flatten() {
             let left = left?;
-            if left.file_name().to_string_lossy().starts_with(NAME) {
+            if is_abandoned(&left.file_name().to_string_lossy()) {
                 remove(&left.path());
             }
         }
@@ -167,20 +167,20 @@ impl Group {
         self.count += 1;
         let directory = places.join(self.count.to_string());
         fs::create_dir(&directory)?;
-        let mut place = Place {
-            directory,
-            procs: None,
+        let entered = match self.version {
+            Version::One => fs::write(directory.join("tasks"), "0").map(|()| None),
+            Version::Two => File::options()
+                .write(true)
+                .open(directory.join("cgroup.procs"))
+                .map(Some),
         };
-        match self.version {
-            Version::One => fs::write(place.directory.join("tasks"), "0")?,
-            Version::Two => {
-                let file = File::options()
-                    .write(true)
-                    .open(place.directory.join("cgroup.procs"))?;
-                place.procs = Some(file);
+        match entered {
+            Ok(procs) => Ok(Some(Place { directory, procs })),
+            Err(error) => {
+                let _ = fs::remove_dir(&directory);
+                Err(error)
             }
         }
-        Ok(Some(place))
     }
 }
 
@@ -190,6 +190,15 @@ impl Drop for Group {
             remove(directory);
         }
     }
+}
+
+/// Whether a directory of this name is the group of a daemon that is gone. One that runs may have a group that is empty for
+/// the moment. Our own process id is a former daemon's here: we have no group yet.
+fn is_abandoned(name: &str) -> bool {
+    let daemon = name
+        .strip_prefix(NAME)
+        .and_then(|id| id.parse::<u32>().ok());
+    daemon.is_some_and(|id| id == std::process::id() || !Path::new(&format!("/proc/{id}")).exists())
 }
 
 /// Remove a group and those in it, where nobody is in them.
@@ -280,6 +289,16 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_daemons_that_run_are_left_alone() {
+        // A process that is there, one that cannot be, and our own.
+        let own = std::process::id();
+        assert!(!is_abandoned(&format!("{NAME}1")));
+        assert!(is_abandoned(&format!("{NAME}{}", u32::MAX)));
+        assert!(is_abandoned(&format!("{NAME}{own}")));
+        assert!(!is_abandoned(NAME) && !is_abandoned("another"));
+    }
+
+    #[test]
     fn each_instance_has_a_place_that_goes_with_it() {
         let own = "4:memory:/\n2:cpu:/\n";
         let (mounts, proc) = Tree::new("places", own, &["memory", "cpu"]);
@@ -328,6 +347,7 @@ mod tests {
             group.place().is_err(),
             "a plain directory has no cgroup.procs"
         );
+        assert!(!own.join(&name).join("1").exists(), "nothing is left of it");
         assert_eq!(
             fs::read_to_string(own.join("nexusd/cgroup.procs")).unwrap(),
             "0"
