@@ -5,9 +5,9 @@ use crate::files::resolve::{host_stat, open_host};
 use crate::files::tmpfs::Inode;
 use crate::files::{HostFile, Identity, Node};
 use crate::machine::{ThreadState, UserRegs};
-use crate::mm::{Backing, Request};
+use crate::mm::{Backing, Neighbours, Request};
 use crate::process::{Error, Process};
-use crate::window::{CHUNK, LIBRARIES, PAGE, PROGRAM};
+use crate::window::{CHUNK, HEAP, PAGE};
 use goblin::elf::header::{EM_X86_64, ET_DYN, ET_EXEC};
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_PHDR, ProgramHeader};
 use goblin::elf64::header::Header;
@@ -43,12 +43,13 @@ fn refuse(what: &str, path: &[u8], why: &str) -> Error {
 /// As [`Process::load`].
 pub fn load(process: &Arc<Process>) -> Result<ThreadState, Error> {
     let program = process.config.program.path.clone().into_bytes();
-    let image = map_image(process, &program, PROGRAM)?;
-    let heap = image.end.next_multiple_of(CHUNK);
+    let image = map_image(process, &program)?;
+    // A page above, so that it joins no other memory.
+    let heap = image.end.next_multiple_of(CHUNK).max(HEAP) + PAGE;
     process.mm().heap = (heap, heap);
     let (entry, base) = match &image.interpreter {
         Some(path) => {
-            let interpreter = map_image(process, path, LIBRARIES)?;
+            let interpreter = map_image(process, path)?;
             (interpreter.entry, interpreter.bias)
         }
         None => (image.entry, 0),
@@ -166,7 +167,7 @@ fn read_headers(file: &HostFile, path: &[u8]) -> Result<(Header, Vec<ProgramHead
     Ok((*header, headers.collect()))
 }
 
-fn map_image(process: &Process, path: &[u8], base: u64) -> Result<Image, Error> {
+fn map_image(process: &Process, path: &[u8]) -> Result<Image, Error> {
     let file = Arc::new(open(process, path)?);
     let (header, headers) = read_headers(&file, path)?;
     let bad = |why: &str| refuse("program", path, why);
@@ -196,13 +197,16 @@ fn map_image(process: &Process, path: &[u8], base: u64) -> Result<Image, Error> 
     // The whole extent first, so that its segments cannot meet anything else.
     let at = process
         .mm()
-        .map(request(
-            if position_independent { base } else { low },
-            length,
-            0,
-            !position_independent,
-            None,
-        ))
+        .map(Request {
+            neighbours: Neighbours::Files,
+            ..request(
+                if position_independent { 0 } else { low },
+                length,
+                0,
+                !position_independent,
+                None,
+            )
+        })
         .map_err(failed)?;
     let bias = if position_independent {
         at.wrapping_sub(low)
@@ -262,7 +266,7 @@ fn request(
         exclusive,
         source: source.as_ref().map(|(f, o)| (f.fd.as_raw_fd(), *o)),
         backing: source.map_or(Backing::Anonymous, |(f, o)| Backing::File(f, o)),
-        own_chunks: false,
+        neighbours: Neighbours::Alike,
         used: 0,
     }
 }

@@ -102,12 +102,12 @@ pub trait Machine: Send + Sync {
     /// # Errors
     /// As [`Machine::back`].
     fn set_executable(&self, start: u64, end: u64, executable: bool) -> io::Result<()>;
-    /// Make a store to the page at `address` signal `event` (an ioeventfd): the one page that is present
+    /// Make a store to the page at [`crate::window::DOORBELL`] signal `event` (an ioeventfd): the one page that is present
     /// in the guest's tables without a memslot. One doorbell per machine.
     ///
     /// # Errors
     /// Taken already, or the ioctl failed.
-    fn map_doorbell(&self, address: u64, event: RawFd) -> io::Result<()>;
+    fn map_doorbell(&self, event: RawFd) -> io::Result<()>;
     /// Start a thread on a pooled vCPU and a host thread of its own.
     ///
     /// # Errors

@@ -9,10 +9,12 @@ use crate::ledger::{Held, Ledger};
 use crate::machine::Machine;
 use crate::ranges::Ranges;
 use crate::window::{
-    ANONYMOUS_BOTTOM, ANONYMOUS_TOP, CHUNK, LIBRARIES, PAGE, RESERVED, USER_END, USER_START, Window,
+    ANONYMOUS_BOTTOM, ANONYMOUS_TOP, CHUNK, HEAP, LIBRARIES, NEAR, NEAR_MOST, PAGE, RESERVED,
+    USER_END, USER_START, Window,
 };
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -22,6 +24,8 @@ use std::sync::Arc;
 pub const HUGE_FROM: u64 = 4 << 20;
 /// glibc's allocator maps pieces of at least this many bytes by themselves, one for one allocation.
 const POPULATE_FROM: u64 = 128 << 10;
+/// Room between two mappings that one memory slot covers along with them: a slot costs 24 KiB, a chunk in it 5.
+const BRIDGED: u64 = 4 * CHUNK;
 /// Mappings of one guest at most; each costs the host a VMA or more.
 const MAX_MAPPINGS: usize = 16_000;
 
@@ -67,6 +71,17 @@ impl Vma {
     }
 }
 
+/// What a mapping without an address of its own shares its chunks with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbours {
+    /// Files and what is executable, or anonymous memory, as it is one or the other itself.
+    Alike,
+    /// Files and what is executable.
+    Files,
+    /// Nothing (the arena).
+    None,
+}
+
 /// What to map, for [`AddressSpace::map`].
 pub struct Request {
     /// Where exactly, or where if possible (0: anywhere).
@@ -81,8 +96,7 @@ pub struct Request {
     pub backing: Backing,
     /// Descriptor and offset for the host's mmap, if not anonymous.
     pub source: Option<(RawFd, u64)>,
-    /// At a chunk's boundary, in chunks of its own (the arena).
-    pub own_chunks: bool,
+    pub neighbours: Neighbours,
     /// Of its bytes, those that the guest asks for to use them; the rest it reserves, or moves there (see [`Ledger`]).
     pub used: u64,
 }
@@ -116,6 +130,20 @@ fn is_charged(backing: &Backing, shared: bool, prot: i32) -> bool {
         Backing::Anonymous => host_prot(prot) != libc::PROT_NONE,
         Backing::File(..) | Backing::Memory(..) => !shared && prot & libc::PROT_WRITE != 0,
         Backing::Shared(_) | Backing::Arena | Backing::Doorbell => false,
+    }
+}
+
+/// What is of files, or executable, shares no chunk with anonymous memory.
+fn is_file(vma: &Vma) -> bool {
+    vma.prot & libc::PROT_EXEC != 0 || matches!(vma.backing, Backing::File(..))
+}
+
+/// What a mapping keeps others from: whole chunks, where it is of files.
+fn taken(start: u64, vma: &Vma) -> Range<u64> {
+    if is_file(vma) {
+        start & !(CHUNK - 1)..vma.end.next_multiple_of(CHUNK)
+    } else {
+        start..vma.end
     }
 }
 
@@ -205,17 +233,68 @@ impl AddressSpace {
         (at + length <= to).then_some(at)
     }
 
-    /// Highest gap of `length` below the top of anonymous memory, at a multiple of `align`, a power of two.
-    fn highest_gap(&self, length: u64, align: u64) -> Option<u64> {
+    /// Highest gap of `length` in a range, at a multiple of `align`, a power of two, and out of chunks that files are in.
+    fn highest_gap(&self, range: &Range<u64>, length: u64, align: u64) -> Option<u64> {
         let place = |top: u64| top.checked_sub(length).map(|at| at & !(align - 1));
-        let mut top = ANONYMOUS_TOP;
-        for (start, vma) in self.vmas.range(ANONYMOUS_BOTTOM..ANONYMOUS_TOP).rev() {
-            if place(top).is_some_and(|at| vma.end <= at) {
+        let bottom = self
+            .find(range.start)
+            .map_or(range.start, |(start, vma)| taken(start, vma).end);
+        let mut at = place(range.end)?;
+        for (start, vma) in self.vmas.range(range.clone()).rev() {
+            let taken = taken(*start, vma);
+            if taken.end > at {
+                at = place(taken.start.min(at + length))?;
+            } else if taken.end <= at & !(CHUNK - 1) {
+                // Below it, nothing reaches up to here.
                 break;
             }
-            top = *start;
         }
-        place(top).filter(|at| *at >= ANONYMOUS_BOTTOM)
+        Some(at).filter(|at| *at >= bottom)
+    }
+
+    /// Lowest gap of `length` in a chunk that files are in already.
+    fn gap_among_files(&self, range: &Range<u64>, length: u64) -> Option<u64> {
+        let mut run: Option<Range<u64>> = None;
+        for (start, vma) in self.vmas.range(range.clone()) {
+            if !is_file(vma) {
+                continue;
+            }
+            let taken = taken(*start, vma);
+            run = match run {
+                Some(run) if taken.start <= run.end => Some(run.start..run.end.max(taken.end)),
+                Some(run) => match self.lowest_gap(run.start, run.end, length, PAGE) {
+                    Some(at) => return Some(at),
+                    None => Some(taken),
+                },
+                None => Some(taken),
+            };
+        }
+        run.and_then(|run| self.lowest_gap(run.start, run.end.min(range.end), length, PAGE))
+    }
+
+    /// Where it lies close to everything else.
+    fn near(&self, length: u64, neighbours: Neighbours, align: u64) -> Option<u64> {
+        if length > NEAR_MOST {
+            return None;
+        }
+        let range = NEAR..HEAP;
+        if neighbours != Neighbours::Files {
+            return self.highest_gap(&range, length, align);
+        }
+        self.gap_among_files(&range, length)
+            .filter(|at| at.is_multiple_of(align))
+            .or_else(|| self.highest_gap(&range, length.next_multiple_of(CHUNK), CHUNK))
+    }
+
+    fn far(&self, length: u64, neighbours: Neighbours, align: u64) -> Option<u64> {
+        let top = LIBRARIES + (8 << 30);
+        match neighbours {
+            Neighbours::Alike => {
+                self.highest_gap(&(ANONYMOUS_BOTTOM..ANONYMOUS_TOP), length, align)
+            }
+            Neighbours::Files => self.lowest_gap(LIBRARIES, top, length, align),
+            Neighbours::None => self.lowest_gap(top, ANONYMOUS_BOTTOM, length, align),
+        }
     }
 
     fn choose(&self, request: &Request) -> Result<u64, Errno> {
@@ -236,23 +315,23 @@ impl AddressSpace {
         if hint != 0 && Self::usable(hint, length) && self.free(hint, hint + length) {
             return Ok(hint);
         }
-        let library =
+        let of_files =
             request.prot & libc::PROT_EXEC != 0 || matches!(request.backing, Backing::File(..));
-        if request.own_chunks {
-            return self
-                .lowest_gap(LIBRARIES + (8 << 30), ANONYMOUS_BOTTOM, length, CHUNK)
-                .ok_or(ENOMEM);
-        }
-        let place = if library {
-            // So that what it shows of a file can be huge pages of the page cache: the program text of an interpreter above all.
-            let align = if length >= CHUNK { CHUNK } else { PAGE };
-            self.lowest_gap(LIBRARIES, LIBRARIES + (8 << 30), length, align)
-        } else {
-            // Pages of a large piece are huge in whole chunks only, and move as such.
-            let huge = length >= HUGE_FROM && request.prot & libc::PROT_WRITE != 0;
-            self.highest_gap(length, if huge { CHUNK } else { PAGE })
+        let neighbours = match request.neighbours {
+            Neighbours::Alike if of_files => Neighbours::Files,
+            other => other,
         };
-        place.ok_or(ENOMEM)
+        let whole_chunks = match neighbours {
+            // Pages of a large piece are huge in whole chunks only, and move as such.
+            Neighbours::Alike => length >= HUGE_FROM && request.prot & libc::PROT_WRITE != 0,
+            // So that what it shows of a file can be huge pages of the page cache: the program text of an interpreter above all.
+            Neighbours::Files => length >= CHUNK,
+            Neighbours::None => true,
+        };
+        let align = if whole_chunks { CHUNK } else { PAGE };
+        self.near(length, neighbours, align)
+            .or_else(|| self.far(length, neighbours, align))
+            .ok_or(ENOMEM)
     }
 
     /// Map; returns the address.
@@ -395,6 +474,11 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Keep the table of mappings in as little memory as it takes: made in order, its nodes are half empty.
+    pub fn compact(&mut self) {
+        self.vmas = std::mem::take(&mut self.vmas).into_iter().collect();
+    }
+
     /// Make what may be accessed reachable for the guest. What may not needs no slot: without one the guest's access faults as well.
     fn back(&self, start: u64, end: u64, prot: i32) -> io::Result<()> {
         if host_prot(prot) == libc::PROT_NONE {
@@ -428,7 +512,7 @@ impl AddressSpace {
             !matches!(v.backing, Backing::Doorbell) && host_prot(v.prot) != libc::PROT_NONE
         }) {
             run = match run {
-                Some((s, e)) if *start < e.next_multiple_of(CHUNK) + CHUNK => {
+                Some((s, e)) if *start & !(CHUNK - 1) <= e.next_multiple_of(CHUNK) + BRIDGED => {
                     Some((s, e.max(vma.end)))
                 }
                 Some((s, e)) => {
@@ -728,7 +812,7 @@ impl AddressSpace {
             exclusive: true,
             backing: Backing::Anonymous,
             source: None,
-            own_chunks: false,
+            neighbours: Neighbours::Alike,
             used: new_length - old_length,
         };
         if vma.end == old + old_length
@@ -750,7 +834,7 @@ impl AddressSpace {
             exclusive: false,
             backing: Backing::Anonymous,
             source: None,
-            own_chunks: false,
+            neighbours: Neighbours::Alike,
             used: new_length - old_length,
         })?;
         self.prefer_huge_pages(new, new_length);
@@ -762,7 +846,7 @@ impl AddressSpace {
     /// Grow a shared mapping of a file in memory: the file is mapped anew, since what it shows is the file's.
     fn remap_shared(
         &mut self,
-        old: std::ops::Range<u64>,
+        old: Range<u64>,
         new_length: u64,
         may_move: bool,
         prot: i32,
@@ -782,7 +866,7 @@ impl AddressSpace {
             exclusive: false,
             backing: Backing::Memory(Arc::clone(inode), offset),
             source: Some((inode.host().ok_or(EINVAL)?, offset)),
-            own_chunks: false,
+            neighbours: Neighbours::Alike,
             used: 0,
         })?;
         if new != old.start {
@@ -833,7 +917,7 @@ impl AddressSpace {
                     exclusive: true,
                     backing: Backing::Anonymous,
                     source: None,
-                    own_chunks: false,
+                    neighbours: Neighbours::Alike,
                     used: new - old,
                 })
                 .is_ok(),

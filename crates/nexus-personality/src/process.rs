@@ -13,7 +13,7 @@ use crate::itimer::Timers;
 use crate::ledger::Ledger;
 use crate::machine::{Machine, ThreadState, Tid};
 use crate::memory::Memory;
-use crate::mm::{AddressSpace, Backing, Request};
+use crate::mm::{AddressSpace, Backing, Neighbours, Request};
 use crate::pending::{Cause, Pending, Sent};
 use crate::rest::{Rest, Undo};
 use crate::signal::{self, Signals};
@@ -575,7 +575,7 @@ impl Process {
             exclusive: address != 0,
             backing: Backing::Arena,
             source: Some((device.arena, 0)),
-            own_chunks: true,
+            neighbours: Neighbours::None,
             used: 0,
         })?;
         self.device().arena = at;
@@ -598,7 +598,7 @@ impl Process {
         if self.device().doorbell != 0 {
             return Err(EINVAL);
         }
-        self.machine.map_doorbell(DOORBELL, device.doorbell)?;
+        self.machine.map_doorbell(device.doorbell)?;
         let vma = crate::mm::Vma {
             end: DOORBELL + PAGE,
             prot: libc::PROT_READ | libc::PROT_WRITE,

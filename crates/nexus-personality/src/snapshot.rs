@@ -541,6 +541,7 @@ impl Process {
             };
             self.mm().adopt(mapping.start, vma).map_err(failed)?;
         }
+        self.mm().compact();
         Ok(())
     }
 

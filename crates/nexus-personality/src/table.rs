@@ -31,40 +31,61 @@ pub struct Call {
     pub name: &'static str,
     /// The file of handlers it belongs to, under `syscall/`.
     pub family: &'static str,
-    /// What serves it.
-    pub handler: Handler,
     /// How much of it is served.
     pub state: State,
 }
 
-/// The table: each line a state, a number, a name, a handler, and the reason where one is due.
+/// The table: each line a state, a number, a name, a handler, and the reason where one is due. What is only told is one text:
+/// references are relocated at every start, into pages of each instance's own.
 macro_rules! calls {
     ($($state:ident($number:literal, $name:literal, $family:ident::$handler:ident $(, $reason:literal)? $(,)?)),* $(,)?) => {
-        [$(Call {
-            number: $number,
-            name: $name,
-            family: stringify!($family),
-            handler: $family::$handler,
-            state: calls!(@$state $($reason)?),
-        }),*]
+        static NUMBERS: &[u16] = &[$($number),*];
+        static HANDLERS: &[Handler] = &[$($family::$handler),*];
+        const TOLD: &str = concat!($(
+            stringify!($state), "\t", $name, "\t", stringify!($family), "\t", $($reason,)? "\n"
+        ),*);
     };
-    (@full) => { State::Full };
-    (@partial $reason:literal) => { State::Partial($reason) };
-    (@absent $reason:literal) => { State::Absent($reason) };
+}
+
+fn place(number: u64) -> Option<usize> {
+    let number = u16::try_from(number).ok()?;
+    NUMBERS.binary_search(&number).ok()
+}
+
+/// What serves the call with this number.
+#[must_use]
+pub fn handler(number: u64) -> Option<Handler> {
+    HANDLERS.get(place(number)?).copied()
 }
 
 /// The call with this number.
 #[must_use]
-pub fn find(number: u64) -> Option<&'static Call> {
-    CALLS
-        .binary_search_by_key(&number, |c| c.number)
-        .ok()
-        .and_then(|at| CALLS.get(at))
+pub fn find(number: u64) -> Option<Call> {
+    let told = TOLD.lines().nth(place(number)?)?;
+    let mut fields = told.split('\t');
+    let state = fields.next()?;
+    let (name, family) = (fields.next()?, fields.next()?);
+    let reason = fields.next()?;
+    Some(Call {
+        number,
+        name,
+        family,
+        state: match state {
+            "full" => State::Full,
+            "partial" => State::Partial(reason),
+            _ => State::Absent(reason),
+        },
+    })
 }
 
-/// All calls that have a handler, in order of their numbers. What is not here answers ENOSYS and is counted;
-/// [`crate::unserved`] says why it is not here.
-pub static CALLS: &[Call] = &calls![
+/// All calls that have a handler, in order of their numbers.
+pub fn all() -> impl Iterator<Item = Call> {
+    NUMBERS.iter().filter_map(|number| find((*number).into()))
+}
+
+// All calls that have a handler, in order of their numbers. What is not here answers ENOSYS and is counted;
+// `crate::unserved` says why it is not here.
+calls![
     full(0, "read", io::read),
     full(1, "write", io::write),
     full(2, "open", open::open),
@@ -557,15 +578,21 @@ mod tests {
 
     #[test]
     fn numbers_ascend_so_that_the_search_finds_every_call() {
-        assert!(CALLS.is_sorted_by(|a, b| a.number < b.number));
-        for call in CALLS {
-            assert_eq!(find(call.number).map(|c| c.name), Some(call.name));
-        }
+        assert!(NUMBERS.is_sorted_by(|a, b| a < b));
+        assert_eq!(
+            (HANDLERS.len(), all().count()),
+            (NUMBERS.len(), NUMBERS.len())
+        );
+        assert!(
+            NUMBERS
+                .iter()
+                .all(|number| handler((*number).into()).is_some())
+        );
     }
 
     #[test]
     fn what_is_not_in_the_table_is_not_found() {
-        assert!(find(u64::MAX).is_none());
+        assert!(find(u64::MAX).is_none() && handler(u64::MAX).is_none());
         assert!(find(101).is_none(), "ptrace has number 101");
     }
 
@@ -573,5 +600,10 @@ mod tests {
     fn every_call_names_its_family() {
         assert_eq!(find(0).map(|c| c.family), Some("io"));
         assert_eq!(find(9).map(|c| c.family), Some("memory"));
+        assert_eq!(find(9).map(|c| c.name), Some("mmap"));
+        let states = [334, 0].map(|number| find(number).map(|c| c.state));
+        assert!(
+            matches!(states, [Some(State::Absent(why)), Some(State::Full)] if why.contains("host"))
+        );
     }
 }

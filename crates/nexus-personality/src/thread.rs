@@ -104,8 +104,8 @@ impl Thread {
             .resumed
             .take()
             .and_then(|(number, deadline)| (number == regs.rax).then_some(deadline));
-        let result = match table::find(regs.rax) {
-            Some(call) => (call.handler)(self, cpu, arguments),
+        let result = match table::handler(regs.rax) {
+            Some(handler) => handler(self, cpu, arguments),
             None => {
                 self.process.count_unknown(regs.rax);
                 Err(crate::errno::ENOSYS)

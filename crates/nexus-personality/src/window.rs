@@ -10,17 +10,23 @@ use std::io;
 pub const USER_START: u64 = 0x40_0000;
 /// Behind the last one.
 pub const USER_END: u64 = 64 << 30;
-/// Never mapped: KVM and the APIC have pages of their own below 4 GiB; the doorbell's chunk lies here.
+/// Never mapped: KVM and the APIC have pages of their own below 4 GiB.
 pub const RESERVED: std::ops::Range<u64> = 0xbf00_0000..0x1_0000_0000;
-/// Page of the doorbell.
-pub const DOORBELL: u64 = 0xbfe0_0000;
-/// Where position-independent programs are loaded.
-pub const PROGRAM: u64 = 0x1000_0000;
-/// Files (libraries among them) and executable memory are mapped from here up.
+/// Page of the doorbell: below user space, where no mapping can be.
+pub const DOORBELL: u64 = USER_START - PAGE;
+/// The heap begins here, and grows up; all else is mapped from here down as long as there is room: a guest of the usual size
+/// then lies in one piece, of one memory slot and few page tables. Programs, libraries and other files share chunks that
+/// anonymous memory stays out of.
+pub const HEAP: u64 = 0x2000_0000;
+/// Lowest address of the memory below the heap. What is further down is left to programs that are linked there.
+pub const NEAR: u64 = 0x1000_0000;
+/// What is larger than this is mapped far away: reservations above all, of which little is used.
+pub const NEAR_MOST: u64 = 64 << 20;
+/// Far away, files and executable memory are mapped from here up.
 pub const LIBRARIES: u64 = 0x1_0000_0000;
-/// Anonymous memory is mapped from here down, in chunks without executable pages.
+/// Far away, anonymous memory is mapped from here down.
 pub const ANONYMOUS_TOP: u64 = USER_END;
-/// Lowest address for anonymous memory.
+/// Lowest address for anonymous memory there.
 pub const ANONYMOUS_BOTTOM: u64 = 24 << 30;
 /// Size of a page.
 pub const PAGE: u64 = 4096;

@@ -4,7 +4,7 @@
 mod common;
 
 use common::Guest;
-use nexus_personality::window::{RESERVED, USER_END, USER_START};
+use nexus_personality::window::{CHUNK, HEAP, NEAR, RESERVED, USER_END, USER_START};
 use proptest::prelude::*;
 
 const EFAULT: i64 = -14;
@@ -362,9 +362,85 @@ fn large_files_are_mapped_where_huge_pages_can_show_them() {
         at
     };
     let small = map(4096);
-    let next = map(chunk - 4096);
+    let next = map(chunk / 2);
     assert_eq!(next, small + 4096, "small files lie side by side");
-    assert_eq!(map(4096), next + chunk - 4096);
+    assert_eq!(map(4096), next + chunk / 2);
     assert!(map(chunk).is_multiple_of(chunk));
     assert!(map(chunk + 4096).is_multiple_of(chunk));
+}
+
+/// What a guest maps without an address: pages, and whether it is of a file.
+#[derive(Clone, Copy, Debug)]
+enum Piece {
+    Anonymous(u64),
+    File(u64),
+    Gone(usize),
+}
+
+fn piece() -> impl Strategy<Value = Piece> {
+    // Of a page, of chunks and more, of what only reservations have.
+    let pages = || prop_oneof![1..40_u64, 400..1600_u64, 14_000..18_000_u64];
+    prop_oneof![
+        pages().prop_map(Piece::Anonymous),
+        pages().prop_map(Piece::File),
+        (0..40_usize).prop_map(Piece::Gone),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn files_and_anonymous_memory_share_no_chunk(pieces in proptest::collection::vec(piece(), 1..60)) {
+        let mut g = Guest::plain();
+        prop_assert_eq!(g.write_file("/tmp/f", &[7; 4096]), 4096);
+        let fd = g.open("/tmp/f", libc::O_RDONLY).cast_unsigned();
+        let mut there: Vec<(u64, u64, bool)> = Vec::new();
+        for piece in pieces {
+            let (pages, of_file) = match piece {
+                Piece::Anonymous(pages) => (pages, false),
+                Piece::File(pages) => (pages, true),
+                Piece::Gone(index) => {
+                    if index < there.len() {
+                        let (at, length, _) = there.swap_remove(index);
+                        prop_assert_eq!(g.call("munmap", &[at, length]), 0);
+                    }
+                    continue;
+                }
+            };
+            // Inaccessible or executable: neither counts as used memory.
+            let length = pages * 4096;
+            let at = if of_file {
+                g.call("mmap", &[0, length, 5, 2, fd, 0])
+            } else {
+                g.call("mmap", &[0, length, 0, 0x4022, u64::MAX, 0])
+            };
+            prop_assert!(at > 0, "{at}");
+            let at = at.cast_unsigned();
+            for (other, size, file) in &there {
+                prop_assert!(at + length <= *other || other + size <= at, "mappings overlap");
+                let (first, end) = (at & !(CHUNK - 1), (at + length).next_multiple_of(CHUNK));
+                prop_assert!(*file == of_file || end <= *other || other + size <= first, "a chunk of both");
+            }
+            there.push((at, length, of_file));
+        }
+    }
+}
+
+#[test]
+fn what_fits_lies_side_by_side_below_the_heap_and_the_rest_far_away() {
+    let mut g = Guest::plain();
+    let mut map = |length: u64| {
+        let at = g.call("mmap", &[0, length, 0, 0x4022, u64::MAX, 0]);
+        at.cast_unsigned()
+    };
+    let first = map(4096);
+    assert!((NEAR..HEAP).contains(&first), "{first:#x}");
+    assert_eq!(map(8192), first - 8192);
+    assert!(map(1 << 30) > HEAP, "a reservation");
+    let mut last = first;
+    while last < HEAP {
+        assert!(last >= NEAR);
+        last = map(32 << 20);
+    }
+    assert!(map(4096) < HEAP, "a small piece still fits");
 }

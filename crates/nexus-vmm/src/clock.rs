@@ -6,11 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where the guest finds it: a chunk below the doorbell's, where the personality never maps anything.
-pub const ADDRESS: u64 = 0xbfc0_0000;
 const PAGE: u64 = crate::layout::PAGE;
 /// Pages of data, and of code, at most. Linux 6.18 has 6 and 2.
-const MAX_PAGES: u64 = 32;
+const MAX_PAGES: u64 = crate::layout::system::CLOCK_PAGES / 2;
 /// SHT_DYNSYM, and bytes of a symbol.
 const DYNAMIC_SYMBOLS: u32 = 11;
 const SYMBOL: usize = 24;
@@ -174,7 +172,7 @@ impl Clock {
     /// Guest address of the code: the value of AT_SYSINFO_EHDR.
     #[must_use]
     pub fn guest_code(&self) -> u64 {
-        ADDRESS + self.identity.data_pages * PAGE
+        crate::layout::CLOCK + self.identity.data_pages * PAGE
     }
 }
 

@@ -36,6 +36,7 @@ pub fn launch(parent: &Guest, start: Start, ended: Ended) -> Result<(), Errno> {
         if let Some(clock) = &clock {
             vm.map_clock(clock).map_err(|_| EAGAIN)?;
         }
+        vm.map_silent_doorbell();
         drop(unkicked);
         let guest = Guest::new(vm, Arc::clone(&kvm), clock, window, report);
         let handle = Arc::new(Handle::default());

@@ -537,9 +537,9 @@ impl Machine for Handle {
         self.guest()?.vm.set_executable(start, end, executable)
     }
 
-    fn map_doorbell(&self, address: u64, event: RawFd) -> io::Result<()> {
+    fn map_doorbell(&self, event: RawFd) -> io::Result<()> {
         let guest = self.guest()?;
-        guest.vm.map_doorbell(address, event)?;
+        guest.vm.map_doorbell(event)?;
         guest.doorbell.store(event, Ordering::Relaxed);
         Ok(())
     }

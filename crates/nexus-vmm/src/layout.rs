@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! 0        .. 2 MiB    never present (null pointers)
-//! 2        .. 4 MiB    system chunk: tables, stubs, stacks; host memory of its own, never in the window
+//! 2        .. 4 MiB    system chunk: tables, stubs, stacks; host memory of its own, never in the window. Its last pages
+//!                      show the host's vDSO and the doorbell, which lie elsewhere in guest physical memory
 //! 4 MiB    .. 64 GiB   user space; no slot ever lies in 3 .. 4 GiB (KVM's and the APIC's pages)
 //! ```
 
@@ -27,26 +28,42 @@ pub mod system {
     pub const DIRECTORY_COUNT: u64 = 64;
     /// 4 KiB entries of the system chunk itself.
     pub const SYSTEM_TABLE: u64 = DIRECTORIES + DIRECTORY_COUNT * PAGE;
-    /// 4 KiB entries of the chunk that holds the doorbell.
-    pub const DOORBELL_TABLE: u64 = SYSTEM_TABLE + PAGE;
-    /// 4 KiB entries of the chunk that holds the host's vDSO.
-    pub const CLOCK_TABLE: u64 = DOORBELL_TABLE + PAGE;
     /// The vDSO's pages that are not the host's: those of one function.
-    pub const CLOCK_CODE: u64 = CLOCK_TABLE + PAGE;
+    pub const CLOCK_CODE: u64 = SYSTEM_TABLE + PAGE;
     pub const CLOCK_CODE_PAGES: u64 = 2;
-    pub const GDT: u64 = CLOCK_CODE + CLOCK_CODE_PAGES * PAGE;
-    pub const IDT: u64 = GDT + PAGE;
+    /// One page for both tables of descriptors.
+    pub const DESCRIPTORS: u64 = CLOCK_CODE + CLOCK_CODE_PAGES * PAGE;
+    pub const GDT: u64 = DESCRIPTORS;
+    pub const IDT: u64 = DESCRIPTORS + PAGE / 2;
     /// What LSTAR points to.
-    pub const STUB: u64 = IDT + PAGE;
+    pub const STUB: u64 = DESCRIPTORS + PAGE;
     pub const HANDLERS: u64 = STUB + PAGE;
     /// The program that the probe runs at CPL 3.
     pub const PROBE: u64 = HANDLERS + PAGE;
     /// One page per vCPU: task state segment at its start, exception stack growing down from its end.
     pub const VCPU_PAGES: u64 = PROBE + PAGE;
     pub const VCPU_COUNT: u64 = 400;
-    pub const END: u64 = VCPU_PAGES + VCPU_COUNT * PAGE;
+    /// What a guest without a doorbell of its own has in its place: a copy of one that has.
+    pub const SILENT: u64 = VCPU_PAGES + VCPU_COUNT * PAGE;
+    pub const END: u64 = SILENT + PAGE;
+    /// From here on no memory, but entries that show other things.
+    pub const CLOCK: u64 = DOORBELL - CLOCK_PAGES * PAGE;
+    pub const CLOCK_PAGES: u64 = 32;
+    pub const DOORBELL: u64 = super::CHUNK - PAGE;
 }
-const _: () = assert!(system::END <= CHUNK);
+const _: () = assert!(system::END <= system::CLOCK);
+
+/// The doorbell's page, and its guest physical address, where no slot may lie.
+pub const DOORBELL: u64 = SYSTEM_BASE + system::DOORBELL;
+pub const DOORBELL_FRAME: u64 = 0xbfe0_0000;
+const _: () = assert!(DOORBELL == nexus_personality::window::DOORBELL);
+const _: () = assert!(
+    nexus_personality::window::RESERVED.start <= DOORBELL_FRAME
+        && DOORBELL_FRAME < nexus_personality::window::RESERVED.end
+);
+/// Guest physical address of the vDSO's pages, which the guest sees at `CLOCK`.
+pub const CLOCK_FRAME: u64 = 0x10_0000;
+pub const CLOCK: u64 = SYSTEM_BASE + system::CLOCK;
 
 /// Port of the system call stub, the only one that CPL 3 may reach (on PVM).
 pub const PORT_SYSCALL: u16 = 0x10;

@@ -8,6 +8,7 @@ use crate::kvm::cpuid::Template;
 use crate::kvm::flavour::Flavour;
 use crate::kvm::vm::Vm;
 use crate::kvm::{self, probe};
+use crate::layout::PAGE;
 use crate::report::{Event, Report, Timeline, now};
 use crate::shell::Shell;
 use crate::snapshot::tidy::Tidier;
@@ -355,6 +356,27 @@ fn give_back_heap() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// What deeper calls than this one have left of the main thread's stack, which is the one that grows by itself.
+fn give_back_stack() {
+    /// As far down as the kernel lets nothing else lie (the gap below a stack, proc_sys_vm(5)).
+    const DEPTH: u64 = 512 << 10;
+    // SAFETY: no preconditions.
+    if unsafe { libc::gettid() } != std::process::id().cast_signed() {
+        return;
+    }
+    let here = 0_u8;
+    // The page below is the one that this call's own frames may reach into.
+    let end = (&raw const here as u64 & !(PAGE - 1)) - PAGE;
+    // SAFETY: below every live frame of this thread, and nothing but its stack lies there. Parts without a mapping are no matter.
+    unsafe {
+        libc::madvise(
+            (end - DEPTH) as *mut libc::c_void,
+            DEPTH as usize,
+            libc::MADV_DONTNEED,
+        );
+    }
+}
+
 fn count_exits(config: &Serve, vm: &Machinery) -> Result<(), Failure> {
     match config.device {
         Some(device) => (vm.guest.count_exits(device.arena)).map_err(at("mapping the arena")),
@@ -395,6 +417,7 @@ fn watch(
             // Once for each rest.
             tidier.tidy(process, guest.window());
             give_back_heap();
+            give_back_stack();
         }
         let pause = recorder.as_ref().map_or(next, |_| WATCH_RECORDING);
         if let Some(end) = guest.wait(pause, recorder.is_none()) {

@@ -1,6 +1,6 @@
 //! `nexus-vmm syscalls`: the system call table as JSON, for `nexus doctor --syscalls` and docs/syscalls.md.
 
-use nexus_personality::table::{CALLS, State};
+use nexus_personality::table::{self, State};
 use nexus_personality::unserved::UNSERVED;
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 #[must_use]
 pub fn json() -> Value {
     let mut rows: Vec<(u64, Value)> = Vec::new();
-    for call in CALLS {
+    for call in table::all() {
         let (state, reason) = match call.state {
             State::Full => ("full", ""),
             State::Partial(reason) => ("partial", reason),

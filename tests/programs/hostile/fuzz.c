@@ -32,7 +32,7 @@ static uint64_t next(uint64_t *state) {
 
 static const uint64_t wild[] = {
     0, 1, 4095, 0x200000 /* the machine's own */, 0x3ff000, 0x3fffff, 0x50000000 /* nothing there */, 0xbefffffcULL, 0xbf000000ULL,
-    0xbfe00000ULL /* doorbell */, 0xfee00000ULL /* APIC */, 0xfffbc000ULL, 0xffffffffULL, 0xfffffffffcULL, 0x1000000000ULL /* the end */,
+    0x3ff000ULL /* doorbell */, 0xbfe00000ULL /* its frame */, 0xfee00000ULL /* APIC */, 0xfffbc000ULL, 0xffffffffULL, 0xfffffffffcULL, 0x1000000000ULL /* the end */,
     0x7ffffffffffcULL, 0x7fffffffffffffffULL, 0x8000000000000000ULL, 0xffff800000000000ULL, 0xffffffffff600000ULL, -4096ULL, -1ULL,
 };
 static const char *const paths[] = {

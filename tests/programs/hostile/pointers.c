@@ -17,11 +17,14 @@ static int is_skipped(int number) {
     return number == 23 || number == 270 || number == 271;
 }
 
+// Of the wild addresses those at the end, which are beside its own memory.
+enum { OWN = 5 };
+
 int main(void) {
     char *readonly = page_before_hole(PROT_READ), *writable = page_before_hole(PROT_READ | PROT_WRITE);
     const uint64_t wild[] = {
         0, 1, 4095, 4096, 0x200000 /* the machine's own */, 0x3ff000, 0x3fffff, 0x50000000 /* nothing there */,
-        0xbefffffcULL, 0xbf000000ULL, 0xbfe00000ULL /* doorbell */, 0xfee00000ULL /* APIC */, 0xfffbc000ULL, 0xffffffffULL,
+        0xbefffffcULL, 0xbf000000ULL, 0x3ff000ULL /* doorbell */, 0xbfe00000ULL /* its frame */, 0xfee00000ULL /* APIC */, 0xfffbc000ULL, 0xffffffffULL,
         0x100000000ULL, 0xffffffffcULL, 0x1000000000ULL /* the window's end */, 0x7ffffffffffcULL, 0x7fffffffffffffffULL,
         0x8000000000000000ULL, 0xffff800000000000ULL, 0xffffffffff600000ULL /* vsyscall */, -4096ULL, -1ULL,
         (uint64_t)readonly, (uint64_t)readonly + 4092, (uint64_t)readonly + 4095, (uint64_t)writable + 4092, (uint64_t)writable + 4096,
@@ -44,6 +47,9 @@ int main(void) {
         raw(436, (uint64_t)report + 1, -1ULL, 0, 0, 0, 0);
         for (size_t i = 0; i < sizeof wild / sizeof *wild; i++) {
             uint64_t w = wild[i];
+            // Its own memory's address is a possible length, of all that lies behind it.
+            if (number >= 9 && number <= 12 && i >= sizeof wild / sizeof *wild - OWN)
+                continue;
             raw(number, w, w, w, w, w, w);
             calls++;
             // Never more than one page of its own memory at stake: what unmaps and protects gets wild addresses only.

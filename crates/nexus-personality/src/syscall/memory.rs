@@ -3,7 +3,7 @@
 use crate::errno::{EACCES, EBADF, EINVAL, ENODEV, ENOMEM, Errno, SysResult};
 use crate::files::Object;
 use crate::machine::Cpu;
-use crate::mm::{Backing, Request};
+use crate::mm::{Backing, Neighbours, Request};
 use crate::thread::Thread;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub fn mmap(
         exclusive,
         backing: Backing::Anonymous,
         source: None,
-        own_chunks: false,
+        neighbours: Neighbours::Alike,
         used: 0,
     };
     // What is only reserved, as stacks of threads are, counts when it is touched.

@@ -28,7 +28,7 @@ impl Machine for FakeMachine {
         }
         Ok(())
     }
-    fn map_doorbell(&self, _: u64, _: RawFd) -> io::Result<()> {
+    fn map_doorbell(&self, _: RawFd) -> io::Result<()> {
         Ok(())
     }
     fn spawn(&self, thread: ThreadState) -> io::Result<()> {
@@ -133,8 +133,7 @@ impl Guest {
 
     /// Make a system call by its name; the result is what RAX would be, as a signed number.
     pub fn call(&mut self, name: &str, arguments: &[u64]) -> i64 {
-        let call = table::CALLS
-            .iter()
+        let call = table::all()
             .find(|c| c.name == name)
             .expect("a call of the table");
         self.call_number(call.number, arguments).0

@@ -100,7 +100,7 @@ pub fn flavour(kvm: &Kvm, template: &Template) -> Result<Flavour, Error> {
 pub fn try_flavour(kvm: &Kvm, template: &Template, flavour: Flavour) -> Result<Exit, Error> {
     let vm = Vm::new(kvm, template.clone(), flavour, 0)?;
     let mut vcpu = vm.create_vcpu()?;
-    vcpu.regs_mut().rip = SYSTEM_BASE + system::PROBE;
+    vcpu.regs_mut().rip = vm.system().map_probe();
     loop {
         match vcpu.run(vm.system())? {
             Exit::Interrupted => {}

@@ -5,12 +5,12 @@
 
 use super::flavour::Flavour;
 use crate::layout::{
-    CHUNK, HANDLER_STRIDE, PAGE, PORT_EXCEPTION, PORT_SYSCALL, SYSTEM_BASE, VECTORS, selector,
-    system,
+    CHUNK, CLOCK_FRAME, DOORBELL_FRAME, HANDLER_STRIDE, PAGE, PORT_EXCEPTION, PORT_SYSCALL,
+    SYSTEM_BASE, VECTORS, selector, system,
 };
 use std::io;
 use std::ptr::NonNull;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;
@@ -26,7 +26,7 @@ pub const TSS_LIMIT: u32 = (0x68 + IO_BITMAP - 1) as u32;
 
 pub struct SystemChunk {
     base: NonNull<u8>,
-    doorbell: Mutex<Option<u64>>,
+    doorbell: AtomicBool,
 }
 
 // SAFETY: the mapping is plain memory, written by volatile stores of whole entries only.
@@ -61,7 +61,7 @@ impl SystemChunk {
         unsafe { libc::madvise(base.as_ptr().cast(), CHUNK as usize, libc::MADV_NOHUGEPAGE) };
         let chunk = Self {
             base,
-            doorbell: Mutex::new(None),
+            doorbell: AtomicBool::new(false),
         };
         chunk.link_tables();
         chunk.write_descriptors();
@@ -82,10 +82,8 @@ impl SystemChunk {
         let own = SYSTEM_BASE / CHUNK;
         self.put(system::DIRECTORIES + own * 8, table(system::SYSTEM_TABLE));
         // Read-only and executable; the tables themselves are not mapped at all.
-        self.map_system(system::GDT, NO_EXECUTE);
-        self.map_system(system::IDT, NO_EXECUTE);
+        self.map_system(system::DESCRIPTORS, NO_EXECUTE);
         self.map_system(system::HANDLERS, 0);
-        self.map_system(system::PROBE, USER);
     }
 
     fn map_system(&self, offset: u64, flags: u64) {
@@ -131,8 +129,14 @@ impl SystemChunk {
                 &[0xe6, PORT_EXCEPTION as u8, 0xf4],
             );
         }
+    }
+
+    /// The program that the probe runs; returns its guest address.
+    pub fn map_probe(&self) -> u64 {
         // syscall; hlt (which faults at CPL 3).
         self.bytes(system::PROBE, &[0x0f, 0x05, 0xf4]);
+        self.map_system(system::PROBE, USER);
+        SYSTEM_BASE + system::PROBE
     }
 
     /// Task state segment and exception stack of vCPU `index`; returns the guest address of the segment.
@@ -176,66 +180,48 @@ impl SystemChunk {
         self.put(system::PDPT + directory * 8, link);
     }
 
-    /// Make exactly the page at `address` present, in a chunk that has no slot.
-    ///
-    /// # Errors
-    /// `AlreadyExists` where another doorbell is in place.
-    pub fn map_doorbell(&self, address: u64) -> io::Result<()> {
-        let mut taken = self
-            .doorbell
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if taken.is_some() {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        *taken = Some(address);
-        let chunk = address / CHUNK;
-        self.set_chunk(chunk, None);
-        let page = address % CHUNK / PAGE;
-        let flags = PRESENT | WRITE | USER | ACCESSED_DIRTY;
-        self.put(
-            system::DOORBELL_TABLE + page * 8,
-            address | flags | NO_EXECUTE,
-        );
-        let directory = system::DIRECTORIES + (address >> 30) * PAGE;
-        self.put(
-            directory + (chunk & 511) * 8,
-            (SYSTEM_BASE + system::DOORBELL_TABLE) | flags,
-        );
-        Ok(())
+    #[must_use]
+    pub fn has_doorbell(&self) -> bool {
+        self.doorbell.load(Ordering::Relaxed)
     }
 
-    /// Make the pages from `address` on present and read-only: `data` of them, then `code` executable ones.
-    pub fn map_clock(&self, address: u64, data: u64, code: u64) {
-        let first = address % CHUNK / PAGE;
-        for page in 0..(data + code).min(512 - first) {
+    /// Make the doorbell's page present: where no slot is, or (not `rings`) as memory of this chunk.
+    pub fn map_doorbell(&self, rings: bool) {
+        self.doorbell.store(true, Ordering::Relaxed);
+        let frame = if rings {
+            DOORBELL_FRAME
+        } else {
+            SYSTEM_BASE + system::SILENT
+        };
+        self.map_page(system::DOORBELL, frame | WRITE | NO_EXECUTE);
+    }
+
+    /// Show the vDSO's pages, read-only: `data` of them, then `code` executable ones.
+    pub fn map_clock(&self, data: u64, code: u64) {
+        for page in 0..(data + code).min(system::CLOCK_PAGES) {
             let execute = if page < data { NO_EXECUTE } else { 0 };
-            self.put(
-                system::CLOCK_TABLE + (first + page) * 8,
-                (address + page * PAGE) | PRESENT | USER | ACCESSED_DIRTY | execute,
-            );
+            let frame = CLOCK_FRAME + page * PAGE;
+            self.map_page(system::CLOCK + page * PAGE, frame | execute);
         }
-        let chunk = address / CHUNK;
-        // Links the directory; the entry itself follows.
-        self.set_chunk(chunk, None);
-        let directory = system::DIRECTORIES + (address >> 30) * PAGE;
-        self.put(
-            directory + (chunk & 511) * 8,
-            (SYSTEM_BASE + system::CLOCK_TABLE) | PRESENT | USER | WRITE | ACCESSED_DIRTY,
-        );
     }
 
-    /// Show `content` in place of the page at `address`, which [`Self::map_clock`] has mapped: the `number`th such page.
-    pub fn replace_clock_page(&self, number: u64, address: u64, content: &[u8]) {
-        if number >= system::CLOCK_CODE_PAGES || content.len() as u64 > PAGE {
+    /// Show `content` in place of the vDSO's page `page`, which [`Self::map_clock`] has mapped: the `number`th such page.
+    pub fn replace_clock_page(&self, number: u64, page: u64, content: &[u8]) {
+        let fits = number < system::CLOCK_CODE_PAGES
+            && page < system::CLOCK_PAGES
+            && content.len() as u64 <= PAGE;
+        if !fits {
             return;
         }
         let own = system::CLOCK_CODE + number * PAGE;
         self.bytes(own, content);
-        self.put(
-            system::CLOCK_TABLE + address % CHUNK / PAGE * 8,
-            (SYSTEM_BASE + own) | PRESENT | USER | ACCESSED_DIRTY,
-        );
+        self.map_page(system::CLOCK + page * PAGE, SYSTEM_BASE + own);
+    }
+
+    /// Let the guest see a frame at this place of the chunk.
+    fn map_page(&self, offset: u64, entry: u64) {
+        let entry = entry | PRESENT | USER | ACCESSED_DIRTY;
+        self.put(system::SYSTEM_TABLE + offset / PAGE * 8, entry);
     }
 
     /// Copy bytes out, for the frame that an exception pushed. `None` outside the chunk.

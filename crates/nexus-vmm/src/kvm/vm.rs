@@ -5,9 +5,10 @@ use super::cpuid::Template;
 use super::flavour::Flavour;
 use super::system_chunk::SystemChunk;
 use super::vcpu::Vcpu;
-use crate::clock::{self, Clock, Identity};
+use crate::clock::{Clock, Identity};
 use crate::layout::{
-    CHUNK, CHUNKS, HOLE_END, HOLE_START, SYSTEM_BASE, USER_END, USER_START, is_user_range, system,
+    CHUNK, CHUNKS, CLOCK_FRAME, DOORBELL_FRAME, HOLE_END, HOLE_START, SYSTEM_BASE, USER_END,
+    USER_START, is_user_range, system,
 };
 use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region,
@@ -31,13 +32,12 @@ const GROWTH_LIMIT: usize = 16;
 enum Chunk {
     Absent,
     Covered { slot_size: u16, executable: bool },
-    Doorbell,
-    Clock,
 }
 
 struct Slots {
     chunks: Chunks,
     next: u32,
+    clock: bool,
 }
 
 /// Those that are not absent, by index: a few dozen of 32,768.
@@ -92,6 +92,7 @@ impl Vm {
             slots: Mutex::new(Slots {
                 chunks: Chunks::default(),
                 next: 1,
+                clock: false,
             }),
             vcpus: Mutex::new(0),
             slot_limit: u32::try_from(kvm.get_nr_memslots()).unwrap_or(509),
@@ -198,20 +199,22 @@ impl Vm {
             } else {
                 (at, run_end)
             };
-            self.cover(&mut slots, low, high)?;
+            self.cover(&mut slots, low, high, grow)?;
             at = run_end;
         }
         Ok(())
     }
 
-    fn cover(&self, slots: &mut Slots, low: usize, high: usize) -> io::Result<()> {
+    fn cover(&self, slots: &mut Slots, low: usize, high: usize, grow: bool) -> io::Result<()> {
         if slots.next >= self.slot_limit {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let (guest, size) = (low as u64 * CHUNK, (high - low) as u64 * CHUNK);
         self.set_slot(slots.next, guest, size, self.window + guest)?;
         slots.next += 1;
-        let slot_size = u16::try_from(high - low).unwrap_or(u16::MAX);
+        // One that is as large as what is asked for says nothing about growth.
+        let slot_size = if grow { high - low } else { 1 };
+        let slot_size = u16::try_from(slot_size).unwrap_or(u16::MAX);
         for index in low..high {
             let chunk = Chunk::Covered {
                 slot_size,
@@ -260,9 +263,8 @@ impl Vm {
     /// # Errors
     /// `AlreadyExists`, or KVM refuses the slot.
     pub fn map_clock(&self, clock: &Clock) -> Result<(), Error> {
-        let index = (clock::ADDRESS / CHUNK) as usize;
         let mut slots = self.slots();
-        if slots.chunks.at(index) != Chunk::Absent {
+        if slots.clock {
             let taken = io::ErrorKind::AlreadyExists.into();
             return Err(Error::Io("map the vDSO", taken));
         }
@@ -272,36 +274,25 @@ impl Vm {
             ..
         } = clock.identity;
         let size = (data_pages + code_pages) * crate::layout::PAGE;
-        self.set_slot_with(
-            slots.next,
-            clock::ADDRESS,
-            size,
-            clock.host,
-            KVM_MEM_READONLY,
-        )?;
+        self.set_slot_with(slots.next, CLOCK_FRAME, size, clock.host, KVM_MEM_READONLY)?;
         slots.next += 1;
-        slots.chunks.set(index, Chunk::Clock);
-        self.system
-            .map_clock(clock::ADDRESS, data_pages, code_pages);
+        slots.clock = true;
+        self.system.map_clock(data_pages, code_pages);
         for (number, (index, content)) in (0..).zip(clock.own_pages()) {
-            let address = clock.guest_code() + index * crate::layout::PAGE;
-            self.system.replace_clock_page(number, address, &content);
+            let page = data_pages + index;
+            self.system.replace_clock_page(number, page, &content);
         }
         Ok(())
     }
 
-    /// Make a store to the page at `address` signal `event`, without an exit to this process.
+    /// Make a store to the doorbell's page signal `event`, without an exit to this process.
     ///
     /// # Errors
-    /// `AlreadyExists` for a second doorbell or a chunk in use, else what the ioctl failed with.
-    pub fn map_doorbell(&self, address: u64, event: RawFd) -> io::Result<()> {
-        check(address, address + 1)?;
-        if !address.is_multiple_of(crate::layout::PAGE) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let index = (address / CHUNK) as usize;
-        let mut slots = self.slots();
-        if slots.chunks.at(index) != Chunk::Absent {
+    /// `AlreadyExists` for a second doorbell, else what the ioctl failed with.
+    pub fn map_doorbell(&self, event: RawFd) -> io::Result<()> {
+        // Held until the page is there: one call makes it.
+        let _slots = self.slots();
+        if self.system.has_doorbell() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         // SAFETY: the descriptor is borrowed for the duration of the call only; KVM takes its own reference.
@@ -311,11 +302,18 @@ impl Vm {
         let event = unsafe { EventFd::from_raw_fd(event.into_raw_fd()) };
         // Length 0: a store of any size at the page's first byte.
         self.fd
-            .register_ioevent(&event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .register_ioevent(&event, &IoEventAddress::Mmio(DOORBELL_FRAME), NoDatamatch)
             .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
-        self.system.map_doorbell(address)?;
-        slots.chunks.set(index, Chunk::Doorbell);
+        self.system.map_doorbell(true);
         Ok(())
+    }
+
+    /// Show a page of memory where a doorbell would be: a copy of a guest that has one may store there.
+    pub fn map_silent_doorbell(&self) {
+        let _slots = self.slots();
+        if !self.system.has_doorbell() {
+            self.system.map_doorbell(false);
+        }
     }
 }
 

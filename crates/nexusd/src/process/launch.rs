@@ -369,13 +369,15 @@ pub fn shell(config: &Config, control: OwnedFd) -> io::Result<Launch> {
 /// The VMM's program and environment.
 fn vmm(config: &Config) -> io::Result<(CString, Vec<CString>)> {
     let program = CString::new(config.vmm.as_os_str().as_bytes())?;
-    let environment = std::env::vars_os()
+    let mut environment = std::env::vars_os()
         .filter(|(name, _)| name.as_bytes().starts_with(b"NEXUS_VMM_") || name == "RUST_BACKTRACE")
         .map(|(name, value)| {
             CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
                 .map_err(io::Error::from)
         })
         .collect::<io::Result<Vec<_>>>()?;
+    // Pieces that each thread keeps for itself lie all over a heap, and keep its pages in use: measured, 70 of 190 KiB.
+    environment.push(c"GLIBC_TUNABLES=glibc.malloc.tcache_count=0".to_owned());
     Ok((program, environment))
 }
 
