@@ -221,14 +221,14 @@ impl AddressSpace {
     /// Lowest gap of `length` at or above `from`, at a multiple of `align`.
     fn lowest_gap(&self, from: u64, to: u64, length: u64, align: u64) -> Option<u64> {
         let mut at = from.next_multiple_of(align);
-        if let Some((_, v)) = self.find(at) {
-            at = v.end.next_multiple_of(align);
-        }
-        for (start, vma) in self.vmas.range(at..to) {
+        let first = self.find(from).map_or(from, |(start, _)| start);
+        for (start, vma) in self.vmas.range(first..to) {
             if *start >= at + length {
                 break;
             }
-            at = at.max(vma.end).next_multiple_of(align);
+            if vma.end > at {
+                at = vma.end.next_multiple_of(align);
+            }
         }
         (at + length <= to).then_some(at)
     }

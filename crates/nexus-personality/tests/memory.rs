@@ -369,11 +369,27 @@ fn large_files_are_mapped_where_huge_pages_can_show_them() {
     assert!(map(chunk + 4096).is_multiple_of(chunk));
 }
 
-/// What a guest maps without an address: pages, and whether it is of a file.
+#[test]
+fn a_library_of_segments_is_not_mapped_over() {
+    let mut g = Guest::plain();
+    assert_eq!(g.write_file("/tmp/f", &[7; 4096]), 4096);
+    let fd = g.open("/tmp/f", libc::O_RDWR).cast_unsigned();
+    // Both are too large for the memory below the heap.
+    let length = 80 << 20;
+    let library = g.call("mmap", &[0, length, 5, 2, fd, 0]).cast_unsigned();
+    // Its second segment begins in its first chunk, and goes on behind that.
+    let (second, rest) = (library + CHUNK / 2, length - CHUNK / 2);
+    let at = g.call("mmap", &[second, rest, 5, 0x12, fd, 4096]);
+    assert_eq!(at.cast_unsigned(), second);
+    let other = g.call("mmap", &[0, length, 5, 2, fd, 0]).cast_unsigned();
+    assert!(other >= library + length, "{other:#x} lies in {library:#x}");
+}
+
+/// What a guest maps without an address: pages, and whether it is of a file; of one, where its second segment begins.
 #[derive(Clone, Copy, Debug)]
 enum Piece {
     Anonymous(u64),
-    File(u64),
+    File(u64, u64),
     Gone(usize),
 }
 
@@ -382,7 +398,7 @@ fn piece() -> impl Strategy<Value = Piece> {
     let pages = || prop_oneof![1..40_u64, 400..1600_u64, 14_000..18_000_u64];
     prop_oneof![
         pages().prop_map(Piece::Anonymous),
-        pages().prop_map(Piece::File),
+        (pages(), pages()).prop_map(|(pages, second)| Piece::File(pages, second)),
         (0..40_usize).prop_map(Piece::Gone),
     ]
 }
@@ -396,9 +412,9 @@ proptest! {
         let fd = g.open("/tmp/f", libc::O_RDONLY).cast_unsigned();
         let mut there: Vec<(u64, u64, bool)> = Vec::new();
         for piece in pieces {
-            let (pages, of_file) = match piece {
-                Piece::Anonymous(pages) => (pages, false),
-                Piece::File(pages) => (pages, true),
+            let (pages, second) = match piece {
+                Piece::Anonymous(pages) => (pages, None),
+                Piece::File(pages, second) => (pages, Some(second)),
                 Piece::Gone(index) => {
                     if index < there.len() {
                         let (at, length, _) = there.swap_remove(index);
@@ -409,6 +425,7 @@ proptest! {
             };
             // Inaccessible or executable: neither counts as used memory.
             let length = pages * 4096;
+            let of_file = second.is_some();
             let at = if of_file {
                 g.call("mmap", &[0, length, 5, 2, fd, 0])
             } else {
@@ -420,6 +437,11 @@ proptest! {
                 prop_assert!(at + length <= *other || other + size <= at, "mappings overlap");
                 let (first, end) = (at & !(CHUNK - 1), (at + length).next_multiple_of(CHUNK));
                 prop_assert!(*file == of_file || end <= *other || other + size <= first, "a chunk of both");
+            }
+            if let Some(second) = second.filter(|second| *second < pages) {
+                let (from, rest) = (at + second * 4096, length - second * 4096);
+                let there = g.call("mmap", &[from, rest, 5, 0x12, fd, 4096]);
+                prop_assert_eq!(there.cast_unsigned(), from);
             }
             there.push((at, length, of_file));
         }
