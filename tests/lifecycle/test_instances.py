@@ -143,11 +143,16 @@ def test_a_working_set_is_recorded_once_and_a_wrong_one_does_no_harm(node, handl
     node.invoke("working", {})
     until(recorded.exists)
     text = recorded.read_text()
-    ranges = json.loads(text)
-    assert len(ranges) > 10
-    assert all(first > 0 and count > 0 for first, count in ranges)
+    known = json.loads(text)
+    assert set(known) == {"written", "read", "changed"}
+    assert known["changed"]
+    assert len(known["written"]) > 10
+    pages = [set(range(first, first + count)) for kind in ("written", "read") for first, count in known[kind]]
+    assert all(pages)
+    assert len(set.union(*pages)) == sum(map(len, pages)), "a page is in it twice"
     again()
     assert recorded.read_text() == text
-    for wrong in ("", "[[1,2", '{"a": 1}', "[[0, 18446744073709551615]]", "[[4096, 99999999]]", "[" + "[1,1]," * 90_000):
+    lists = ("[[1,2", "[[0, 18446744073709551615]]", "[[4096, 99999999]]", "[[5, 1], [4, 1]]", "[" + "[1,1]," * 90_000)
+    for wrong in ("", '{"a": 1}', *(f'{{"written": {part}, "read": {part}, "changed": {part}}}' for part in lists)):
         recorded.write_text(wrong)
         again()

@@ -42,16 +42,10 @@ def expected(calls):
 GIVEN_BACK_KIB = 3000
 
 
-@pytest.mark.kvm
-@pytest.mark.parametrize("way", ["alone", "thread", "ticks"])
-def test_memory_like_the_snapshots_is_given_back_and_nothing_is_lost(node, handlers, way):
-    if Path("/proc/self").stat().st_uid != 0:
-        pytest.skip("only root may look at an instance's memory map")
-    name = f"rest-{way}"
-    node.deploy(f"{handlers}/at_rest.py:handler", name, max_instances=1, memory_mib=256, timeout_s=60)
+def call_and_rest(node, name, way, calls):
+    """Each call finds memory as it was, and each rest gives back; the process."""
     ticks = 0
-    # The first clone is watched for its working set, and tidied after that.
-    for call in range(1, 5):
+    for call in calls:
         answer = node.invoke(name, {"way": way})
         before, (ticks, right) = ticks, answer.pop("ticks")
         assert answer == expected(call)
@@ -66,3 +60,44 @@ def test_memory_like_the_snapshots_is_given_back_and_nothing_is_lost(node, handl
             time.sleep(0.05)
         if way == "ticks":
             time.sleep(2.5)
+    return pid
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("way", ["alone", "thread", "ticks"])
+def test_memory_like_the_snapshots_is_given_back_and_nothing_is_lost(node, handlers, way):
+    if Path("/proc/self").stat().st_uid != 0:
+        pytest.skip("only root may look at an instance's memory map")
+    name = f"rest-{way}"
+    node.deploy(f"{handlers}/at_rest.py:handler", name, max_instances=1, memory_mib=256, timeout_s=60)
+    # The first clone is watched for its working set, and tidied after that.
+    first = call_and_rest(node, name, way, range(1, 5))
+    resting = own_pages(first), anonymous_kib(first)
+
+    # The next one runs in a shell, where the snapshot's own pages are copied over the base's: until the first rest.
+    node.evict(name)
+    end = time.monotonic() + 20
+    while node.instances() or node.status()["shells"] < 2:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert node.invoke(name, {"way": way})["calls"] == 1
+    (pid,) = [one["pid"] for one in node.instances()]
+    assert b"shell" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert own_pages(pid) < resting[0] / 2
+    if way == "ticks":
+        time.sleep(2.5)
+    assert call_and_rest(node, name, way, range(2, 5)) == pid
+    assert own_pages(pid) == resting[0]
+    if way != "ticks":
+        assert anonymous_kib(pid) == pytest.approx(resting[1], rel=0.1, abs=100)
+    node.evict(name)
+
+
+def own_pages(pid):
+    """Bytes that are mapped of the snapshot's own file: the one that lies beside the base's."""
+    size = 0
+    for line in Path(f"/proc/{pid}/maps").read_text(encoding="ascii").splitlines():
+        if line.endswith("/pages") and Path(line.split()[5]).with_name("base").exists():
+            start, end = line.split(" ")[0].split("-")
+            size += int(end, 16) - int(start, 16)
+    return size

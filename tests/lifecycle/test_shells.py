@@ -19,8 +19,13 @@ def shells(node):
     """The node, with all its shells ready; the processes of shells and instances."""
     if node.isolation != "kvm":
         pytest.skip("a process has no shell")
-    until(lambda: node.admin("GET", "/nexus/v1/status")[1]["shells"] == 2)
+    ready(node)
     return node
+
+
+def ready(node):
+    """All shells are there, made since the last start."""
+    until(lambda: node.admin("GET", "/nexus/v1/status")[1]["shells"] == 2)
 
 
 def cold(node, name, event):
@@ -45,7 +50,7 @@ def in_shell(pid):
 def test_a_cold_start_runs_in_a_shell_that_is_jailed_like_any_instance(shells, handlers):
     node = shells
     node.deploy("shelled", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
-    until(lambda: node.admin("GET", "/nexus/v1/status")[1]["shells"] == 2)
+    node.invoke("shelled", {})
     payload, response = cold(node, "shelled", {})
     assert not response.get("FunctionError"), payload
     pid = pid_of(node, "shelled")
@@ -71,9 +76,10 @@ def test_a_cold_start_runs_in_a_shell_that_is_jailed_like_any_instance(shells, h
 def test_clones_in_shells_differ(shells, handlers):
     node = shells
     node.deploy("distinct", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
+    node.invoke("distinct", {})
     tokens = set()
     for _ in range(4):
-        until(lambda: node.admin("GET", "/nexus/v1/status")[1]["shells"] == 2)
+        ready(node)
         payload, _ = cold(node, "distinct", {})
         assert payload["calls"] == 1
         assert in_shell(pid_of(node, "distinct"))
@@ -84,9 +90,62 @@ def test_clones_in_shells_differ(shells, handlers):
 def test_a_timeout_ends_an_instance_in_a_shell(shells, handlers):
     node = shells
     node.deploy("late", handlers / "lifecycle.py", memory_mib=128, timeout_s=1, max_instances=1)
-    until(lambda: node.admin("GET", "/nexus/v1/status")[1]["shells"] == 2)
+    ready(node)
     payload, response = cold(node, "late", {"spin": True})
     assert response.get("FunctionError")
     assert "Task timed out" in payload["errorMessage"]
     payload, _ = node.invoke("late", {})
     assert payload["calls"] == 1
+
+
+def files_of_pages(pid):
+    """Files of snapshots that its memory map shows, once for each mapping."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [Path(line.split()[5]) for line in lines if line.endswith(("/pages", "/base"))]
+
+
+def test_two_functions_are_themselves_in_shells_that_show_their_base(shells, handlers):
+    node = shells
+    for name, mark in (("one", "1"), ("other", "2")):
+        node.deploy(name, handlers / "laid.py", memory_mib=256, max_instances=1, environment={"MARK": mark})
+        first, _ = node.invoke(name, {})
+        assert (first["mark"], first["calls"], first["right"]) == (mark, 1, True)
+    for _ in range(2):
+        for name, mark in (("one", "1"), ("other", "2")):
+            ready(node)
+            payload, response = cold(node, name, {})
+            assert not response.get("FunctionError"), payload
+            assert (payload["mark"], payload["calls"], payload["right"]) == (mark, 1, True)
+            assert in_shell(pid_of(node, name))
+            # Also what it starts, and copies of it, have the function's memory and not the base's.
+            for way in ("spawn", "fork"):
+                payload, _ = node.invoke(name, {"way": way})
+                assert payload["child"] == [mark, True], way
+            if Path("/proc/self").stat().st_uid == 0:
+                # Its own pages have been copied over the base's, for the most part: they are mapped at its rest.
+                files = files_of_pages(pid_of(node, name))
+                own = [file for file in files if file.name == "pages" and (file.parent / "base").exists()]
+                assert len(files) > 20
+                assert len(own) < len(files) / 4
+
+
+def test_a_shell_whose_base_is_gone_serves_all_the_same(shells, handlers, tmp_path):
+    node = shells
+    node.deploy("based", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
+    node.invoke("based", {})
+    ready(node)
+    bases = {path.read_text() for folder in node.state.rglob("snapshots/bases") for path in folder.iterdir()}
+    for folder in node.state.rglob("snapshots/content"):
+        for base in bases:
+            (folder / base).rename(folder / f"{base}.away")
+    try:
+        for _ in range(3):
+            payload, response = cold(node, "based", {})
+            assert not response.get("FunctionError"), payload
+            assert payload["calls"] == 1
+            assert in_shell(pid_of(node, "based"))
+            ready(node)
+    finally:
+        for folder in node.state.rglob("snapshots/content"):
+            for base in bases:
+                (folder / f"{base}.away").rename(folder / base)

@@ -54,6 +54,9 @@ pub struct Serve {
     /// What is known of the pages that the snapshot's clones write: a hint.
     #[serde(default)]
     pub working_set: Option<PathBuf>,
+    /// For a shell: the same of snapshots that rest on `snapshot`, any of which it may become.
+    #[serde(default)]
+    pub likely: Vec<PathBuf>,
     /// Record the working set when asked.
     #[serde(default)]
     pub record: bool,

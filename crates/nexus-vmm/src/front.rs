@@ -52,6 +52,7 @@ fn configuration(arguments: &[&str]) -> Result<Serve, String> {
         snapshot: None,
         base: None,
         working_set: None,
+        likely: Vec::new(),
         record: false,
         tidy_ms: None,
         jail: Jail {

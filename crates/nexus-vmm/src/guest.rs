@@ -6,6 +6,7 @@ use crate::family;
 use crate::fault;
 use crate::hold::Hold;
 use crate::kvm::Error;
+use crate::kvm::touch::{self, Touch};
 use crate::kvm::vcpu::{Exit, Vcpu};
 use crate::kvm::vm::Vm;
 use crate::report::{Event, Report};
@@ -162,6 +163,18 @@ impl Guest {
             let vcpu = self.vm.create_vcpu()?;
             lock(&self.pool).push(vcpu);
         }
+        Ok(())
+    }
+
+    /// Make pages reachable before anything runs.
+    ///
+    /// # Errors
+    /// As [`touch::touch`].
+    pub fn touch(&self, pages: &[Touch]) -> Result<(), Error> {
+        let pooled = lock(&self.pool).pop();
+        let mut vcpu = pooled.map_or_else(|| self.vm.create_vcpu(), Ok)?;
+        touch::touch(&self.vm, &mut vcpu, pages)?;
+        lock(&self.pool).push(vcpu);
         Ok(())
     }
 

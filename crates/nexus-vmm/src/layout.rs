@@ -45,7 +45,10 @@ pub mod system {
     pub const VCPU_COUNT: u64 = 400;
     /// What a guest without a doorbell of its own has in its place: a copy of one that has.
     pub const SILENT: u64 = VCPU_PAGES + VCPU_COUNT * PAGE;
-    pub const END: u64 = SILENT + PAGE;
+    /// The program that touches pages, and their list: there while a shell makes ready only.
+    pub const TOUCH: u64 = SILENT + PAGE;
+    pub const TOUCH_LIST: u64 = TOUCH + PAGE;
+    pub const END: u64 = TOUCH_LIST + PAGE;
     /// From here on no memory, but entries that show other things.
     pub const CLOCK: u64 = DOORBELL - CLOCK_PAGES * PAGE;
     pub const CLOCK_PAGES: u64 = 32;

@@ -8,7 +8,7 @@ use nexus_vmm::snapshot::{read, verify};
 use std::path::Path;
 use std::process::exit;
 
-const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR | --config-stdin\n       nexus-vmm syscalls\n       nexus-vmm jail";
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N [--base-fd N]\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR | --config-stdin\n       nexus-vmm syscalls\n       nexus-vmm jail";
 
 /// One heap for all threads, returned to the kernel when little of it is used: a process of this kind exists thousands
 /// of times, and its threads allocate too rarely to be in each other's way.
@@ -26,7 +26,13 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let status = match words.as_slice() {
         ["serve", "--config-fd", fd] => fd.parse().map_or_else(|_| usage(), serve),
-        ["shell", "--control-fd", fd] => fd.parse().map_or_else(|_| usage(), shell),
+        ["shell", "--control-fd", fd] => fd.parse().map_or_else(|_| usage(), |fd| shell(fd, None)),
+        ["shell", "--control-fd", control, "--base-fd", base] => {
+            match (control.parse(), base.parse()) {
+                (Ok(control), Ok(base)) => shell(control, Some(base)),
+                _ => usage(),
+            }
+        }
         ["run", rest @ ..] => front::run(rest).unwrap_or_else(|reason| {
             eprintln!("nexus-vmm: {reason}");
             STATUS_FAILED

@@ -11,15 +11,20 @@ use crate::kvm::{self, probe};
 use crate::layout::PAGE;
 use crate::report::{Event, Report, Timeline, now};
 use crate::shell::Shell;
+use crate::snapshot::format::Metadata;
+use crate::snapshot::laid::{Copied, Files, Laid};
+use crate::snapshot::plan::Segment;
+use crate::snapshot::read;
 use crate::snapshot::tidy::Tidier;
 use crate::snapshot::working_set::{self, Recorder};
 use crate::snapshot::write::Taker;
-use crate::snapshot::{plan, read};
 use crate::{jail, names};
 use nexus_personality::config::Config;
 use nexus_personality::machine::Tid;
 use nexus_personality::process::Process;
+use nexus_personality::snapshot::ProcessState;
 use nexus_personality::window::Window;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +60,12 @@ fn at<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> Failure {
 
 /// What a snapshot says of the machine.
 type Known = (Flavour, Template, Option<Clock>);
+
+fn machine_of(metadata: &Metadata) -> Result<Known, String> {
+    let template = read::template(&metadata.cpuid)?;
+    let clock = metadata.clock.map(Clock::known).transpose()?;
+    Ok((metadata.flavour, template, clock))
+}
 
 /// A VM without a process.
 pub struct Machinery {
@@ -104,6 +115,25 @@ impl Machinery {
         self.flavour == *flavour
             && self.template.leaves.as_slice() == template.leaves.as_slice()
             && self.clock == *clock
+    }
+
+    /// Whether it is the machine that a snapshot was taken on.
+    ///
+    /// # Errors
+    /// What the snapshot says makes no sense.
+    pub fn suits(&self, metadata: &Metadata) -> Result<bool, String> {
+        Ok(self.is(&machine_of(metadata)?))
+    }
+
+    /// A process as it is in a snapshot, for the sake of what it maps: it does not run.
+    ///
+    /// # Errors
+    /// What it says is impossible, or a file has changed.
+    pub fn process(&self, config: &Serve, state: &ProcessState) -> Result<Arc<Process>, String> {
+        let machine = Arc::new(Handle::default());
+        machine.set(&self.guest);
+        Process::restore(self.window, personality(config, self.clock), machine, state)
+            .map_err(|e| e.to_string())
     }
 
     fn known(&self) -> Known {
@@ -190,21 +220,21 @@ pub fn restore(
             metadata.threads.len()
         )));
     }
-    let template = read::template(&metadata.cpuid).map_err(refused)?;
-    let clock = metadata
-        .clock
-        .map(Clock::known)
-        .transpose()
-        .map_err(refused)?;
+    let known = machine_of(metadata).map_err(refused)?;
+    let clock = known.2;
     timeline.mark("decoded");
-    let recorder = (config.record.then(Recorder::new).transpose())
+    let mut recorder = (config.record.then(Recorder::new).transpose())
         .map_err(at("preparing to record the working set"))?;
-    let known = (metadata.flavour, template, clock);
     // One made on other terms is given up; its window serves.
-    let (window, made) = match shell {
-        Some(shell) => (shell.window, Some(shell.machinery).filter(|m| m.is(&known))),
+    let (window, made, laid) = match shell {
+        Some(shell) => (
+            shell.window,
+            Some(shell.machinery).filter(|m| m.is(&known)),
+            shell.laid,
+        ),
         None => (
             Window::reserve().map_err(at("reserving the guest's address space"))?,
+            None,
             None,
         ),
     };
@@ -218,12 +248,19 @@ pub fn restore(
     };
     let mut fill = || {
         let machine = Arc::clone(&handle);
-        populate(config, window, machine, &opened, clock, &mut timeline)
+        populate(
+            config,
+            (window, laid.as_ref()),
+            machine,
+            &opened,
+            clock,
+            &mut timeline,
+        )
     };
-    let (vm, process) = match made {
+    let (vm, filled) = match made {
         Some(vm) => {
             vm.guest.set_report(report);
-            fill().map(|process| (vm, process))
+            fill().map(|filled| (vm, filled))
         }
         None => side_by_side(make, fill),
     }
@@ -232,6 +269,14 @@ pub fn restore(
         other => other,
     })?;
     timeline.mark("joined");
+    let Filled {
+        process,
+        segments,
+        copied,
+    } = filled;
+    if let Some(recorder) = &mut recorder {
+        recorder.tell_all(&segments, window, opened.metadata.changed.clone());
+    }
     let read::Opened {
         mut metadata,
         pages,
@@ -239,12 +284,19 @@ pub fn restore(
         ..
     } = opened;
     let files = || [pages].into_iter().chain(base).collect();
-    let tidier = (config.tidy_ms.map(|_| Tidier::new(files())).transpose())
-        .map_err(at("preparing to tidy up"))?;
+    let tidier = (config
+        .tidy_ms
+        .map(|_| Tidier::new(files(), copied))
+        .transpose())
+    .map_err(at("preparing to tidy up"))?;
     handle.set(&vm.guest);
     vm.guest.attach(&process);
     count_exits(config, &vm)?;
     vm.guest.set_growing(false);
+    if let Some(laid) = &laid {
+        laid.forbid_execution(vm.guest.vm())
+            .map_err(at("making memory slots"))?;
+    }
     process.mm().back_all().map_err(at("making memory slots"))?;
     vm.guest.set_growing(true);
     timeline.mark("backed");
@@ -307,15 +359,23 @@ fn side_by_side<A: Send, B>(
     })
 }
 
-/// The snapshot's process with its memory mapped, and as much of it present as its working set tells.
+/// A process with its memory, and how that is shown.
+struct Filled {
+    process: Arc<Process>,
+    segments: Vec<Segment>,
+    copied: Vec<Copied>,
+}
+
+/// The snapshot's process with its memory mapped, or copied over what is laid out, and as much of it present as its
+/// working set tells.
 fn populate(
     config: &Serve,
-    window: Window,
+    (window, laid): (Window, Option<&Laid>),
     machine: Arc<Handle>,
     opened: &read::Opened,
     clock: Option<Clock>,
     timeline: &mut Timeline,
-) -> Result<Arc<Process>, Failure> {
+) -> Result<Filled, Failure> {
     let refused = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
     let process = Process::restore(
         window,
@@ -326,15 +386,34 @@ fn populate(
     .map_err(|e| refused(&e))?;
     timeline.mark("process");
     let segments = opened.plan(&process).map_err(|e| refused(&e))?;
-    plan::map(&segments, window)
-        .map_err(|e| Failure::Failed(format!("mapping the snapshot: {e}")))?;
+    // Without a rest, what is copied would never be mapped.
+    let keep = config.tidy_ms.is_some();
+    let nothing = Laid::default();
+    let files = Files {
+        own: opened.pages.as_raw_fd(),
+        base: opened.base.as_ref().map(AsRawFd::as_raw_fd),
+    };
+    let turn = (laid.unwrap_or(&nothing))
+        .turn(&segments, files, keep)
+        .map_err(at("looking at the snapshot's files"))?;
+    turn.make_mappings(window)
+        .map_err(at("mapping the snapshot"))?;
     timeline.mark("mapped");
-    if let Some(hint) = &config.working_set {
+    let is_prepared = |hint: &Path| laid.is_some_and(|laid| laid.is_prepared(hint));
+    if let Some(hint) = (config.working_set.as_deref()).filter(|hint| !is_prepared(hint)) {
         let groups = opened.metadata.flavour.maps_neighbours();
-        working_set::prefault(&working_set::read(hint), groups, &segments, window);
+        working_set::prefault(&working_set::read(hint).written, groups, &segments, window);
     }
     timeline.mark("prefaulted");
-    Ok(process)
+    let copied = turn
+        .copy(&opened.metadata.changed, files.own, window)
+        .map_err(at("copying the snapshot"))?;
+    timeline.mark("copied");
+    Ok(Filled {
+        process,
+        segments,
+        copied,
+    })
 }
 
 /// Have the kernel make room for all descriptors now. Growing the table of a process with several threads waits for
@@ -404,14 +483,14 @@ fn watch(
     process: &Process,
     report: &Report,
     mut recorder: Option<Recorder>,
-    tidier: Option<Tidier>,
+    mut tidier: Option<Tidier>,
 ) -> End {
     if let Some(recorder) = &recorder {
         recorder.listen();
     }
     let mut next = WATCH;
     loop {
-        if let (Some(tidier), None) = (&tidier, &recorder)
+        if let (Some(tidier), None) = (&mut tidier, &recorder)
             && guest.nap(Duration::from_millis(config.tidy_ms.unwrap_or(0)))
         {
             // Once for each rest.

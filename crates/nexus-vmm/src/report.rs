@@ -55,7 +55,9 @@ pub enum Event<'a> {
         mappings: usize,
     },
     WorkingSet {
-        ranges: &'a [(u64, u64)],
+        written: &'a [(u64, u64)],
+        read: &'a [(u64, u64)],
+        changed: &'a [(u64, u64)],
         last: bool,
     },
     Refused {

@@ -6,30 +6,39 @@
 
 use crate::config::{Mode, Serve};
 use crate::jail;
+use crate::kvm::touch::Touch;
+use crate::layout::CHUNK;
 use crate::microvm::{self, Failure, Machinery};
 use crate::report::{Report, now};
 use crate::serve::{STATUS_FAILED, STATUS_REFUSED, finished};
+use crate::snapshot::laid::Laid;
+use crate::snapshot::plan::{self, Segment};
+use crate::snapshot::read;
+use crate::snapshot::working_set;
 use nexus_personality::window::Window;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Descriptors in a hand-over, and so the numbers that a shell keeps free for them: 0 to 15.
 const MOST: usize = 16;
 
-/// A VM without a process, and the memory it shows.
+/// A VM without a process, and the memory it shows: a base's, or none.
 pub struct Shell {
     pub machinery: Machinery,
     pub window: Window,
+    pub laid: Option<Laid>,
 }
 
 /// Make a shell, wait for its function, run that; the exit status of this process. 0: the node needs it no more.
+/// `base`: descriptor of the configuration that its base would be restored with.
 #[must_use]
-pub fn shell(control: RawFd) -> i32 {
-    match prepare(control).and_then(|(shell, control)| {
+pub fn shell(control: RawFd, base: Option<RawFd>) -> i32 {
+    match prepare(control, base).and_then(|(shell, control)| {
         let config = receive(&control).map_err(|e| Failure::Failed(format!("shell: {e}")))?;
         drop(control);
         Ok((shell, config))
@@ -47,14 +56,16 @@ pub fn shell(control: RawFd) -> i32 {
     }
 }
 
-fn prepare(control: RawFd) -> Result<(Shell, UnixStream), Failure> {
+fn prepare(control: RawFd, base: Option<RawFd>) -> Result<(Shell, UnixStream), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
     if usize::try_from(control).is_ok_and(|n| n < MOST) {
         return Err(failed(&format!(
             "--control-fd {control}: it must be {MOST} or above"
         )));
     }
-    jail::close_others(&[control]).map_err(|e| failed(&e))?;
+    let given: Vec<RawFd> = [control].into_iter().chain(base).collect();
+    jail::close_others(&given).map_err(|e| failed(&e))?;
+    let base = base.map(Serve::read).transpose().map_err(|e| failed(&e))?;
     // SAFETY: the caller names an inherited descriptor that nothing else in this process owns.
     let control = unsafe { UnixStream::from_raw_fd(control) };
     keep_numbers_free().map_err(|e| failed(&e))?;
@@ -63,8 +74,77 @@ fn prepare(control: RawFd) -> Result<(Shell, UnixStream), Failure> {
     // No function's report yet: the machine's faults go to standard error.
     let machinery = Machinery::new(None, window, &Arc::new(Report::new(None)))?;
     machinery.guest.prepare_vcpus(1).map_err(|e| failed(&e))?;
+    let laid = match base {
+        Some(base) => lay_out(&base, &machinery, window)?,
+        None => None,
+    };
     jail::confine_shell().map_err(|e| failed(&e))?;
-    Ok((Shell { machinery, window }, control))
+    // The node waits for this: a shell that is not ready is slower than none.
+    // SAFETY: one live byte, to a socket of ours; the filter lets write(2) through, and send(2) not.
+    if unsafe { libc::write(control.as_raw_fd(), [1_u8].as_ptr().cast(), 1) } != 1 {
+        return Err(failed(&io::Error::last_os_error()));
+    }
+    let shell = Shell {
+        machinery,
+        window,
+        laid,
+    };
+    Ok((shell, control))
+}
+
+/// Show a base's memory, with the pages that its functions use within the guest's reach. `None`: it is none for this machine, or
+/// gone by now, and the window is as it was.
+fn lay_out(config: &Serve, machinery: &Machinery, window: Window) -> Result<Option<Laid>, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::Failed(format!("laying out the base: {e}"));
+    let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
+    let known = read::snapshot(directory).and_then(|opened| {
+        let suits = machinery.suits(&opened.metadata)?;
+        Ok(suits.then_some(opened))
+    });
+    let opened = match known {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return Ok(None),
+        Err(reason) => {
+            eprintln!("nexus-vmm: a shell goes without its base: {reason}");
+            return Ok(None);
+        }
+    };
+    let process = machinery
+        .process(config, &opened.metadata.process)
+        .map_err(|e| failed(&e))?;
+    let segments = opened.plan(&process).map_err(|e| failed(&e))?;
+    plan::map(&segments, window).map_err(|e| failed(&e))?;
+    let groups = opened.metadata.flavour.maps_neighbours();
+    let (mut sets, mut prepared) = (Vec::new(), Vec::new());
+    for likely in &config.likely {
+        let set = working_set::read(likely);
+        if !set.written.is_empty() {
+            prepared.push(likely.clone());
+        }
+        working_set::prefault(&set.written, groups, &segments, window);
+        // What will be copied there.
+        working_set::prefault(&set.changed, false, &segments, window);
+        sets.push(set);
+    }
+    machinery.guest.set_growing(false);
+    process.mm().back_all().map_err(|e| failed(&e))?;
+    machinery.guest.set_growing(true);
+    let touched = working_set::to_touch(&sets, groups, &segments, window);
+    let mut pages = touched.map_err(|e| failed(&e))?;
+    pages.extend(segments.iter().flat_map(huge_pages));
+    machinery.guest.touch(&pages).map_err(|e| failed(&e))?;
+    let mut laid = Laid::new(&segments, process.mm().vmas()).map_err(|e| failed(&e))?;
+    prepared.into_iter().for_each(|p| laid.set_prepared(p));
+    Ok(Some(laid))
+}
+
+/// One page of each that may be huge.
+fn huge_pages(segment: &Segment) -> impl Iterator<Item = Touch> + use<> {
+    let first = segment.start.next_multiple_of(CHUNK);
+    let length = segment.huge().map_or(0, |(_, _, length)| length);
+    (first..first + length)
+        .step_by(CHUNK as usize)
+        .map(Touch::Read)
 }
 
 /// So that what the hand-over puts at these numbers replaces nothing of the shell's own.

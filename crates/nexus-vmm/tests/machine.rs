@@ -7,6 +7,7 @@ use nexus_personality::window::Window;
 use nexus_vmm::fault;
 use nexus_vmm::kvm::cpuid::Template;
 use nexus_vmm::kvm::flavour::Flavour;
+use nexus_vmm::kvm::touch::{Touch, touch};
 use nexus_vmm::kvm::vcpu::{Exit, Vcpu};
 use nexus_vmm::kvm::vm::Vm;
 use nexus_vmm::kvm::{Error, probe};
@@ -107,6 +108,49 @@ fn mov_rax(value: u64) -> Vec<u8> {
 
 fn store_to(address: u64) -> Vec<u8> {
     [mov_rax(address), vec![0x48, 0x89, 0x00]].concat() // mov [rax], rax
+}
+
+#[test]
+fn pages_are_touched_and_keep_what_they_hold() {
+    let Some(bench) = Bench::new() else { return };
+    let count = 1200_u64;
+    let (at, page) = (DATA + CHUNK, 4096);
+    let read_only = at + count * page;
+    bench.map(at, count * page, libc::PROT_READ | libc::PROT_WRITE);
+    bench.map(read_only, page, libc::PROT_READ);
+    bench.vm.back(at, read_only + page, false).unwrap();
+    let addresses = (at..read_only).step_by(4096);
+    for (number, address) in addresses.clone().enumerate() {
+        bench.put(address, &(number as u64).to_le_bytes());
+    }
+    let mut vcpu = bench.vm.create_vcpu().unwrap();
+    let mut list: Vec<Touch> = addresses.clone().map(|a| Touch::Write(a + 7)).collect();
+    list.push(Touch::Read(read_only));
+    touch(&bench.vm, &mut vcpu, &list).unwrap();
+    for (number, address) in addresses.enumerate() {
+        let host = bench.window.host(address, 8).unwrap() as *const u64;
+        // SAFETY: mapped above; no guest runs meanwhile.
+        assert_eq!(unsafe { host.read_volatile() }, number as u64);
+    }
+    // It can go on with a guest's code, which finds nothing of the program.
+    for gone in [system::TOUCH, system::TOUCH_LIST] {
+        let e = bench.exception(&[mov_rax(SYSTEM_BASE + gone), vec![0x8a, 0x00]].concat());
+        assert_eq!((e.vector, e.address), (14, SYSTEM_BASE + gone));
+    }
+    bench.put(CODE, &[0xb8, 39, 0, 0, 0, 0x0f, 0x05]);
+    vcpu.regs_mut().rip = CODE;
+    assert_eq!(bench.go(&mut vcpu).unwrap(), Exit::Syscall);
+    assert_eq!(vcpu.regs().rax, 39);
+}
+
+#[test]
+fn what_may_not_be_written_is_not_touched() {
+    let Some(bench) = Bench::new() else { return };
+    let at = DATA + CHUNK;
+    bench.map(at, 4096, libc::PROT_READ);
+    bench.vm.back(at, at + 4096, false).unwrap();
+    let mut vcpu = bench.vm.create_vcpu().unwrap();
+    assert!(touch(&bench.vm, &mut vcpu, &[Touch::Write(at)]).is_err());
 }
 
 #[test]

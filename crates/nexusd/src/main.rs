@@ -149,7 +149,10 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     });
     if node.machine.isolation == Some(config::Isolation::Kvm) {
         let node = Arc::clone(&node);
-        tokio::spawn(async move { node.shells.keep(&node.config, &node.spawner).await });
+        tokio::spawn(async move {
+            let base = || node.bases.for_shells();
+            node.shells.keep(&node.config, &node.spawner, base).await;
+        });
     }
     let (close, closing) = watch::channel(false);
     tokio::spawn(ingress::serve(Arc::clone(&node), listener, closing));

@@ -123,8 +123,14 @@ impl Template {
 /// Take away what is masked from one leaf; returns the XCR0 bits that leaf 0xD offers.
 fn mask(entry: &mut kvm_cpuid_entry2) -> u64 {
     match (entry.function, entry.index) {
-        // MONITOR, VMX, x2APIC, TSC deadline.
-        (1, _) => entry.ecx &= !((1 << 3) | (1 << 5) | (1 << 21) | (1 << 24)),
+        // MONITOR, VMX, x2APIC, TSC deadline. Which CPU this was asked on is nobody's business, and must not tell one
+        // machine from itself: here, in the leaves of the topology and in AMD's.
+        (1, _) => {
+            entry.ecx &= !((1 << 3) | (1 << 5) | (1 << 21) | (1 << 24));
+            entry.ebx &= 0x00ff_ffff;
+        }
+        (0xb | 0x1f, _) => entry.edx = 0,
+        (0x8000_001e, _) => entry.eax = 0,
         (7, 0) => {
             entry.ebx &= !((1 << 2) | (1 << 4) | (1 << 11)); // SGX, HLE, RTM
             entry.ecx &= !((1 << 3) | (1 << 4)); // PKU, OSPKE
@@ -139,4 +145,39 @@ fn mask(entry: &mut kvm_cpuid_entry2) -> u64 {
         _ => {}
     }
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_same_whichever_cpu_asks() {
+        let entry = |function, ebx, edx| kvm_cpuid_entry2 {
+            function,
+            ebx,
+            edx,
+            eax: edx,
+            ..Default::default()
+        };
+        // As asked on CPU `n`: the numbers of Intel's and AMD's leaves that name it.
+        let asked = |n: u32| {
+            let mut leaves = [
+                entry(1, n << 24 | 0x0002_0800, 0),
+                entry(0xb, 1, n),
+                entry(0x1f, 1, n),
+                entry(0x8000_001e, 0, n),
+            ];
+            leaves.iter_mut().for_each(|leaf| {
+                mask(leaf);
+            });
+            // AMD's is in EAX, the topology's in EDX.
+            leaves.map(|l| match l.function {
+                0x8000_001e => (l.eax, l.ebx),
+                _ => (l.edx, l.ebx),
+            })
+        };
+        assert_eq!(asked(0), asked(1));
+        assert_eq!(asked(1)[0], (0, 0x0002_0800), "the rest stays");
+    }
 }

@@ -5,6 +5,7 @@ pub mod flavour;
 pub mod probe;
 mod setup;
 pub mod system_chunk;
+pub mod touch;
 pub mod vcpu;
 pub mod vm;
 

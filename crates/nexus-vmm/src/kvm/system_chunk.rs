@@ -139,6 +139,46 @@ impl SystemChunk {
         SYSTEM_BASE + system::PROBE
     }
 
+    /// Let CPL 3 run the program that touches pages, and read its list.
+    pub fn map_touch(&self, program: &[u8]) {
+        self.bytes(
+            system::TOUCH,
+            program.get(..PAGE as usize).unwrap_or(program),
+        );
+        self.map_system(system::TOUCH, USER);
+        self.map_system(system::TOUCH_LIST, USER | NO_EXECUTE);
+    }
+
+    /// Its list, which a zero ends: of as many entries as fit.
+    pub fn set_touch_list(&self, list: &[u64]) {
+        let room = PAGE / 8 - 1;
+        for (index, entry) in (0..room).zip(list.iter().chain([&0])) {
+            self.put(system::TOUCH_LIST + index * 8, *entry);
+        }
+        self.put(system::TOUCH_LIST + room * 8, 0);
+    }
+
+    /// Take both away, for good.
+    ///
+    /// # Errors
+    /// The host's: they could still be there.
+    pub fn unmap_touch(&self) -> io::Result<()> {
+        for page in [system::TOUCH, system::TOUCH_LIST] {
+            self.put(system::SYSTEM_TABLE + page / PAGE * 8, 0);
+        }
+        // What KVM has made of the entries goes with the pages.
+        // SAFETY: two pages of our mapping, which nothing refers to.
+        let dropped = unsafe {
+            let first = self.base.as_ptr().add(system::TOUCH as usize);
+            libc::madvise(first.cast(), 2 * PAGE as usize, libc::MADV_DONTNEED)
+        };
+        if dropped == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
     /// Task state segment and exception stack of vCPU `index`; returns the guest address of the segment.
     pub fn prepare_vcpu(&self, index: u64, flavour: Flavour) -> u64 {
         let page = system::VCPU_PAGES + index * PAGE;

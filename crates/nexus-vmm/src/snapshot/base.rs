@@ -5,7 +5,7 @@
 //! mapping shows. Which name it gives the file is seen from a mapping of our own, since file systems differ from `stat`
 //! there.
 
-use super::format::PagesFile;
+use super::format::{PagesFile, Run};
 use crate::layout::PAGE;
 use std::fs::File;
 use std::io;
@@ -30,6 +30,8 @@ pub struct Base {
     maps: File,
     /// Device and inode, as `/proc/self/maps` writes them.
     name: String,
+    /// Where its pages were at the restore, ascending by guest address.
+    runs: Vec<Run>,
 }
 
 impl Base {
@@ -37,7 +39,7 @@ impl Base {
     ///
     /// # Errors
     /// No /proc, or the file cannot be mapped.
-    pub fn new(pages: &File, file: PagesFile) -> io::Result<Self> {
+    pub fn new(pages: &File, file: PagesFile, runs: Vec<Run>) -> io::Result<Self> {
         let maps = File::open("/proc/self/maps")?;
         let (size, no_hint) = (PAGE as usize, std::ptr::null_mut());
         // SAFETY: a fresh mapping where the kernel likes; nothing reads it.
@@ -69,7 +71,15 @@ impl Base {
             pages: pages.try_clone()?,
             maps,
             name,
+            runs,
         })
+    }
+
+    /// Whether a restore of the base shows the page at `offset` of its file at this guest address.
+    pub fn has(&self, address: u64, offset: u64) -> bool {
+        let next = self.runs.partition_point(|run| run.start <= address);
+        (next.checked_sub(1).and_then(|index| self.runs.get(index)))
+            .is_some_and(|run| address < run.end && run.offset + (address - run.start) == offset)
     }
 
     /// A page of the base.
@@ -177,7 +187,15 @@ mod tests {
             length: 3 * PAGE,
             checksum: 0,
         };
-        let base = Base::new(&file, pages).unwrap();
+        let run = Run {
+            start: 5 * PAGE,
+            end: 7 * PAGE,
+            content: super::super::format::Content::Own,
+            offset: PAGE,
+        };
+        let base = Base::new(&file, pages, vec![run]).unwrap();
+        assert!(base.has(6 * PAGE, 2 * PAGE) && !base.has(6 * PAGE, PAGE));
+        assert!(!base.has(4 * PAGE, 0) && !base.has(7 * PAGE, 3 * PAGE));
         assert_eq!(base.shown().unwrap(), []);
         let size = 2 * PAGE as usize;
         // SAFETY: a fresh mapping, unmapped below.

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// "NEXUSSNP"
 const MAGIC: [u8; 8] = *b"NEXUSSNP";
 /// Changes whenever the encoded state does.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 /// Magic, format, payload checksum, payload length, pages length, pages checksum, header checksum.
 pub const HEADER: usize = 8 + 4 + 4 + 8 + 8 + 4 + 4;
 const MAX_PAYLOAD: u64 = 256 << 20;
@@ -58,6 +58,9 @@ pub struct Metadata {
     /// The file `base`, where runs lie in it.
     pub base: Option<PagesFile>,
     pub runs: Vec<Run>,
+    /// Of the pages of runs in `pages`, those whose content is not what the base shows there: first page's number and count,
+    /// ascending. Empty without a base.
+    pub changed: Vec<(u64, u64)>,
 }
 
 /// Length and checksum of a file of pages.

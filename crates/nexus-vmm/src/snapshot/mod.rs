@@ -4,9 +4,11 @@
 //! leaves the other whole.
 
 pub mod base;
+mod exact;
 pub mod format;
 mod given;
 pub mod huge;
+pub mod laid;
 pub mod pages;
 pub mod plan;
 pub mod read;

@@ -27,6 +27,16 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const OF_FILE: u64 = 1 << 61;
 
+/// What the host has put in the place of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum There {
+    Nothing,
+    /// One of this process's own.
+    Own,
+    /// A file's.
+    Shared,
+}
+
 /// Reads `/proc/self/pagemap`, opened before the jail closed.
 pub struct Pagemap(File);
 
@@ -42,15 +52,23 @@ impl Pagemap {
     /// # Errors
     /// The host's.
     pub fn own_pages(&self, at: u64, count: u64) -> io::Result<Vec<bool>> {
+        let there = self.there(at, count)?;
+        Ok(there.iter().map(|there| *there == There::Own).collect())
+    }
+
+    /// For each page from the host address `at`: what is there?
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn there(&self, at: u64, count: u64) -> io::Result<Vec<There>> {
         let mut bytes = vec![0; count as usize * 8];
         self.0.read_exact_at(&mut bytes, at / PAGE * 8)?;
-        Ok(bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|entry| {
-                let entry = u64::from_le_bytes(*entry);
-                entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0
+        let entries = bytes.as_chunks::<8>().0.iter();
+        Ok(entries
+            .map(|entry| match u64::from_le_bytes(*entry) {
+                entry if entry & (PRESENT | SWAPPED) == 0 => There::Nothing,
+                entry if entry & OF_FILE == 0 => There::Own,
+                _ => There::Shared,
             })
             .collect())
     }
@@ -88,6 +106,14 @@ struct Writer<'a> {
     offset: u64,
     checksum: crc32fast::Hasher,
     runs: Vec<Run>,
+    base: Option<&'a Base>,
+    changed: Vec<(u64, u64)>,
+}
+
+/// Where the pages of a guest are, and which of them its base has not.
+pub struct Saved {
+    pub runs: Vec<Run>,
+    pub changed: Vec<(u64, u64)>,
 }
 
 /// Copy what the guest wrote since it was made, or restored from `base`, to `file`; where each run of pages went, and what the file then is.
@@ -100,13 +126,15 @@ pub fn save(
     pagemap: &Pagemap,
     base: Option<&Base>,
     file: &File,
-) -> io::Result<(Vec<Run>, PagesFile)> {
+) -> io::Result<(Saved, PagesFile)> {
     let mut writer = Writer {
         file,
         memory: Memory::new(window),
         offset: 0,
         checksum: crc32fast::Hasher::new(),
         runs: Vec::new(),
+        base,
+        changed: Vec::new(),
     };
     let shown = base.map(Base::shown).transpose()?.unwrap_or_default();
     let mm = process.mm();
@@ -148,7 +176,11 @@ pub fn save(
         length: writer.offset,
         checksum: writer.checksum.finalize(),
     };
-    Ok((writer.runs, pages))
+    let saved = Saved {
+        runs: writer.runs,
+        changed: writer.changed,
+    };
+    Ok((saved, pages))
 }
 
 /// Whole chunks that show nothing but read-only memory of files, program text among it. The file of pages has them at the
@@ -213,6 +245,8 @@ impl Writer<'_> {
         has_text: bool,
     ) -> io::Result<()> {
         let address = |index: usize| start + index as u64 * PAGE;
+        // What the base shows it shows here as well, whatever else is stored for it.
+        let shown = pages.clone();
         if anonymous {
             for (index, page) in pages.iter_mut().enumerate() {
                 if *page == Page::Own && self.is_zero(address(index)) {
@@ -233,6 +267,9 @@ impl Writer<'_> {
                 Page::Own => {
                     let end = own_end(&pages, at, anonymous);
                     self.run(address(at), address(end))?;
+                    for (index, page) in shown.iter().enumerate().take(end).skip(at) {
+                        self.note(address(index), *page);
+                    }
                     end
                 }
                 Page::Base(offset) => {
@@ -265,6 +302,19 @@ impl Writer<'_> {
             *own = self.page(start + index as u64 * PAGE) != Some(content);
         }
         Ok(())
+    }
+
+    /// Note the page at `address`, which is stored, as changed, unless the base shows it there.
+    fn note(&mut self, address: u64, page: Page) {
+        let Some(base) = self.base else { return };
+        if matches!(page, Page::Base(offset) if base.has(address, offset)) {
+            return;
+        }
+        let number = address / PAGE;
+        match self.changed.last_mut() {
+            Some((first, count)) if *first + *count == number => *count += 1,
+            _ => self.changed.push((number, 1)),
+        }
     }
 
     fn base_run(&mut self, start: u64, end: u64, offset: u64) {

@@ -38,6 +38,21 @@ impl Segment {
         self.end == next.start && self.prot == next.prot && continues
     }
 
+    /// A part of it.
+    #[must_use]
+    pub fn part(&self, start: u64, end: u64) -> Self {
+        let source = match self.source {
+            Source::Zeros => Source::Zeros,
+            Source::File(fd, offset) => Source::File(fd, offset + (start - self.start)),
+        };
+        Self {
+            start,
+            end,
+            source,
+            ..*self
+        }
+    }
+
     /// The whole chunks of it that huge pages of a file's could show: descriptor, offset and length there.
     #[must_use]
     pub fn huge(&self) -> Option<(RawFd, u64, u64)> {

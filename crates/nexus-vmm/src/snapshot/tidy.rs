@@ -9,7 +9,9 @@
 //! What is mapped where is read from the kernel's own table: a guest may long have put something else in a place.
 
 use super::given::Given;
+use super::laid::Copied;
 use super::pages::Pagemap;
+use super::plan::{self, Segment, Source};
 use crate::layout::PAGE;
 use nexus_personality::memory::Memory;
 use nexus_personality::process::Process;
@@ -25,7 +27,10 @@ const BATCH: u64 = 4;
 
 /// Holds what the jail would no longer let it open.
 pub struct Tidier {
+    /// Of pages: the snapshot's own, and its base's.
     files: Vec<File>,
+    /// What is to show the snapshot's own file, and shows copies over the base's.
+    copied: Vec<Copied>,
     table: File,
     pagemap: Pagemap,
 }
@@ -55,9 +60,10 @@ impl Tidier {
     ///
     /// # Errors
     /// No /proc.
-    pub fn new(files: Vec<File>) -> io::Result<Self> {
+    pub fn new(files: Vec<File>, copied: Vec<Copied>) -> io::Result<Self> {
         Ok(Self {
             files,
+            copied,
             table: File::open("/proc/self/maps")?,
             pagemap: Pagemap::open()?,
         })
@@ -65,12 +71,15 @@ impl Tidier {
 
     /// Do it, if the whole guest rests; it is undone by the first of its threads that goes on. What fails is memory that stays
     /// in use, nothing else.
-    pub fn tidy(&self, process: &Process, window: Window) {
+    pub fn tidy(&mut self, process: &Process, window: Window) {
         let kinds: io::Result<Vec<_>> = (self.files.iter())
             .map(|file| Ok((file, self.identity(file)?)))
             .collect();
         let Ok(kinds) = kinds else { return };
-        process.at_rest(|| {
+        let mut copied = std::mem::take(&mut self.copied);
+        let rested = process.at_rest(|| {
+            // What cannot be mapped stays copied.
+            let _ = self.map_copied(&kinds, &copied, window);
             let mut given = Given::default();
             // What was given back before something failed is to be taken again as well.
             let _ = self.tidy_window(&kinds, window, &mut given);
@@ -79,6 +88,84 @@ impl Tidier {
             let undo: Undo = Box::new(move || given.take_again(window));
             any.then_some(undo)
         });
+        if rested {
+            copied = Vec::new();
+        }
+        self.copied = copied;
+    }
+
+    /// Map the snapshot's own pages where they were copied over the base's, and the base's are still shown below.
+    fn map_copied(
+        &self,
+        kinds: &[(&File, String)],
+        copied: &[Copied],
+        window: Window,
+    ) -> io::Result<()> {
+        let [(file, _), (_, base)] = kinds else {
+            return Ok(());
+        };
+        let mut parts = Vec::new();
+        self.lines(|line| {
+            if line.identity != base || !line.private || !line.writable {
+                return;
+            }
+            for part in copied {
+                let host = |address: u64| window.base() + address;
+                let (start, end) = (
+                    line.start.max(host(part.start)),
+                    line.end.min(host(part.end)),
+                );
+                let place = |at: u64| part.base + (at - host(part.start));
+                if start < end && line.offset + (start - line.start) == place(start) {
+                    let offset = part.offset + (start - host(part.start));
+                    parts.push((start, end, offset));
+                }
+            }
+        })?;
+        for (start, end, offset) in parts {
+            self.map_part(file, (start, end), offset, window)?;
+        }
+        Ok(())
+    }
+
+    /// Map the file in place of what is there, and put back what of it differs.
+    fn map_part(
+        &self,
+        file: &File,
+        (start, end): (u64, u64),
+        offset: u64,
+        window: Window,
+    ) -> io::Result<()> {
+        let memory = Memory::new(window);
+        let own = self.pagemap.own_pages(start, (end - start) / PAGE)?;
+        let mut differing = Vec::new();
+        for (at, _) in (start..)
+            .step_by(PAGE as usize)
+            .zip(&own)
+            .filter(|(_, own)| **own)
+        {
+            let (mut kept, mut shown) = ([0; PAGE as usize], [0; PAGE as usize]);
+            file.read_exact_at(&mut kept, offset + (at - start))?;
+            let read = memory.read_bytes(at - window.base(), &mut shown);
+            read.map_err(|_| io::Error::other("a page cannot be read"))?;
+            if kept != shown {
+                differing.push((at, Box::new(shown)));
+            }
+        }
+        let segment = Segment {
+            start: start - window.base(),
+            end: end - window.base(),
+            prot: libc::PROT_READ | libc::PROT_WRITE,
+            source: Source::File(file.as_raw_fd(), offset),
+        };
+        plan::map(&[segment], window)?;
+        for (at, shown) in differing {
+            // The guest must not go on with memory of another time.
+            if memory.write_bytes(at - window.base(), &*shown).is_err() {
+                std::process::abort();
+            }
+        }
+        Ok(())
     }
 
     fn tidy_window(
@@ -242,7 +329,7 @@ impl<'a> Line<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::snapshot::plan::{Segment, Source, map};
+    use crate::snapshot::plan::map;
     use nexus_personality::window::USER_START;
 
     const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -288,7 +375,7 @@ mod tests {
         for byte in 0..PAGE {
             store(page(4) + byte, 7);
         }
-        let tidier = Tidier::new(vec![file]).unwrap();
+        let tidier = Tidier::new(vec![file], Vec::new()).unwrap();
         let identity = tidier.identity(&tidier.files[0]).unwrap();
         let mut given = Given::default();
         tidier

@@ -1,18 +1,22 @@
-//! The pages that a clone of a snapshot writes before its first result: recorded once by a restored guest, and made
-//! present ahead of need by those after it. Each first write costs a fault in the guest and one in the host; a list of
-//! them costs one call per stretch. (unsafe: madvise on the window; a signal handler that stores a flag.)
+//! The pages that a clone of a snapshot writes and reads before its first result: recorded once by a restored guest. Those
+//! after it make what is written present ahead of need: each first write costs a fault in the guest and one in the host, a list of
+//! them one call per stretch. Shells have both within the guest's reach before there is one.
+//! (unsafe: madvise on the window; a signal handler that stores a flag.)
 //!
 //! A hint and nothing more: what it names is checked against the snapshot's own mappings, and what fails is left to
 //! the guest's faults.
 
-use super::pages::Pagemap;
+use super::exact::Exact;
+use super::pages::{Pagemap, There};
 use super::plan::{Segment, Source};
 use super::read::open;
+use crate::kvm::touch::Touch;
 use crate::layout::PAGE;
 use crate::report::{Event, Report};
 use nexus_personality::mm::Backing;
 use nexus_personality::process::Process;
 use nexus_personality::window::Window;
+use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,9 +43,21 @@ extern "C" fn asked(_: libc::c_int) {
     ASKED.store(true, Ordering::Relaxed);
 }
 
+/// What is known of a snapshot's use.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct WorkingSet {
+    pub written: Vec<Range>,
+    /// Beside what is written.
+    pub read: Vec<Range>,
+    /// What the snapshot changed of its base: see [`super::format::Metadata`].
+    pub changed: Vec<Range>,
+}
+
 /// Records the working set once, when nexusd asks by `SIGURG`.
 pub struct Recorder {
     pagemap: Pagemap,
+    exact: Option<Exact>,
+    changed: Vec<Range>,
 }
 
 impl Recorder {
@@ -60,7 +76,17 @@ impl Recorder {
             action.sa_flags = libc::SA_RESTART;
             libc::sigaction(libc::SIGURG, &raw const action, std::ptr::null_mut());
         }
-        Ok(Self { pagemap })
+        Ok(Self {
+            pagemap,
+            exact: None,
+            changed: Vec::new(),
+        })
+    }
+
+    /// Have the reads of these segments recorded as well, where the host can tell which there were; and tell what is changed.
+    pub fn tell_all(&mut self, segments: &[Segment], window: Window, changed: Vec<Range>) {
+        self.exact = Exact::new(segments, window).ok();
+        self.changed = changed;
     }
 
     /// Let the calling thread take the signal.
@@ -73,45 +99,64 @@ impl Recorder {
         if !ASKED.load(Ordering::Relaxed) {
             return false;
         }
-        let ranges = self.record(process, window).unwrap_or_default();
-        let mut lines = ranges.chunks(PER_LINE).peekable();
-        while let Some(line) = lines.next() {
+        let set = self.record(process, window).unwrap_or_default();
+        let none: &[Range] = &[];
+        let written = set.written.chunks(PER_LINE).map(|line| [line, none, none]);
+        let read = set.read.chunks(PER_LINE).map(|line| [none, line, none]);
+        let changed = self.changed.get(..MAX_RANGES).unwrap_or(&self.changed);
+        let changed = changed.chunks(PER_LINE).map(|line| [none, none, line]);
+        let mut lines = written.chain(read).chain(changed).peekable();
+        while let Some([written, read, changed]) = lines.next() {
             report.send(&Event::WorkingSet {
-                ranges: line,
+                written,
+                read,
+                changed,
                 last: lines.peek().is_none(),
             });
         }
         true
     }
 
-    fn record(&self, process: &Process, window: Window) -> io::Result<Vec<Range>> {
-        let mut ranges: Vec<Range> = Vec::new();
+    fn record(&self, process: &Process, window: Window) -> io::Result<WorkingSet> {
+        let mut set = WorkingSet::default();
         let mut looks = MAX_LOOK;
         let mm = process.mm();
         for (start, vma) in mm.vmas() {
             let private =
                 matches!(vma.backing, Backing::Anonymous | Backing::File(..)) && !vma.shared;
-            if !private || vma.prot & libc::PROT_WRITE == 0 {
+            if !private || vma.prot & (libc::PROT_READ | libc::PROT_WRITE) == 0 {
                 continue;
             }
             let mut at = start / PAGE;
             while at < vma.end / PAGE && looks > 0 {
                 let count = (vma.end / PAGE - at).min(STEP).min(looks);
-                let own = self.pagemap.own_pages(window.base() + at * PAGE, count)?;
-                for (page, _) in (at..).zip(own).filter(|(_, own)| *own) {
-                    if let Some((first, count)) = ranges.last_mut()
-                        && *first + *count == page
-                    {
-                        *count += 1;
-                    } else if ranges.len() < MAX_RANGES {
-                        ranges.push((page, 1));
+                let there = self.pagemap.there(window.base() + at * PAGE, count)?;
+                for (page, there) in (at..).zip(there) {
+                    match there {
+                        There::Own if vma.prot & libc::PROT_WRITE != 0 => {
+                            note(&mut set.written, page)
+                        }
+                        There::Shared if self.exact.as_ref().is_some_and(|e| e.tells(page)) => {
+                            note(&mut set.read, page);
+                        }
+                        _ => {}
                     }
                 }
                 at += count;
                 looks -= count;
             }
         }
-        Ok(ranges)
+        Ok(set)
+    }
+}
+
+fn note(ranges: &mut Vec<Range>, page: u64) {
+    if let Some((first, count)) = ranges.last_mut()
+        && *first + *count == page
+    {
+        *count += 1;
+    } else if ranges.len() < MAX_RANGES {
+        ranges.push((page, 1));
     }
 }
 
@@ -127,7 +172,7 @@ fn mask(how: libc::c_int) {
 
 /// A working set that was kept; empty where there is none, or none that makes sense.
 #[must_use]
-pub fn read(path: &Path) -> Vec<Range> {
+pub fn read(path: &Path) -> WorkingSet {
     let mut text = Vec::new();
     open(path)
         .ok()
@@ -176,9 +221,53 @@ pub fn prefault(ranges: &[Range], groups: bool, segments: &[Segment], window: Wi
     populate(ranges, &zeros, window);
 }
 
+/// The pages of working sets that a guest's own first touches would otherwise bring within its reach, of those that
+/// `segments` show. `groups`: as for [`prefault`].
+///
+/// # Errors
+/// No /proc.
+pub fn to_touch(
+    sets: &[WorkingSet],
+    groups: bool,
+    segments: &[Segment],
+    window: Window,
+) -> io::Result<Vec<Touch>> {
+    let pagemap = Pagemap::open()?;
+    let mut pages: Vec<u64> = Vec::new();
+    let used = sets.iter().flat_map(|set| {
+        let written = match groups {
+            true => fill_groups(&set.written),
+            false => set.written.clone(),
+        };
+        [written, set.read.clone()]
+    });
+    for ranges in used {
+        let left = MAX_PAGES as usize;
+        let parts = stretches(&ranges, segments, libc::PROT_READ);
+        let all = parts
+            .into_iter()
+            .flat_map(|(start, end)| (start..end).step_by(PAGE as usize));
+        pages.extend(all.take(left));
+    }
+    pages.sort_unstable();
+    pages.dedup();
+    pages
+        .into_iter()
+        .map(|page| {
+            // Where it is not the guest's own, a write would make it so.
+            let own = pagemap.own_pages(window.base() + page, 1)? == [true];
+            Ok(if own {
+                Touch::Write(page)
+            } else {
+                Touch::Read(page)
+            })
+        })
+        .collect()
+}
+
 fn populate(ranges: &[Range], segments: &[Segment], window: Window) {
     let mut left = MAX_PAGES;
-    for (start, end) in stretches(ranges, segments) {
+    for (start, end) in stretches(ranges, segments, libc::PROT_WRITE) {
         let length = (end - start).min(left * PAGE);
         left -= length / PAGE;
         let Some(host) = window.host(start, length).filter(|_| length > 0) else {
@@ -195,12 +284,9 @@ fn populate(ranges: &[Range], segments: &[Segment], window: Window) {
     }
 }
 
-/// The parts of `ranges` in writable `segments`. Both are in order, or parts are missed.
-fn stretches(ranges: &[Range], segments: &[Segment]) -> Vec<(u64, u64)> {
-    let mut segments = segments
-        .iter()
-        .filter(|s| s.prot & libc::PROT_WRITE != 0)
-        .peekable();
+/// The parts of `ranges` in `segments` with this protection. Both are in order, or parts are missed.
+fn stretches(ranges: &[Range], segments: &[Segment], prot: i32) -> Vec<(u64, u64)> {
+    let mut segments = segments.iter().filter(|s| s.prot & prot != 0).peekable();
     let mut parts = Vec::new();
     for (first, count) in ranges {
         let bounds = first.checked_mul(PAGE).zip(
@@ -245,7 +331,7 @@ mod tests {
             segment(20, 30, libc::PROT_READ),
             segment(30, 40, writable),
         ];
-        stretches(ranges, &segments)
+        stretches(ranges, &segments, libc::PROT_WRITE)
             .into_iter()
             .map(|(start, end)| (start / PAGE, end / PAGE))
             .collect()
@@ -308,19 +394,33 @@ mod tests {
         let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
         // SAFETY: a path of ours.
         assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
-        assert!(read(&path).is_empty());
+        assert_eq!(read(&path), WorkingSet::default());
     }
 
     #[test]
     fn a_damaged_file_is_no_working_set() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("working-set");
-        assert!(read(&path).is_empty());
-        for text in ["", "[[1,2]", "{}", "[[-1,2]]", "[[1]]"] {
+        assert_eq!(read(&path), WorkingSet::default());
+        for text in [
+            "",
+            "[[1,2]]",
+            "{}",
+            r#"{"written":[[-1,2]],"read":[],"changed":[]}"#,
+        ] {
             std::fs::write(&path, text).unwrap();
-            assert!(read(&path).is_empty(), "{text}");
+            assert_eq!(read(&path), WorkingSet::default(), "{text}");
         }
-        std::fs::write(&path, "[[1,2],[9,1]]").unwrap();
-        assert_eq!(read(&path), [(1, 2), (9, 1)]);
+        std::fs::write(
+            &path,
+            r#"{"written":[[1,2],[9,1]],"read":[[4,1]],"changed":[[2,3]]}"#,
+        )
+        .unwrap();
+        let set = WorkingSet {
+            written: vec![(1, 2), (9, 1)],
+            read: vec![(4, 1)],
+            changed: vec![(2, 3)],
+        };
+        assert_eq!(read(&path), set);
     }
 }

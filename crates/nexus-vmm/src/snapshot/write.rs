@@ -62,7 +62,8 @@ impl Taker {
         if base.base.is_some() {
             return Err("a base must not have a base of its own".into());
         }
-        let base = Base::new(&base.pages, base.file).map_err(|e| format!("the base: {e}"))?;
+        let runs = base.metadata.runs.clone();
+        let base = Base::new(&base.pages, base.file, runs).map_err(|e| format!("the base: {e}"))?;
         self.base = Some(base);
         Ok(())
     }
@@ -83,8 +84,9 @@ impl Taker {
             .save()
             .map_err(|e| format!("the guest cannot be kept: {e}"))?;
         let base = self.base.as_ref();
-        let (runs, file) = pages::save(process, window, &self.pagemap, base, &self.pages)
-            .map_err(|e| format!("writing the snapshot's pages: {e}"))?;
+        let (pages::Saved { runs, changed }, file) =
+            pages::save(process, window, &self.pagemap, base, &self.pages)
+                .map_err(|e| format!("writing the snapshot's pages: {e}"))?;
         let taken = Taken {
             bytes: file.length,
             mappings: state.mappings.len(),
@@ -107,6 +109,7 @@ impl Taker {
             taken: now(),
             base: self.base.as_ref().map(|base| base.file),
             runs,
+            changed,
         };
         let bytes = encode(&metadata, file)?;
         self.pages

@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const TASK_ROOT: &str = "/var/task";
 const LAYERS: &str = "/opt/layers";
@@ -46,6 +46,8 @@ struct VmmConfig<'a> {
     snapshot: Option<&'a Path>,
     base: Option<&'a Path>,
     working_set: Option<&'a Path>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    likely: &'a [PathBuf],
     record: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     tidy_ms: Option<u64>,
@@ -91,6 +93,8 @@ pub struct Places<'a> {
     pub base: Option<&'a Path>,
     /// What is known of the use of the one to read.
     pub working_set: Option<&'a Path>,
+    /// For a shell: the same of those that rest on it and that it may become.
+    pub likely: &'a [PathBuf],
 }
 
 /// The document for `nexus-vmm serve`. `record`: the VMM is to be ready to record its guest's working set.
@@ -142,6 +146,7 @@ pub fn vmm_config(
         snapshot: places.at,
         base: places.base,
         working_set: places.working_set,
+        likely: places.likely,
         record,
         tidy_ms: (mode == Mode::Restore && config.tidy_ms > 0).then_some(config.tidy_ms),
         jail: Jail {
@@ -339,30 +344,36 @@ pub fn launch(config: &Config, document: &[u8], ends: Ends) -> io::Result<Launch
     })
 }
 
-/// Everything the spawner needs for one shell, which listens on `control`.
+/// Everything the spawner needs for one shell, which listens on `control`; `base`: the document that its base is restored with.
 ///
 /// # Errors
 /// As [`launch`].
-pub fn shell(config: &Config, control: OwnedFd) -> io::Result<Launch> {
+pub fn shell(config: &Config, control: OwnedFd, base: Option<&[u8]>) -> io::Result<Launch> {
     let (program, environment) = vmm(config)?;
     let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
-    let number = CString::new(numbers::CONTROL.to_string())?;
+    let number = |number: i32| CString::new(number.to_string()).map_err(io::Error::from);
+    let mut arguments = vec![
+        program.clone(),
+        c"shell".to_owned(),
+        c"--control-fd".to_owned(),
+        number(numbers::CONTROL)?,
+    ];
+    let mut descriptors = vec![
+        (null.try_clone()?, 0),
+        (null, 1),
+        // What it says before it belongs to a function is the node's.
+        (io::stderr().as_fd().try_clone_to_owned()?, 2),
+        (control, numbers::CONTROL),
+    ];
+    if let Some(base) = base {
+        arguments.extend([c"--base-fd".to_owned(), number(numbers::CONFIG)?]);
+        descriptors.push((document_fd(base)?, numbers::CONFIG));
+    }
     Ok(Launch {
-        arguments: vec![
-            program.clone(),
-            c"shell".to_owned(),
-            c"--control-fd".to_owned(),
-            number,
-        ],
         program,
+        arguments,
         environment,
-        descriptors: vec![
-            (null.try_clone()?, 0),
-            (null, 1),
-            // What it says before it belongs to a function is the node's.
-            (io::stderr().as_fd().try_clone_to_owned()?, 2),
-            (control, numbers::CONTROL),
-        ],
+        descriptors,
     })
 }
 

@@ -23,7 +23,9 @@ pub enum Event {
         mappings: u64,
     },
     WorkingSet {
-        ranges: Vec<(u64, u64)>,
+        written: Vec<(u64, u64)>,
+        read: Vec<(u64, u64)>,
+        changed: Vec<(u64, u64)>,
         last: bool,
     },
     Refused {

@@ -1,4 +1,6 @@
-//! Shells: VMMs with a VM made and jailed ahead of need, so that a cold start need only map a snapshot and run.
+//! Shells: VMMs with a VM made and jailed ahead of need, so that a cold start need only map a snapshot and run. They show the base
+//! of the function that was started last, with the pages that it used within reach: a function that rests on the same base has
+//! most of its memory then.
 //!
 //! A shell belongs to no function. It is handed one start's descriptors and configuration over its own socket and is
 //! that instance from then on. A few are kept ready ([`Config::shells`]); a burst beyond them starts VMMs from
@@ -12,29 +14,53 @@ use crate::process::launch;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// After one was taken, before the next is made: the start that took it comes first.
 const CALM: Duration = Duration::from_millis(15);
 /// After one could not be made, doubled up to the longest.
 const RETRY: Duration = Duration::from_secs(1);
+/// For one to make ready.
+const READY: Duration = Duration::from_secs(10);
 const RETRY_MOST: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Shell {
     child: Child,
     control: UnixStream,
+    /// What [`Renewal`] counted when it was made.
+    made: u64,
+}
+
+/// Tells that shells have become worse than new ones would be.
+#[derive(Debug, Default)]
+pub struct Renewal {
+    count: AtomicU64,
+    wake: Notify,
+}
+
+impl Renewal {
+    /// Have all that are ready replaced, one by one.
+    pub fn ask(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
 }
 
 /// The shells that are ready.
 #[derive(Debug, Default)]
 pub struct Shells {
     ready: Mutex<Vec<Shell>>,
-    taken: Notify,
+    pub renewal: Arc<Renewal>,
 }
 
 impl Shells {
@@ -46,7 +72,7 @@ impl Shells {
     pub fn start(&self, launch: &Launch) -> Option<Child> {
         loop {
             let shell = self.lock().pop()?;
-            self.taken.notify_one();
+            self.renewal.wake.notify_one();
             match shell.hand_over(launch) {
                 Ok(child) => return Some(child),
                 Err(error) => tracing::warn!(%error, "a shell could not be used"),
@@ -54,20 +80,35 @@ impl Shells {
         }
     }
 
-    /// How many are ready.
+    /// How many are ready, and not to be replaced.
     pub fn count(&self) -> usize {
-        self.lock().len()
+        let now = self.renewal.count();
+        self.lock().iter().filter(|shell| shell.made == now).count()
     }
 
-    /// Keep as many ready as the configuration says, for ever.
-    pub async fn keep(&self, config: &Config, spawner: &Spawner) {
+    /// Add one; another that is to be replaced goes, where there is one.
+    fn add(&self, shell: Shell) {
+        let mut ready = self.lock();
+        let old = ready.iter().position(|old| old.made != shell.made);
+        let _ended_by_its_end = old.map(|index| ready.remove(index));
+        ready.push(shell);
+    }
+
+    /// Keep as many ready as the configuration says, for ever. `base`: the document that a shell's base is restored with.
+    pub async fn keep(
+        &self,
+        config: &Config,
+        spawner: &Spawner,
+        base: impl Fn() -> Option<Arc<[u8]>>,
+    ) {
         let mut retry = RETRY;
         loop {
             while self.count() < config.shells {
-                match Shell::make(config, spawner).await {
+                let made = self.renewal.count();
+                match Shell::make(config, spawner, base().as_deref(), made).await {
                     Ok(shell) => {
                         retry = RETRY;
-                        self.lock().push(shell);
+                        self.add(shell);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot make a shell; starts go without");
@@ -76,18 +117,47 @@ impl Shells {
                     }
                 }
             }
-            self.taken.notified().await;
+            self.renewal.wake.notified().await;
             sleep(CALM).await;
         }
     }
 }
 
 impl Shell {
-    async fn make(config: &Config, spawner: &Spawner) -> io::Result<Self> {
+    async fn make(
+        config: &Config,
+        spawner: &Spawner,
+        base: Option<&[u8]>,
+        made: u64,
+    ) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
-        let child = spawner.spawn(launch::shell(config, theirs.into())?).await?;
-        Ok(Self { child, control })
+        let order = launch::shell(config, theirs.into(), base)?;
+        let child = spawner.spawn(order).await?;
+        let shell = Self {
+            child,
+            control,
+            made,
+        };
+        match timeout(READY, shell.ready()).await {
+            Ok(done) => done.map(|()| shell),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Wait for the one byte that it says.
+    async fn ready(&self) -> io::Result<()> {
+        let control = tokio::net::UnixStream::from_std(self.control.try_clone()?)?;
+        let mut byte = [0];
+        loop {
+            control.readable().await?;
+            match control.try_read(&mut byte) {
+                Ok(0) => return Err(io::Error::other("it ended while it made ready")),
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Give it the descriptors of one start, each with its number.

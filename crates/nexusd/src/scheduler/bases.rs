@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::deploy;
 use crate::logs::FunctionLog;
 use crate::node::Node;
+use crate::process::launch::{Mode, Places, vmm_config};
 use crate::registry::Version;
 use crate::registry::deployment::Deployment;
 use crate::snapshots::Kept;
@@ -20,7 +21,7 @@ use ring::digest;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Name and digest of what a base runs, as a function has one.
 const NAME: &str = "base";
@@ -32,9 +33,67 @@ const EARLY: [&str; 12] = [
     "SSL_", "TZ",
 ];
 
-/// Those of this node that can be used, by key; `None` for one that cannot be made.
 #[derive(Debug, Default)]
-pub struct Bases(tokio::sync::Mutex<HashMap<String, Option<PathBuf>>>);
+pub struct Bases {
+    /// Those of this node that can be used, by key; `None` for one that cannot be made.
+    known: tokio::sync::Mutex<HashMap<String, Option<PathBuf>>>,
+    latest: Mutex<Latest>,
+}
+
+/// Functions that a shell makes ready for, at the most: what each of them uses takes the shell memory and time.
+const LIKELY: usize = 4;
+
+/// What was started last.
+#[derive(Debug, Default)]
+struct Latest {
+    /// The base, and what is known of the functions that rest on it, last ones first.
+    base: PathBuf,
+    likely: Vec<PathBuf>,
+    /// How the base is restored.
+    document: Option<Arc<[u8]>>,
+}
+
+impl Bases {
+    /// What shells that are made now are to show: the base of the function that was started last.
+    pub fn for_shells(&self) -> Option<Arc<[u8]>> {
+        self.latest().document.clone()
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Note that an instance of `version` is started from `snapshot`: others like it may follow.
+pub fn note_start(node: &Node, version: &Version, snapshot: &Path) {
+    let mut latest = node.bases.latest();
+    let working_set = node.snapshots.working_set(snapshot);
+    if latest.likely.contains(&working_set) {
+        return;
+    }
+    let key = suits(&version.deployment).then(|| key(&node.config, &version.deployment));
+    let Some(base) = key.and_then(|key| node.snapshots.base(&key)) else {
+        return;
+    };
+    let other = latest.base != base;
+    if other {
+        latest.likely.clear();
+    }
+    latest.likely.insert(0, working_set);
+    latest.likely.truncate(LIKELY);
+    let places = Places {
+        at: Some(&base),
+        likely: &latest.likely,
+        ..Places::default()
+    };
+    let version = self::base(node, version);
+    let document = vmm_config(&node.config, &version, Mode::Restore, places, false);
+    latest.document = Some(document.into());
+    latest.base = base;
+    if other {
+        node.shells.renewal.ask();
+    }
+}
 
 /// The base to initialise `version` from, made if it is not there yet; `None` where it has to do without.
 pub async fn of(node: &Node, version: &Version) -> Option<Kept> {
@@ -43,7 +102,7 @@ pub async fn of(node: &Node, version: &Version) -> Option<Kept> {
     }
     let key = key(&node.config, &version.deployment);
     // Held while one is made, so that it is made once.
-    let mut bases = node.bases.0.lock().await;
+    let mut bases = node.bases.known.lock().await;
     match bases.get(&key) {
         Some(None) => return None,
         Some(Some(known)) => {
@@ -76,7 +135,7 @@ pub async fn is_at_fault(node: &Node, base: &Path, failure: &StartFailure) -> bo
         }
         StartFailure::Refused(reason) => {
             tracing::warn!(base = %base.display(), reason, "a base is refused; it is made anew");
-            let mut bases = node.bases.0.lock().await;
+            let mut bases = node.bases.known.lock().await;
             bases.retain(|key, path| {
                 let refused = path.as_deref() == Some(base);
                 if refused {

@@ -1,5 +1,6 @@
 //! The life of an instance: start, events one at a time, keep-alive, end.
 
+use super::bases;
 use super::failure::{StartFailure, timed_out};
 use super::initialise;
 use super::instance::{Instance, Turn};
@@ -165,8 +166,12 @@ pub async fn start_once(
         at: snapshot,
         base: None,
         working_set: working_set.as_deref(),
+        likely: &[],
     };
     let mut instance = Instance::launch(node, version, mode, places).await?;
+    if let (Mode::Restore, Some(snapshot)) = (mode, snapshot) {
+        bases::note_start(node, version, snapshot);
+    }
     version.log.append_line(&format!(
         "{word} Runtime Version: python (nexus {})",
         env!("CARGO_PKG_VERSION")

@@ -83,6 +83,7 @@ pub async fn snapshot(
         at: Some(pending.path()),
         base,
         working_set: None,
+        likely: &[],
     };
     let mut instance = Instance::launch(node, version, Mode::Initialise, places)
         .await

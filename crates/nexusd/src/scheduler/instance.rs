@@ -28,6 +28,8 @@ pub enum Turn {
 
 /// How long a VMM may take to die of SIGKILL before it is left to the kernel.
 const REAP: Duration = Duration::from_secs(10);
+/// How long an instance that is to end may take to tell its working set.
+const TELL: Duration = Duration::from_millis(200);
 /// Reads of a full pipe at a response: what was written before it is certainly among them.
 const DRAIN_READS: usize = 32;
 
@@ -84,7 +86,8 @@ impl Instance {
         channel.set_writes(version.writes());
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
-        let recording = places.working_set.and_then(Recording::of);
+        let recording =
+            (places.working_set).and_then(|path| Recording::of(path, &node.shells.renewal));
         let document = launch::vmm_config(&node.config, version, mode, places, recording.is_some());
         let ends = Ends {
             device,
@@ -94,7 +97,8 @@ impl Instance {
         let order = launch::launch(&node.config, &document, ends)
             .map_err(|e| fail("no descriptors", &e))?;
         let prepared_ns = monotonic_ns();
-        let shell = (mode == Mode::Restore)
+        // Whose pages are within reach already cannot record which are used.
+        let shell = (mode == Mode::Restore && recording.is_none())
             .then(|| node.shells.start(&order))
             .flatten();
         let in_shell = shell.is_some();
@@ -210,9 +214,14 @@ impl Instance {
             Event::NotRenewed => self.function_log.append_line(
                 "[nexus] threads were let go in a clone before its random state was renewed: that took too long",
             ),
-            Event::WorkingSet { ranges, last } => {
+            Event::WorkingSet {
+                written,
+                read,
+                changed,
+                last,
+            } => {
                 if let Some(recording) = &mut self.recording
-                    && recording.take(ranges, *last)
+                    && recording.take([written, read, changed], *last)
                 {
                     self.recording = None;
                 }
@@ -253,9 +262,20 @@ impl Instance {
             .map_or(0, |pages| (pages * 4096).div_ceil(1 << 20))
     }
 
+    /// Wait until it has told its working set, if it was asked.
+    async fn recorded(&mut self) {
+        while self.recording.as_ref().is_some_and(Recording::is_asked) {
+            for event in &self.report.next().await {
+                self.note(event);
+            }
+        }
+    }
+
     /// End it, if it has not ended, and reap it.
     pub async fn end(mut self) -> Ending {
         if !self.exited {
+            // What its first result has it tell spares all later starts much.
+            let _ = timeout(TELL, self.recorded()).await;
             self.child.kill();
             let deadline = Instant::now() + REAP;
             loop {

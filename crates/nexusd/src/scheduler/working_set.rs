@@ -2,8 +2,11 @@
 //! make these pages present ahead of need. A hint: without it, or with a wrong one, a start is slower and nothing else.
 
 use crate::process::child::Child;
+use crate::process::shells::Renewal;
+use serde::Serialize;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Stretches taken from a VMM; more are dropped.
 const MAX_RANGES: usize = 4096;
@@ -12,19 +15,29 @@ const MAX_RANGES: usize = 4096;
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
+    /// Shells that are made once it is kept are better.
+    renewal: Arc<Renewal>,
     /// The VMM that was asked.
     asked: Option<i32>,
-    /// First page and count of pages.
-    ranges: Vec<(u64, u64)>,
+    set: Set,
+}
+
+/// Stretches: first page and count of pages.
+#[derive(Debug, Default, Serialize)]
+struct Set {
+    written: Vec<(u64, u64)>,
+    read: Vec<(u64, u64)>,
+    changed: Vec<(u64, u64)>,
 }
 
 impl Recording {
     /// To be kept at `path`; `None` where one is.
-    pub fn of(path: &Path) -> Option<Self> {
+    pub fn of(path: &Path, renewal: &Arc<Renewal>) -> Option<Self> {
         (!path.exists()).then(|| Self {
             path: path.to_owned(),
+            renewal: Arc::clone(renewal),
             asked: None,
-            ranges: Vec::new(),
+            set: Set::default(),
         })
     }
 
@@ -37,17 +50,27 @@ impl Recording {
         }
     }
 
-    /// One line of the report. `true`: it was the last, and is kept.
-    pub fn take(&mut self, ranges: &[(u64, u64)], last: bool) -> bool {
-        let room = MAX_RANGES.saturating_sub(self.ranges.len());
-        self.ranges.extend(ranges.iter().take(room));
+    pub fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// One line of the report: more of what is written, read, changed. `true`: it was the last, and is kept.
+    pub fn take(&mut self, parts: [&[(u64, u64)]; 3], last: bool) -> bool {
+        let set = &mut self.set;
+        let kept = [&mut set.written, &mut set.read, &mut set.changed];
+        for (kept, more) in kept.into_iter().zip(parts) {
+            let room = MAX_RANGES.saturating_sub(kept.len());
+            kept.extend(more.iter().take(room));
+        }
         let (true, Some(pid)) = (last, self.asked) else {
             return false;
         };
-        let (path, ranges) = (self.path.clone(), std::mem::take(&mut self.ranges));
-        tokio::task::spawn_blocking(move || match keep(&path, pid, &ranges) {
+        let (path, set) = (self.path.clone(), std::mem::take(&mut self.set));
+        let renewal = Arc::clone(&self.renewal);
+        tokio::task::spawn_blocking(move || match keep(&path, pid, &set) {
             Ok(()) => {
-                tracing::debug!(path = %path.display(), stretches = ranges.len(), "a working set was recorded")
+                renewal.ask();
+                tracing::debug!(path = %path.display(), written = set.written.len(), read = set.read.len(), "a working set was recorded")
             }
             // The snapshot may be gone by now.
             Err(error) => {
@@ -58,8 +81,8 @@ impl Recording {
     }
 }
 
-fn keep(path: &Path, vmm: i32, ranges: &[(u64, u64)]) -> io::Result<()> {
-    let text = serde_json::to_vec(ranges)?;
+fn keep(path: &Path, vmm: i32, set: &Set) -> io::Result<()> {
+    let text = serde_json::to_vec(set)?;
     // Two clones may report at once.
     let temporary = path.with_extension(format!("{vmm}.tmp"));
     std::fs::write(&temporary, text)?;
