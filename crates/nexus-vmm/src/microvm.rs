@@ -177,7 +177,7 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     vm.guest.attach(&process);
     count_exits(config, &vm)?;
     let first = process.load().map_err(failed)?;
-    jail::confine_microvm(config).map_err(failed)?;
+    jail::confine_microvm(config, None).map_err(failed)?;
     // Behind the jail, which holds for threads that exist and for those they start.
     if let Some(forward) = forward {
         forward.to(&process).map_err(failed)?;
@@ -226,14 +226,16 @@ pub fn restore(
     let mut recorder = (config.record.then(Recorder::new).transpose())
         .map_err(at("preparing to record the working set"))?;
     // One made on other terms is given up; its window serves.
-    let (window, made, laid) = match shell {
+    let (window, made, laid, filter) = match shell {
         Some(shell) => (
             shell.window,
             Some(shell.machinery).filter(|m| m.is(&known)),
             shell.laid,
+            Some(shell.filter),
         ),
         None => (
             Window::reserve().map_err(at("reserving the guest's address space"))?,
+            None,
             None,
             None,
         ),
@@ -303,7 +305,7 @@ pub fn restore(
     process
         .restore_device(metadata.process.device)
         .map_err(|e| refused(e.to_string()))?;
-    jail::confine_microvm(config).map_err(failed)?;
+    jail::confine_microvm(config, filter.as_ref()).map_err(failed)?;
     timeline.mark("jailed");
     ready(vm.flavour, report, started, &timeline);
     let mut threads = std::mem::take(&mut metadata.threads);

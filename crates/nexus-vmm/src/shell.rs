@@ -5,7 +5,7 @@
 //! a first filter of system calls, which leaves what opening and mapping a snapshot and the rest of the jail take.
 
 use crate::config::{Mode, Serve};
-use crate::jail;
+use crate::jail::{self, filter::Filter};
 use crate::kvm::touch::Touch;
 use crate::layout::CHUNK;
 use crate::microvm::{self, Failure, Machinery};
@@ -32,6 +32,8 @@ pub struct Shell {
     pub machinery: Machinery,
     pub window: Window,
     pub laid: Option<Laid>,
+    /// Of its jail, once it has a function.
+    pub filter: Filter,
 }
 
 /// Make a shell, wait for its function, run that; the exit status of this process. 0: the node needs it no more.
@@ -78,6 +80,7 @@ fn prepare(control: RawFd, base: Option<RawFd>) -> Result<(Shell, UnixStream), F
         Some(base) => lay_out(&base, &machinery, window)?,
         None => None,
     };
+    let filter = jail::filter::microvm().map_err(|e| failed(&e))?;
     jail::confine_shell().map_err(|e| failed(&e))?;
     // The node waits for this: a shell that is not ready is slower than none.
     // SAFETY: one live byte, to a socket of ours; the filter lets write(2) through, and send(2) not.
@@ -88,6 +91,7 @@ fn prepare(control: RawFd, base: Option<RawFd>) -> Result<(Shell, UnixStream), F
         machinery,
         window,
         laid,
+        filter,
     };
     Ok((shell, control))
 }

@@ -14,13 +14,26 @@ fn condition(argument: u8, operator: Op, value: u64) -> Result<Condition, Error>
     Condition::new(argument, Len::Dword, operator, value).map_err(|e| Error::of("seccomp", e))
 }
 
-fn install(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<(), Error> {
-    let filter = SeccompFilter::new(rules, otherwise, matched, TargetArch::x86_64)
-        .map_err(|e| Error::of("seccomp", e))?;
-    let program: BpfProgram = filter
-        .try_into()
-        .map_err(|e| Error::of("seccomp", format!("{e:?}")))?;
-    seccompiler::apply_filter_all_threads(&program).map_err(|e| Error::of("seccomp", e))
+/// A filter, ready to be installed.
+pub struct Filter(BpfProgram);
+
+impl Filter {
+    fn new(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<Self, Error> {
+        let filter = SeccompFilter::new(rules, otherwise, matched, TargetArch::x86_64)
+            .map_err(|e| Error::of("seccomp", e))?;
+        let program = filter.try_into();
+        program
+            .map(Self)
+            .map_err(|e| Error::of("seccomp", format!("{e:?}")))
+    }
+
+    /// On every thread, for good.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn install(&self) -> Result<(), Error> {
+        seccompiler::apply_filter_all_threads(&self.0).map_err(|e| Error::of("seccomp", e))
+    }
 }
 
 fn condition_rule(argument: u8, operator: Op, value: u64) -> Result<SeccompRule, Error> {
@@ -65,16 +78,16 @@ fn rules(only: Only) -> Result<Vec<SeccompRule>, Error> {
 }
 
 /// For a hypervisor with everything open: what serving a guest takes and nothing else (docs/jail.md). The rest fails with
-/// ENOSYS, which the C library answers by older calls that are allowed.
+/// ENOSYS, which the C library answers by older calls that are allowed. Of this process, which it names.
 ///
 /// # Errors
-/// The kernel refuses the filter.
-pub fn confine_microvm() -> Result<(), Error> {
+/// A defect.
+pub fn microvm() -> Result<Filter, Error> {
     let allowed = calls::of(ALLOWED)
         .map(|call| Ok((call.number, rules(call.only)?)))
         .collect::<Result<Rules, Error>>()?;
     let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    install(allowed, missing, SeccompAction::Allow)
+    Filter::new(allowed, missing, SeccompAction::Allow)
 }
 
 /// For a hypervisor that waits for its function: no program, no socket, no other process.
@@ -85,7 +98,7 @@ pub fn confine_shell() -> Result<(), Error> {
     let calls = calls::of(ALLOWED).chain(calls::of(SHELL));
     let rules: Rules = calls.map(|call| (call.number, Vec::new())).collect();
     let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    install(rules, missing, SeccompAction::Allow)
+    Filter::new(rules, missing, SeccompAction::Allow)?.install()
 }
 
 /// Calls that a program jailed as a host process has no use for: they reach the kernel's less trodden paths or
@@ -161,9 +174,9 @@ pub fn confine_process() -> Result<(), Error> {
         .collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_clone, rules_of_clone);
     let refuse = SeccompAction::Errno(libc::EACCES.unsigned_abs());
-    install(rules, SeccompAction::Allow, refuse)?;
+    Filter::new(rules, SeccompAction::Allow, refuse)?.install()?;
     // Its flags lie in memory, where no filter sees them; the C library then uses clone.
     let rules: Rules = [(libc::SYS_clone3, Vec::new())].into();
     let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    install(rules, SeccompAction::Allow, missing)
+    Filter::new(rules, SeccompAction::Allow, missing)?.install()
 }

@@ -7,6 +7,7 @@ pub mod page;
 pub mod privileges;
 
 use crate::config::Serve;
+use filter::Filter;
 use std::os::fd::RawFd;
 
 const OPEN_FILES: u64 = 4096;
@@ -35,11 +36,11 @@ impl Error {
     }
 }
 
-/// Before a guest in a microVM runs: everything it needs is open.
+/// Before a guest in a microVM runs: everything it needs is open. `filter`: [`filter::microvm`], where it was made ahead of need.
 ///
 /// # Errors
 /// A step failed.
-pub fn confine_microvm(config: &Serve) -> Result<(), Error> {
+pub fn confine_microvm(config: &Serve, filter: Option<&Filter>) -> Result<(), Error> {
     privileges::limit(None, OPEN_FILES)?;
     if config.jail.landlock {
         // Before the change of user, who may not search what leads to the roots.
@@ -53,7 +54,10 @@ pub fn confine_microvm(config: &Serve) -> Result<(), Error> {
         files::confine(&beneath(false), &beneath(true))?;
     }
     privileges::drop_all(config.jail.uid)?;
-    filter::confine_microvm()
+    match filter {
+        Some(filter) => filter.install(),
+        None => filter::microvm()?.install(),
+    }
 }
 
 /// Of a VMM that has no function yet: all of the jail that does not depend on one. It runs no guest.

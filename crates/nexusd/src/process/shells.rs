@@ -14,6 +14,7 @@ use crate::process::launch;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,6 +36,15 @@ struct Shell {
     control: UnixStream,
     /// What [`Renewal`] counted when it was made.
     made: u64,
+    base: Option<Arc<Base>>,
+}
+
+/// What a shell shows.
+#[derive(Debug)]
+pub struct Base {
+    pub snapshot: PathBuf,
+    /// How it is restored.
+    pub document: Vec<u8>,
 }
 
 /// Tells that shells have become worse than new ones would be.
@@ -68,10 +78,17 @@ impl Shells {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Start an instance in a shell. `None`: there is none, or none that lives.
-    pub fn start(&self, launch: &Launch) -> Option<Child> {
+    /// Start an instance in a shell, the newest that shows this base, or the newest. `None`: there is none, or none that lives.
+    pub fn start(&self, launch: &Launch, base: Option<&Path>) -> Option<Child> {
         loop {
-            let shell = self.lock().pop()?;
+            let shell = {
+                let mut ready = self.lock();
+                let fits =
+                    |shell: &Shell| shell.base.as_ref().map(|b| b.snapshot.as_path()) == base;
+                let last = ready.len().checked_sub(1)?;
+                let index = ready.iter().rposition(fits).unwrap_or(last);
+                ready.remove(index)
+            };
             self.renewal.wake.notify_one();
             match shell.hand_over(launch) {
                 Ok(child) => return Some(child),
@@ -94,18 +111,18 @@ impl Shells {
         ready.push(shell);
     }
 
-    /// Keep as many ready as the configuration says, for ever. `base`: the document that a shell's base is restored with.
+    /// Keep as many ready as the configuration says, for ever. `base`: what the next one is to show.
     pub async fn keep(
         &self,
         config: &Config,
         spawner: &Spawner,
-        base: impl Fn() -> Option<Arc<[u8]>>,
+        base: impl Fn() -> Option<Arc<Base>>,
     ) {
         let mut retry = RETRY;
         loop {
             while self.count() < config.shells {
                 let made = self.renewal.count();
-                match Shell::make(config, spawner, base().as_deref(), made).await {
+                match Shell::make(config, spawner, base(), made).await {
                     Ok(shell) => {
                         retry = RETRY;
                         self.add(shell);
@@ -127,17 +144,19 @@ impl Shell {
     async fn make(
         config: &Config,
         spawner: &Spawner,
-        base: Option<&[u8]>,
+        base: Option<Arc<Base>>,
         made: u64,
     ) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
-        let order = launch::shell(config, theirs.into(), base)?;
+        let document = base.as_ref().map(|base| base.document.as_slice());
+        let order = launch::shell(config, theirs.into(), document)?;
         let child = spawner.spawn(order).await?;
         let shell = Self {
             child,
             control,
             made,
+            base,
         };
         match timeout(READY, shell.ready()).await {
             Ok(done) => done.map(|()| shell),

@@ -13,6 +13,7 @@ use crate::deploy;
 use crate::logs::FunctionLog;
 use crate::node::Node;
 use crate::process::launch::{Mode, Places, vmm_config};
+use crate::process::shells::Base;
 use crate::registry::Version;
 use crate::registry::deployment::Deployment;
 use crate::snapshots::Kept;
@@ -37,60 +38,75 @@ const EARLY: [&str; 12] = [
 pub struct Bases {
     /// Those of this node that can be used, by key; `None` for one that cannot be made.
     known: tokio::sync::Mutex<HashMap<String, Option<PathBuf>>>,
-    latest: Mutex<Latest>,
+    /// What was started last comes first.
+    recent: Mutex<Vec<Recent>>,
 }
 
-/// Functions that a shell makes ready for, at the most: what each of them uses takes the shell memory and time.
+/// Functions that a shell makes ready for, at the most: what each of them uses takes the shell memory and time. And bases that are
+/// remembered.
 const LIKELY: usize = 4;
+const BASES: usize = 8;
 
-/// What was started last.
-#[derive(Debug, Default)]
-struct Latest {
-    /// The base, and what is known of the functions that rest on it, last ones first.
-    base: PathBuf,
+/// A base, and functions on it that were started.
+#[derive(Debug)]
+struct Recent {
+    base: Arc<Base>,
+    /// Their working sets.
     likely: Vec<PathBuf>,
-    /// How the base is restored.
-    document: Option<Arc<[u8]>>,
 }
 
 impl Bases {
-    /// What shells that are made now are to show: the base of the function that was started last.
-    pub fn for_shells(&self) -> Option<Arc<[u8]>> {
-        self.latest().document.clone()
+    /// What a shell that is made now is to show: the base of the function that was started last.
+    pub fn for_shells(&self) -> Option<Arc<Base>> {
+        let recent = self.recent();
+        recent.first().map(|recent| Arc::clone(&recent.base))
     }
 
-    fn latest(&self) -> MutexGuard<'_, Latest> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The base of a function that was started lately and has this working set.
+    pub fn of_recent(&self, working_set: &Path) -> Option<Arc<Base>> {
+        let recent = self.recent();
+        let mut found = recent
+            .iter()
+            .filter(|r| r.likely.iter().any(|l| l == working_set));
+        found.next().map(|recent| Arc::clone(&recent.base))
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Vec<Recent>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Note that an instance of `version` is started from `snapshot`: others like it may follow.
 pub fn note_start(node: &Node, version: &Version, snapshot: &Path) {
-    let mut latest = node.bases.latest();
     let working_set = node.snapshots.working_set(snapshot);
-    if latest.likely.contains(&working_set) {
+    let mut recent = node.bases.recent();
+    let found = (recent.iter()).position(|r| r.likely.contains(&working_set));
+    if let Some(index) = found {
+        recent.get_mut(..=index).unwrap_or_default().rotate_right(1);
         return;
     }
     let key = suits(&version.deployment).then(|| key(&node.config, &version.deployment));
-    let Some(base) = key.and_then(|key| node.snapshots.base(&key)) else {
+    let Some(path) = key.and_then(|key| node.snapshots.base(&key)) else {
         return;
     };
-    let other = latest.base != base;
-    if other {
-        latest.likely.clear();
-    }
-    latest.likely.insert(0, working_set);
-    latest.likely.truncate(LIKELY);
+    let index = recent.iter().position(|r| r.base.snapshot == path);
+    let mut likely = index.map_or_else(Vec::new, |index| recent.remove(index).likely);
+    likely.insert(0, working_set);
+    likely.truncate(LIKELY);
     let places = Places {
-        at: Some(&base),
-        likely: &latest.likely,
+        at: Some(&path),
+        likely: &likely,
         ..Places::default()
     };
-    let version = self::base(node, version);
+    let version = base(node, version);
     let document = vmm_config(&node.config, &version, Mode::Restore, places, false);
-    latest.document = Some(document.into());
-    latest.base = base;
-    if other {
+    let base = Arc::new(Base {
+        snapshot: path,
+        document,
+    });
+    recent.insert(0, Recent { base, likely });
+    recent.truncate(BASES);
+    if index.is_none() {
         node.shells.renewal.ask();
     }
 }

@@ -99,7 +99,11 @@ impl Instance {
         let prepared_ns = monotonic_ns();
         // Whose pages are within reach already cannot record which are used.
         let shell = (mode == Mode::Restore && recording.is_none())
-            .then(|| node.shells.start(&order))
+            .then(|| {
+                let base = places.working_set.and_then(|set| node.bases.of_recent(set));
+                let base = base.as_ref().map(|base| base.snapshot.as_path());
+                node.shells.start(&order, base)
+            })
             .flatten();
         let in_shell = shell.is_some();
         let child = match shell {
