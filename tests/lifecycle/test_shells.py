@@ -149,3 +149,23 @@ def test_a_shell_whose_base_is_gone_serves_all_the_same(shells, handlers, tmp_pa
         for folder in node.state.rglob("snapshots/content"):
             for base in bases:
                 (folder / f"{base}.away").rename(folder / base)
+
+
+def test_functions_on_two_bases_each_find_a_shell_that_shows_theirs(shells, handlers):
+    node = shells
+    if Path("/proc/self").stat().st_uid != 0:
+        pytest.skip("only root may look at an instance's memory map")
+    for name, offload in (("by-call", "api"), ("by-request", "http")):
+        node.deploy(name, handlers / "laid.py", memory_mib=256, max_instances=1, environment={"MARK": name}, offload=offload)
+        node.invoke(name, {})
+        ready(node)
+        cold(node, name, {})
+    for _ in range(2):
+        for name in ("by-call", "by-request"):
+            ready(node)
+            payload, response = cold(node, name, {})
+            assert not response.get("FunctionError"), payload
+            assert (payload["mark"], payload["calls"], payload["right"]) == (name, 1, True)
+            files = files_of_pages(pid_of(node, name))
+            own = [file for file in files if file.name == "pages" and (file.parent / "base").exists()]
+            assert len(own) < len(files) / 4, name

@@ -7,6 +7,7 @@ use crate::registry::Functions;
 use crate::registry::store::Store;
 use crate::scheduler::Scheduler;
 use crate::scheduler::bases::Bases;
+use crate::scheduler::working_set::Recordings;
 use crate::snapshots::Snapshots;
 use metrics_exporter_prometheus::PrometheusHandle;
 use nexus_backend::Backend;
@@ -32,6 +33,7 @@ pub struct Node {
     pub spawner: Spawner,
     pub shells: Shells,
     pub bases: Bases,
+    pub recordings: Arc<Recordings>,
     pub functions: Functions,
     pub scheduler: Scheduler,
     pub store: Store,
@@ -51,12 +53,14 @@ impl Node {
         metrics: PrometheusHandle,
     ) -> Arc<Self> {
         let scheduler = Scheduler::new(config.max_instances, config.queue_length);
+        let shells = Shells::default();
         Arc::new(Self {
             config,
             machine,
             backend,
             spawner,
-            shells: Shells::default(),
+            recordings: Recordings::new(&shells.renewal),
+            shells,
             bases: Bases::default(),
             functions: Functions::default(),
             scheduler,

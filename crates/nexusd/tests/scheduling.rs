@@ -232,6 +232,7 @@ fn cold_starts_take_shells_and_shells_are_made_again() {
     let node = TestNode::start("shells = 2");
     node.deploy("f", &json!({"max_instances": 5}));
     eventually("two shells are ready", || shells(&node) == 2);
+    // One of them records what the function uses, and does without.
     let replies = together(&node, "f", &json!({"do": "sleep", "s": 0.5}), 5);
     let pids: HashSet<_> = replies
         .iter()
@@ -248,6 +249,16 @@ fn cold_starts_take_shells_and_shells_are_made_again() {
 fn a_shell_that_has_ended_is_passed_over() {
     let node = TestNode::start("shells = 1");
     node.deploy("f", &json!({}));
+    let first = node.invoke("f", &json!({}));
+    assert!(!was_shell(&first.json()["pid"]), "it records");
+    eventually("what it uses is known", || {
+        let known = node.state().join("snapshots/working-sets");
+        std::fs::read_dir(known).is_ok_and(|mut files| {
+            files.any(|file| file.is_ok_and(|f| f.path().extension().is_none()))
+        })
+    });
+    node.send("POST", "/nexus/v1/functions/f/evict", &[], b"");
+    eventually("it has ended", || node.instances().is_empty());
     eventually("a shell is ready", || shells(&node) == 1);
     let daemon = node.process.id();
     let children = std::fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"));
@@ -264,8 +275,13 @@ fn a_shell_that_has_ended_is_passed_over() {
     let killed = unsafe { libc::kill(dead, libc::SIGKILL) };
     assert_eq!(killed, 0);
     eventually("it is dead", || !common::is_alive(dead.into()));
-    assert_eq!(node.invoke("f", &json!({})).status, 200);
+    let reply = node.invoke("f", &json!({}));
+    assert_eq!(reply.status, 200);
+    assert!(!was_shell(&reply.json()["pid"]));
     eventually("a shell is ready", || shells(&node) == 1);
+    node.send("POST", "/nexus/v1/functions/f/evict", &[], b"");
+    eventually("it has ended", || node.instances().is_empty());
+    assert!(was_shell(&node.invoke("f", &json!({})).json()["pid"]));
 }
 
 #[test]

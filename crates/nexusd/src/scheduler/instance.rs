@@ -86,8 +86,7 @@ impl Instance {
         channel.set_writes(version.writes());
         let (log, log_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
         let (report, report_end) = PipeReader::new().map_err(|e| fail("no pipe", &e))?;
-        let recording =
-            (places.working_set).and_then(|path| Recording::of(path, &node.shells.renewal));
+        let recording = (places.working_set).and_then(|path| node.recordings.begin(path));
         let document = launch::vmm_config(&node.config, version, mode, places, recording.is_some());
         let ends = Ends {
             device,

@@ -15,7 +15,7 @@ mod invocation;
 pub mod job;
 mod pool;
 pub mod record;
-mod working_set;
+pub mod working_set;
 
 use crate::node::Node;
 use crate::registry::Version;

@@ -4,19 +4,27 @@
 use crate::process::child::Child;
 use crate::process::shells::Renewal;
 use serde::Serialize;
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Stretches taken from a VMM; more are dropped.
 const MAX_RANGES: usize = 4096;
 
+/// Those that are being made.
+#[derive(Debug)]
+pub struct Recordings {
+    open: Mutex<HashSet<PathBuf>>,
+    /// Shells that are made once one is kept are better.
+    renewal: Arc<Renewal>,
+}
+
 /// One clone's record on its way to the disk.
 #[derive(Debug)]
 pub struct Recording {
+    all: Arc<Recordings>,
     path: PathBuf,
-    /// Shells that are made once it is kept are better.
-    renewal: Arc<Renewal>,
     /// The VMM that was asked.
     asked: Option<i32>,
     set: Set,
@@ -30,17 +38,37 @@ struct Set {
     changed: Vec<(u64, u64)>,
 }
 
-impl Recording {
-    /// To be kept at `path`; `None` where one is.
-    pub fn of(path: &Path, renewal: &Arc<Renewal>) -> Option<Self> {
-        (!path.exists()).then(|| Self {
-            path: path.to_owned(),
+impl Recordings {
+    pub fn new(renewal: &Arc<Renewal>) -> Arc<Self> {
+        Arc::new(Self {
+            open: Mutex::default(),
             renewal: Arc::clone(renewal),
+        })
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One to be kept at `path`; `None` where one is, or is being made.
+    pub fn begin(self: &Arc<Self>, path: &Path) -> Option<Recording> {
+        let free = !path.exists() && self.open().insert(path.to_owned());
+        free.then(|| Recording {
+            all: Arc::clone(self),
+            path: path.to_owned(),
             asked: None,
             set: Set::default(),
         })
     }
+}
 
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.all.open().remove(&self.path);
+    }
+}
+
+impl Recording {
     /// Have the VMM report: the function has given its first result. By a signal that does nothing to a process which
     /// does not listen for it: a hint is no reason to end an instance.
     pub fn ask(&mut self, vmm: &Child) {
@@ -66,10 +94,10 @@ impl Recording {
             return false;
         };
         let (path, set) = (self.path.clone(), std::mem::take(&mut self.set));
-        let renewal = Arc::clone(&self.renewal);
+        let all = Arc::clone(&self.all);
         tokio::task::spawn_blocking(move || match keep(&path, pid, &set) {
             Ok(()) => {
-                renewal.ask();
+                all.renewal.ask();
                 tracing::debug!(path = %path.display(), written = set.written.len(), read = set.read.len(), "a working set was recorded")
             }
             // The snapshot may be gone by now.
