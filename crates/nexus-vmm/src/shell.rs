@@ -101,22 +101,23 @@ fn prepare(control: RawFd, base: Option<RawFd>) -> Result<(Shell, UnixStream), F
 fn lay_out(config: &Serve, machinery: &Machinery, window: Window) -> Result<Option<Laid>, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(format!("laying out the base: {e}"));
     let directory = config.snapshot.as_deref().unwrap_or(Path::new(""));
-    let known = read::snapshot(directory).and_then(|opened| {
-        let suits = machinery.suits(&opened.metadata)?;
-        Ok(suits.then_some(opened))
-    });
-    let opened = match known {
-        Ok(Some(opened)) => opened,
+    let known = || -> Result<_, String> {
+        let opened = read::snapshot(directory)?;
+        if !machinery.suits(&opened.metadata)? {
+            return Ok(None);
+        }
+        let process = machinery.process(config, &opened.metadata.process)?;
+        let segments = opened.plan(&process)?;
+        Ok(Some((opened, process, segments)))
+    };
+    let (opened, process, segments) = match known() {
+        Ok(Some(known)) => known,
         Ok(None) => return Ok(None),
         Err(reason) => {
             eprintln!("nexus-vmm: a shell goes without its base: {reason}");
             return Ok(None);
         }
     };
-    let process = machinery
-        .process(config, &opened.metadata.process)
-        .map_err(|e| failed(&e))?;
-    let segments = opened.plan(&process).map_err(|e| failed(&e))?;
     plan::map(&segments, window).map_err(|e| failed(&e))?;
     let groups = opened.metadata.flavour.maps_neighbours();
     let (mut sets, mut prepared) = (Vec::new(), Vec::new());
