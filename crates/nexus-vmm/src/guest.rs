@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -77,6 +77,9 @@ pub struct Guest {
     /// Threads inside the VM, and whether the watch over the guest sleeps until there is one.
     running: AtomicUsize,
     napping: AtomicBool,
+    /// How often a thread entered the VM, and how often when the watch last looked.
+    entries: AtomicU64,
+    seen: AtomicU64,
     hold: Hold,
     /// Its threads are to leave for good.
     discarded: AtomicBool,
@@ -131,6 +134,8 @@ impl Guest {
             doorbell: AtomicI32::new(-1),
             running: AtomicUsize::new(0),
             napping: AtomicBool::new(false),
+            entries: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
             hold: Hold::default(),
             discarded: AtomicBool::new(false),
             growing: AtomicBool::new(true),
@@ -409,6 +414,7 @@ impl Guest {
     /// A thread is about to run: the watch wakes.
     fn enter(&self) {
         self.running.fetch_add(1, Ordering::SeqCst);
+        self.entries.fetch_add(1, Ordering::SeqCst);
         if self.napping.load(Ordering::SeqCst) {
             // The lock makes it certain that the watch waits already, or looks again.
             let _state = lock(&self.state);
@@ -416,14 +422,19 @@ impl Guest {
         }
     }
 
-    /// Wait for the guest's end, or until `timeout`. With `nap` the time begins when a thread runs: a guest of which
-    /// every thread waits for the host changes nothing, and thousands of such guests must cost nothing.
+    /// Wait for the guest's end, or until `timeout`. With `nap` the time begins when a thread runs, or has run since the last call: a
+    /// guest of which every thread waits for the host changes nothing, and thousands of such guests must cost nothing.
     #[must_use]
     pub fn wait(&self, timeout: Duration, nap: bool) -> Option<End> {
         let mut state = lock(&self.state);
         if nap {
             self.napping.store(true, Ordering::SeqCst);
-            while state.end.is_none() && self.running.load(Ordering::SeqCst) == 0 {
+            let seen = self.seen.load(Ordering::Relaxed);
+            // A thread may have left again before this one was woken.
+            while state.end.is_none()
+                && self.running.load(Ordering::SeqCst) == 0
+                && self.entries.load(Ordering::SeqCst) == seen
+            {
                 state = self
                     .changed
                     .wait(state)
@@ -435,6 +446,8 @@ impl Guest {
             .changed
             .wait_timeout_while(state, timeout, |s| s.end.is_none())
             .unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.load(Ordering::SeqCst);
+        self.seen.store(entries, Ordering::Relaxed);
         state.end.take()
     }
 
@@ -585,5 +598,40 @@ impl Guest {
             // SAFETY: a thread of this process that removes itself from the table, under the lock, before it ends.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), *host, KICK_SIGNAL) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::kvm::cpuid::Template;
+    use crate::kvm::flavour::Flavour;
+    use crate::kvm::probe;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn the_watch_notices_a_thread_that_has_left_again() {
+        let Ok(kvm) = probe::open() else { return };
+        let template = Template::supported(&kvm).unwrap();
+        let window = Window::reserve().unwrap();
+        let vm = Vm::new(&kvm, template, Flavour::Pvm, window.base()).unwrap();
+        let report = Arc::new(Report::new(None));
+        let guest = Guest::new(vm, Arc::new(kvm), None, window, report);
+        let (returned, ends) = channel();
+        let wait = || {
+            let (guest, returned) = (Arc::clone(&guest), returned.clone());
+            std::thread::spawn(move || {
+                let ended = guest.wait(Duration::from_millis(1), true).is_some();
+                returned.send(ended).unwrap();
+            });
+            ends.recv_timeout(Duration::from_millis(500))
+        };
+        guest.enter();
+        guest.running.fetch_sub(1, Ordering::SeqCst);
+        assert_eq!(wait(), Ok(false), "one ran since the last look");
+        assert!(wait().is_err(), "none has run since");
+        guest.end(End::Exit(0));
+        assert_eq!(ends.recv(), Ok(true));
     }
 }
