@@ -171,7 +171,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Make pages reachable before anything runs.
+    /// Make pages reachable before anything runs; those that can be.
     ///
     /// # Errors
     /// As [`touch::touch`].

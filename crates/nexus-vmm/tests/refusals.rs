@@ -123,6 +123,14 @@ fn what_does_not_fit_is_refused_with_its_reason() {
     let with = |change: fn(&mut format::Metadata)| refusal(&changed(taken, change), &taken.pages);
     assert!(with(|m| m.vmm = "0.0.0".to_owned()).contains("taken by nexus-vmm 0.0.0"));
     assert!(with(|m| m.threads.clear()).contains("no thread"));
+    let unordered: [fn(&mut format::Metadata); 3] = [
+        |m| m.changed = vec![(2048, 2), (2049, 1)],
+        |m| m.changed = vec![(2048, 1), (1024, 1)],
+        |m| m.changed = vec![(2048, u64::MAX)],
+    ];
+    for change in unordered {
+        assert!(with(change).contains("out of order"));
+    }
     assert!(with(|m| m.taken += std::time::Duration::from_secs(1 << 40)).contains("started anew"));
     assert!(
         with(|m| m.base = Some(format::PagesFile {

@@ -176,5 +176,16 @@ pub fn check(metadata: &Metadata) -> Result<(), String> {
     if metadata.threads.is_empty() {
         return Err("the snapshot has no thread".into());
     }
+    // So that what is copied of them is no more than there is.
+    let mut end = Some(0);
+    for (first, count) in &metadata.changed {
+        end = match end {
+            Some(end) if end <= *first => first.checked_add(*count),
+            _ => None,
+        };
+    }
+    if end.is_none() {
+        return Err("the snapshot's changed pages are out of order".into());
+    }
     Ok(())
 }

@@ -123,22 +123,22 @@ fn pieces(segments: &[Segment]) -> io::Result<Vec<Piece>> {
 }
 
 impl Laid {
-    /// Of a window that shows these segments, which are in order, for a process with these mappings.
+    /// Of a window that shows these segments, which are in order, for a process with these mappings, and where the pages of these
+    /// working sets are present.
     ///
     /// # Errors
     /// The host's.
-    pub fn new(segments: &[Segment], vmas: &BTreeMap<u64, Vma>) -> io::Result<Self> {
+    pub fn new(
+        segments: &[Segment],
+        vmas: &BTreeMap<u64, Vma>,
+        prepared: Vec<PathBuf>,
+    ) -> io::Result<Self> {
         let executable = vmas.iter().filter(|(_, v)| v.prot & libc::PROT_EXEC != 0);
         Ok(Self {
             pieces: pieces(segments)?,
             executable: executable.map(|(start, v)| (*start, v.end)).collect(),
-            prepared: Vec::new(),
+            prepared,
         })
-    }
-
-    /// Note that the pages of this working set are present.
-    pub fn set_prepared(&mut self, working_set: PathBuf) {
-        self.prepared.push(working_set);
     }
 
     #[must_use]
@@ -469,7 +469,7 @@ mod tests {
                 .map(|(number, _)| (first + number as u64, 1))
                 .collect();
             let files = Files { own: bench.own.as_raw_fd(), base: Some(bench.base.as_raw_fd()) };
-            let turn = Laid::new(&from, &BTreeMap::new()).unwrap().turn(&to, files, keep).unwrap();
+            let turn = Laid::new(&from, &BTreeMap::new(), Vec::new()).unwrap().turn(&to, files, keep).unwrap();
             turn.make_mappings(window).unwrap();
             let copied = turn.copy(&changed, files.own, window).unwrap();
             prop_assert!(keep || copied.is_empty());
@@ -507,7 +507,7 @@ mod tests {
             own: bench.own.as_raw_fd(),
             base: Some(bench.base.as_raw_fd()),
         };
-        let laid = Laid::new(&from, &BTreeMap::new()).unwrap();
+        let laid = Laid::new(&from, &BTreeMap::new(), Vec::new()).unwrap();
         let turn = laid.turn(&to, files, true).unwrap();
         turn.make_mappings(window).unwrap();
         let changed = [(USER_START / PAGE + 1, 1), (USER_START / PAGE + 4, 1)];
