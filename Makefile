@@ -23,8 +23,8 @@ $(VENV)/.tools: requirements/dev.lock requirements/venv.sh
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@touch $@
 
-# cargo decides what is out of date; binaries that did not change keep their time.
-binaries: $(VENV)/.tools ## build nexusd, nexus-vmm and nexus-store and put them into the package
+# cargo decides what is out of date; binaries that did not change keep their time. (make -j2 setup installs the tools meanwhile.)
+binaries: ## build nexusd, nexus-vmm and nexus-store and put them into the package
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or later (package cargo, or rustup)" >&2; exit 1; }
 	@sh tools/binaries.sh
 	@mkdir -p python/nexus/_bin
@@ -41,8 +41,10 @@ demo: setup ## photographs in, thumbnails out: the whole system at work, under a
 
 test: setup test-rust test-python ## all tests but the hardware lane
 
+# The hypervisor's as it is built for use, so that nothing of it is compiled twice.
 test-rust: setup
-	cargo test --release --locked --workspace
+	cargo test --release --locked --workspace --exclude nexus-vmm --exclude nexus-personality
+	sh tools/static.sh test -p nexus-vmm -p nexus-personality
 
 # A file's tests share a node, and run one at a time.
 JOBS ?= 2

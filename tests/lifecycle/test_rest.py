@@ -66,6 +66,36 @@ def call_and_rest(node, name, way, calls, **more):
     return pid
 
 
+def mapped_by_kvm(pid):
+    """Pages that KVM maps for its microVM, by its statistics, which bear the name of the thread that made it; None where they are
+    not shown."""
+    if os.geteuid() != 0:
+        return None
+    machines = {int(path.name.partition("-")[0]): path for path in Path("/sys/kernel/debug/kvm").glob("*-*")}
+    mine = min((thread for thread in machines if pid <= thread < pid + 20), default=None)
+    return None if mine is None else int((machines[mine] / "pages_4k").read_text(encoding="ascii"))
+
+
+@pytest.mark.kvm
+def test_a_long_rest_lets_go_of_what_kvm_keeps_and_nothing_is_lost(node, handlers):
+    node.deploy(f"{handlers}/at_rest.py:handler", "rest-long", max_instances=1, memory_mib=256, timeout_s=60)
+    for call in range(1, 4):
+        answer = node.invoke("rest-long", {"way": "alone"})
+        assert answer.pop("ticks")[1]
+        assert answer == expected(call)
+        (pid,) = [one["pid"] for one in node.instances() if one["function"] == "rest-long"]
+        if mapped_by_kvm(pid) is None:
+            node.evict("rest-long")
+            pytest.skip("the kernel shows no statistics of KVM's")
+        assert mapped_by_kvm(pid) > 100
+        # What is left is the hypervisor's own part of the guest.
+        end = time.monotonic() + 20
+        while (mapped := mapped_by_kvm(pid)) > 20:
+            assert time.monotonic() < end, f"call {call}: {mapped} pages are mapped"
+            time.sleep(0.05)
+    node.evict("rest-long")
+
+
 @pytest.mark.kvm
 @pytest.mark.parametrize("way", ["alone", "thread", "ticks"])
 def test_memory_like_the_snapshots_is_given_back_and_nothing_is_lost(node, handlers, way):

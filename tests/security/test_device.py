@@ -96,11 +96,11 @@ def test_an_arena_cannot_be_resized_or_mapped_again(deployed):
 
 def test_a_doorbell_without_end_leaves_the_others_served(deployed):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        storm = pool.submit(deployed.invoke, "attacks", {"what": "storm", "times": 50_000})
+        storm = pool.submit(deployed.invoke, "attacks", {"what": "storm", "times": 20_000})
         while not storm.done():
             assert deployed.invoke("bystander", {"what": "nothing"})[0] == "served"
         payload, response = storm.result()
-    assert (payload, response.get("FunctionError")) == (200_000, None)
+    assert (payload, response.get("FunctionError")) == (80_000, None)
     assert deployed.invoke("attacks", {"what": "nothing"})[0] == "served"
 
 

@@ -511,7 +511,8 @@ impl Process {
         self.threads().keys().copied().collect()
     }
 
-    /// Do `work` on the guest's memory while every thread waits for the host: what it returns is done before one goes on.
+    /// Do `work` on the guest's memory while every thread waits for the host: what it returns is done before one goes on, in reverse
+    /// where several were done.
     /// Whether it was done: a thread may not wait, or wait for something that would write there.
     pub fn at_rest(&self, work: impl FnOnce() -> Option<Undo>) -> bool {
         self.rest.while_all(|| self.threads().len(), work)

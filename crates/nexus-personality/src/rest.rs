@@ -14,7 +14,8 @@ pub struct Rest(Mutex<State>);
 #[derive(Default)]
 struct State {
     resting: usize,
-    undo: Option<Undo>,
+    /// Of works done in this rest, the last one's last.
+    undo: Vec<Undo>,
 }
 
 impl fmt::Debug for Rest {
@@ -35,15 +36,15 @@ impl Rest {
         let result = wait();
         let mut state = self.lock();
         state.resting -= 1;
-        if let Some(undo) = state.undo.take() {
-            // Under the lock: whoever is woken beside this thread needs it as well.
+        // Under the lock: whoever is woken beside this thread needs it as well.
+        while let Some(undo) = state.undo.pop() {
             undo();
         }
         result
     }
 
     /// Do `work` if all of the guest's `threads` rest; the first that is woken undoes it, by what it returned, and the others
-    /// go on behind that. Whether it was done: not all may rest, or an earlier work may not be undone yet.
+    /// go on behind that. Works of one rest are undone in reverse. Whether it was done: not all may rest.
     pub fn while_all(
         &self,
         threads: impl FnOnce() -> usize,
@@ -51,9 +52,9 @@ impl Rest {
     ) -> bool {
         let mut state = self.lock();
         // Counted under the lock: with all at rest, none is there to start another.
-        let all = state.resting > 0 && state.undo.is_none() && state.resting == threads();
+        let all = state.resting > 0 && state.resting == threads();
         if all {
-            state.undo = work();
+            state.undo.extend(work());
         }
         all
     }
@@ -64,7 +65,7 @@ impl Rest {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
@@ -82,23 +83,21 @@ mod tests {
     }
 
     #[test]
-    fn a_work_is_undone_once_before_it_is_done_again() {
-        let (rest, undone) = (Rest::default(), Arc::new(AtomicUsize::new(0)));
-        let work = || {
+    fn works_are_undone_once_and_in_reverse() {
+        let (rest, undone) = (Rest::default(), Arc::new(Mutex::new(Vec::new())));
+        let work = |name: u32| {
             let undone = Arc::clone(&undone);
-            let undo: Undo = Box::new(move || {
-                undone.fetch_add(1, Ordering::SeqCst);
-            });
+            let undo: Undo = Box::new(move || undone.lock().unwrap().push(name));
             Some(undo)
         };
-        for done in 1..3 {
+        for name in [1, 3] {
             rest.during(|| {
-                assert!(rest.while_all(|| 1, work));
-                assert!(!rest.while_all(|| 1, || None), "the first is not undone");
-                assert_eq!(undone.load(Ordering::SeqCst), done - 1);
+                assert!(rest.while_all(|| 1, || work(name)));
+                assert!(rest.while_all(|| 1, || work(name + 1)));
+                assert_eq!(undone.lock().unwrap().len(), name as usize - 1);
             });
-            assert_eq!(undone.load(Ordering::SeqCst), done);
         }
+        assert_eq!(*undone.lock().unwrap(), [2, 1, 4, 3]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use nexus_personality::machine::{
 };
 use nexus_personality::memory::Memory;
 use nexus_personality::process::{Process, Stop};
+use nexus_personality::rest::Undo;
 use nexus_personality::thread::Thread;
 use nexus_personality::window::Window;
 use std::collections::BTreeMap;
@@ -481,6 +482,19 @@ impl Guest {
             drop(self.changed.wait_timeout(state, KICK_AGAIN));
             self.hold.end();
         }
+    }
+
+    /// Let go of what KVM keeps for the memory of a guest at rest, for as long as no thread of it goes on: what undoes it.
+    pub fn hide(self: &Arc<Self>) -> Undo {
+        // What fails stays shown, and in use.
+        let _ = self.vm.hide();
+        let guest = Arc::clone(self);
+        Box::new(move || {
+            if guest.vm.show().is_err() {
+                // A guest without its memory must not go on.
+                std::process::abort();
+            }
+        })
     }
 
     /// The parts that another microVM of this process is made of.

@@ -35,6 +35,8 @@ pub(crate) const WATCH: Duration = Duration::from_millis(100);
 const WATCH_RECORDING: Duration = Duration::from_millis(5);
 /// Beyond the limit before the guest is ended: the hypervisor's own memory.
 pub(crate) const WATCH_SLACK: u64 = 16 << 20;
+/// A rest is a long one when it lasts as many times longer than one behind which is tidied up.
+const LONG_REST: u32 = 4;
 /// For all threads to stop at a snapshot.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -477,11 +479,11 @@ fn ready(flavour: Flavour, report: &Report, started: Duration, timeline: &Timeli
     });
 }
 
-/// Wait for the end. Meanwhile hold the guest's memory against its limit, record its working set when asked, and tidy up
-/// behind a guest at rest.
+/// Wait for the end. Meanwhile hold the guest's memory against its limit, record its working set when asked, tidy up behind
+/// a guest at rest, and behind one that rests for long let go of what KVM keeps for its memory.
 fn watch(
     config: &Serve,
-    guest: &Guest,
+    guest: &Arc<Guest>,
     process: &Process,
     report: &Report,
     mut recorder: Option<Recorder>,
@@ -491,14 +493,18 @@ fn watch(
         recorder.listen();
     }
     let mut next = WATCH;
+    let rest = Duration::from_millis(config.tidy_ms.unwrap_or(0));
     loop {
         if let (Some(tidier), None) = (&mut tidier, &recorder)
-            && guest.nap(Duration::from_millis(config.tidy_ms.unwrap_or(0)))
+            && guest.nap(rest)
         {
             // Once for each rest.
             tidier.tidy(process, guest.window());
             give_back_heap();
             give_back_stack();
+            if guest.nap(LONG_REST * rest) {
+                process.at_rest(|| Some(guest.hide()));
+            }
         }
         let pause = recorder.as_ref().map_or(next, |_| WATCH_RECORDING);
         if let Some(end) = guest.wait(pause, recorder.is_none()) {

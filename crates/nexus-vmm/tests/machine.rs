@@ -144,6 +144,38 @@ fn pages_are_touched_and_keep_what_they_hold() {
 }
 
 #[test]
+fn what_is_hidden_is_out_of_reach_and_is_found_again_as_it_was() {
+    let Some(bench) = Bench::new() else { return };
+    bench.put(DATA, &39_u64.to_le_bytes());
+    // mov rax, [DATA]; syscall; mov rax, [DATA + 8]; syscall
+    let load = |at: u64| [mov_rax(at), vec![0x48, 0x8b, 0x00, 0x0f, 0x05]].concat();
+    let mut vcpu = bench.vcpu(&[load(DATA), load(DATA + 8)].concat());
+    assert_eq!(bench.go(&mut vcpu).unwrap(), Exit::Syscall);
+    bench.vm.hide().unwrap();
+    bench.put(DATA + 8, &40_u64.to_le_bytes());
+    let mut other = bench.vm.create_vcpu().unwrap();
+    other.regs_mut().rip = CODE;
+    assert!(!matches!(bench.go(&mut other), Ok(Exit::Syscall)));
+    // One that is made meanwhile is hidden with the others the next time.
+    let more = DATA + 4 * CHUNK;
+    bench.map(more, CHUNK, libc::PROT_READ | libc::PROT_WRITE);
+    bench.vm.back(more, more + CHUNK, false).unwrap();
+    for _ in 0..3 {
+        bench.vm.show().unwrap();
+        bench.vm.hide().unwrap();
+    }
+    bench.vm.show().unwrap();
+    assert_eq!(vcpu.regs().rax, 39);
+    assert_eq!(bench.go(&mut vcpu).unwrap(), Exit::Syscall);
+    assert_eq!(vcpu.regs().rax, 40);
+    // Data does not execute now either.
+    let e = bench.exception(&[mov_rax(DATA), vec![0xff, 0xe0]].concat());
+    assert_eq!((e.vector, e.address), (14, DATA));
+    let mut vcpu = bench.vcpu(&[store_to(more), vec![0x0f, 0x05]].concat());
+    assert_eq!(bench.go(&mut vcpu).unwrap(), Exit::Syscall);
+}
+
+#[test]
 fn what_cannot_be_touched_is_left_out_and_harms_nothing() {
     let Some(bench) = Bench::new() else { return };
     let (read_only, nothing, unbacked) = (DATA + CHUNK, DATA + CHUNK + 4096, DATA + 8 * CHUNK);

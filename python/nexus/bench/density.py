@@ -43,6 +43,7 @@ def measure(isolation: str, instances: int, calls: int, functions: int) -> repor
         filled_s = time.monotonic() - began
         pids = [pid for name in names for pid in bench.pids(name)]
         memory.await_rest(pids)
+        memory.await_long_rest()
         taken = (before - memory.available_kib()) / 1024
         idle = _idle(bench, pids)
         among = _calls(bench, names, calls)
@@ -62,6 +63,7 @@ def measure(isolation: str, instances: int, calls: int, functions: int) -> repor
             report.machine(bench.isolation, bench.kind),
             [
                 f"{len(names)} functions, examples/s3_small.py; each instance did one GET+PUT of 64 KiB before",
+                "memory is looked at when all have rested for half a minute",
                 f"{calls} warm calls (GET+PUT of 64 KiB), one after another, by turns among the functions; client to client",
                 "a function's calls go to the instance used last: the others are idle but alive",
             ],

@@ -38,7 +38,8 @@ class Settings:
     :param max_instances: instances of all functions together.
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
     :param store_round_trip_ms: milliseconds that the store is away from nexusd; for measurements.
-    :param tidy_ms: rest after which an instance gives back memory that shows what its snapshot shows, or nearly; 0: never.
+    :param tidy_ms: rest after which an instance gives back memory that shows what its snapshot shows, or nearly, and after four
+        more what KVM keeps for its memory; 0: never.
     :param cgroups: put all instances into a control group, where the node may make one (it says in its log where not).
     :param deadline: seconds that each process may take until it serves.
     :param endpoints: name for ``boto3.client`` and URL of AWS services that this node has endpoints of its own for, besides S3.

@@ -11,7 +11,8 @@ use crate::layout::{
     USER_START, is_user_range, system,
 };
 use kvm_bindings::{
-    KVM_CAP_DISABLE_QUIRKS2, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region,
+    KVM_CAP_DISABLE_QUIRKS2, KVM_MEM_READONLY, KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_enable_cap,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{
     Cap, IoEventAddress, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags,
@@ -38,7 +39,12 @@ struct Slots {
     chunks: Chunks,
     next: u32,
     clock: bool,
+    /// Those of the window, for [`Vm::hide`] and [`Vm::show`].
+    user: Vec<UserSlot>,
 }
+
+/// Number, guest address and size of a slot that shows the window.
+type UserSlot = (u32, u64, u64);
 
 /// Those that are not absent, by index: a few dozen of 32,768.
 #[derive(Default)]
@@ -93,6 +99,7 @@ impl Vm {
                 chunks: Chunks::default(),
                 next: 1,
                 clock: false,
+                user: Vec::new(),
             }),
             vcpus: Mutex::new(0),
             slot_limit: u32::try_from(kvm.get_nr_memslots()).unwrap_or(509),
@@ -211,6 +218,8 @@ impl Vm {
         }
         let (guest, size) = (low as u64 * CHUNK, (high - low) as u64 * CHUNK);
         self.set_slot(slots.next, guest, size, self.window + guest)?;
+        let made = (slots.next, guest, size);
+        slots.user.push(made);
         slots.next += 1;
         // One that is as large as what is asked for says nothing about growth.
         let slot_size = if grow { high - low } else { 1 };
@@ -222,6 +231,31 @@ impl Vm {
             };
             slots.chunks.set(index, chunk);
             self.system.set_chunk(index as u64, Some(false));
+        }
+        Ok(())
+    }
+
+    /// Take the guest's memory from its sight, and with it what KVM keeps for each page and its shadow of the page tables: while no
+    /// vCPU runs, until [`Vm::show`].
+    ///
+    /// # Errors
+    /// What the ioctl failed with; some of it may be hidden.
+    pub fn hide(&self) -> Result<(), Error> {
+        let slots = self.slots();
+        for &(number, guest, _) in &slots.user {
+            self.set_slot(number, guest, 0, self.window + guest)?;
+        }
+        Ok(())
+    }
+
+    /// Show again what is hidden.
+    ///
+    /// # Errors
+    /// What the ioctl failed with: the guest must not go on.
+    pub fn show(&self) -> Result<(), Error> {
+        let slots = self.slots();
+        for &(number, guest, size) in &slots.user {
+            self.set_slot(number, guest, size, self.window + guest)?;
         }
         Ok(())
     }
@@ -355,7 +389,7 @@ fn grown(chunks: &Chunks, low: usize, high: usize) -> (usize, usize) {
     (start, end)
 }
 
-/// No MSR is the guest's business, and of KVM's quirks none is needed.
+/// No MSR is the guest's business, and of KVM's quirks one is wanted: that nothing is kept of a slot that goes.
 fn restrict(kvm: &Kvm, fd: &VmFd) -> Result<(), Error> {
     if kvm.check_extension(Cap::X86MsrFilter) {
         let bitmap = [0_u8; 1];
@@ -368,7 +402,8 @@ fn restrict(kvm: &Kvm, fd: &VmFd) -> Result<(), Error> {
         fd.set_msr_filter(MsrFilterDefaultAction::DENY, &[range])
             .map_err(|e| Error::Call("KVM_X86_SET_MSR_FILTER", e))?;
     }
-    let quirks = kvm.check_extension_raw(u64::from(KVM_CAP_DISABLE_QUIRKS2));
+    let quirks = kvm.check_extension_raw(u64::from(KVM_CAP_DISABLE_QUIRKS2))
+        & !KVM_X86_QUIRK_SLOT_ZAP_ALL.cast_signed();
     if quirks > 0 {
         let mut cap = kvm_enable_cap {
             cap: KVM_CAP_DISABLE_QUIRKS2,
