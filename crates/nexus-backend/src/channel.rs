@@ -451,7 +451,8 @@ impl Channel {
         let (engine, identity) = (Arc::clone(&self.engine), Arc::clone(&self.identity));
         let turns = Arc::clone(&self.turns);
         let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
-        self.tasks.spawn(async move {
+        // In a box of its own: its state is large, and a spawned future is moved several times.
+        self.tasks.spawn(Box::pin(async move {
             // In order, so that who asks for much waits behind itself.
             let own = turns.acquire().await;
             let shared = identity.turns.acquire().await;
@@ -480,7 +481,7 @@ impl Channel {
                 }
                 Err(refusal) => completer.refuse_with(&s, refusal.status, &refusal.head),
             }
-        });
+        }));
     }
 }
 

@@ -42,17 +42,20 @@ impl Scope<'_> {
     }
 
     fn range(&self) -> String {
-        format!(
-            "{}/{}/{}/aws4_request",
+        [
             self.day(),
+            "/",
             self.region,
-            self.service
-        )
+            "/",
+            self.service,
+            "/aws4_request",
+        ]
+        .concat()
     }
 
     /// Key id and scope, as signatures name them.
     pub fn credential(&self, credentials: &Credentials) -> String {
-        format!("{}/{}", credentials.access_key_id, self.range())
+        [&credentials.access_key_id, "/", &self.range()].concat()
     }
 }
 
@@ -117,9 +120,16 @@ pub fn sign(credentials: &Credentials, scope: Scope<'_>, what: &Signable<'_>) ->
     let (canonical, signed) = canonical_request(scope.service, what);
     let signature = of_request(credentials, scope, &canonical);
     let credential = scope.credential(credentials);
-    format!(
-        "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={signed}, Signature={signature}"
-    )
+    [
+        ALGORITHM,
+        " Credential=",
+        &credential,
+        ", SignedHeaders=",
+        &signed,
+        ", Signature=",
+        &signature,
+    ]
+    .concat()
 }
 
 /// The query of a URL that is signed itself, for `expires_s` seconds: the given one, then the signature's.
@@ -163,7 +173,16 @@ pub fn of_text(credentials: &Credentials, scope: Scope<'_>, text: &str) -> Strin
 
 fn of_request(credentials: &Credentials, scope: Scope<'_>, canonical: &str) -> String {
     let hash = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
-    let text = format!("{ALGORITHM}\n{}\n{}\n{hash}", scope.time, scope.range());
+    let text = [
+        ALGORITHM,
+        "\n",
+        scope.time,
+        "\n",
+        &scope.range(),
+        "\n",
+        &hash,
+    ]
+    .concat();
     of_text(credentials, scope, &text)
 }
 
@@ -191,14 +210,18 @@ fn canonical_request(service: &str, what: &Signable<'_>) -> (String, String) {
         let _ = write!(out, "{comma}{name}={value}");
     }
     out.push('\n');
-    let mut headers: Vec<(String, Cow<'_, str>)> = Vec::with_capacity(what.headers.len());
+    // Names in the case that they came in.
+    let mut headers: Vec<(&str, Cow<'_, str>)> = Vec::with_capacity(what.headers.len());
     for (name, value) in what.headers {
-        let name = name.to_ascii_lowercase();
-        if UNSIGNED_HEADERS.contains(&name.as_str()) {
+        if UNSIGNED_HEADERS
+            .iter()
+            .any(|n| n.eq_ignore_ascii_case(name))
+        {
             continue;
         }
         let value = trimmed(value);
-        match headers.iter_mut().find(|(known, _)| *known == name) {
+        let known = |(known, _): &&mut (&str, Cow<'_, str>)| known.eq_ignore_ascii_case(name);
+        match headers.iter_mut().find(known) {
             Some((_, values)) => {
                 let values = values.to_mut();
                 values.push(',');
@@ -207,16 +230,22 @@ fn canonical_request(service: &str, what: &Signable<'_>) -> (String, String) {
             None => headers.push((name, value)),
         }
     }
-    headers.sort_unstable();
+    fn lower(name: &str) -> impl Iterator<Item = u8> {
+        name.bytes().map(|byte| byte.to_ascii_lowercase())
+    }
+    headers.sort_unstable_by(|(a, _), (b, _)| lower(a).cmp(lower(b)));
     let mut names = String::with_capacity(128);
     for (name, value) in &headers {
-        for part in [name.as_str(), ":", value, "\n"] {
-            out.push_str(part);
-        }
         if !names.is_empty() {
             names.push(';');
         }
+        let start = names.len();
         names.push_str(name);
+        let lowered = names.get_mut(start..).unwrap_or_default();
+        lowered.make_ascii_lowercase();
+        for part in [lowered, ":", value, "\n"] {
+            out.push_str(part);
+        }
     }
     for part in ["\n", &names, "\n", what.payload_hash] {
         out.push_str(part);
@@ -227,10 +256,13 @@ fn canonical_request(service: &str, what: &Signable<'_>) -> (String, String) {
 /// A header's value without white space at its ends, and with one space for each stretch of it within.
 fn trimmed(value: &str) -> Cow<'_, str> {
     let value = value.trim_ascii();
-    let mut words = value.split_ascii_whitespace();
-    if words.by_ref().map(|word| word.len() + 1).sum::<usize>() == value.len() + 1
-        && !value.contains(['\t', '\n', '\r', '\x0c'])
-    {
+    let mut before = b'-';
+    let is_single = value.bytes().all(|byte| {
+        let single = !byte.is_ascii_whitespace() || (byte == b' ' && before != b' ');
+        before = byte;
+        single
+    });
+    if is_single {
         return Cow::Borrowed(value);
     }
     Cow::Owned(value.split_ascii_whitespace().collect::<Vec<_>>().join(" "))

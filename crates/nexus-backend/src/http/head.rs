@@ -2,6 +2,7 @@
 //! message ends.
 
 use super::url::Authority;
+use std::mem::MaybeUninit;
 
 /// Largest head of a response, and most headers in it.
 pub const MAX_HEAD: usize = 64 << 10;
@@ -69,7 +70,7 @@ pub fn encode(request: &Request, authority: &Authority, sending: Sending) -> Vec
         }
     };
     put(&[&request.method, " ", &request.target, " HTTP/1.1\r\nHost: "]);
-    put(&[&authority.host_header(), "\r\n"]);
+    put(&[authority.host_header(), "\r\n"]);
     for (name, value) in &request.headers {
         put(&[name, ": ", value, "\r\n"]);
     }
@@ -106,9 +107,14 @@ pub struct Head {
 /// # Errors
 /// What is wrong with it.
 pub fn parse(bytes: &[u8], method: &str) -> Result<Option<(Head, usize)>, String> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let length = match response.parse(bytes) {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        bytes,
+        &mut headers,
+    );
+    let length = match parsed {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Ok(None),
         Ok(httparse::Status::Partial) => {
@@ -142,7 +148,10 @@ pub fn parse(bytes: &[u8], method: &str) -> Result<Option<(Head, usize)>, String
 
 /// Headers are Latin-1 where they are not ASCII, as Python's HTTP client takes them.
 fn text(value: &[u8]) -> String {
-    value.iter().copied().map(char::from).collect()
+    match std::str::from_utf8(value) {
+        Ok(ascii) if ascii.is_ascii() => ascii.to_owned(),
+        _ => value.iter().copied().map(char::from).collect(),
+    }
 }
 
 pub fn values<'a>(

@@ -1,6 +1,6 @@
 //! URLs, as far as requests need them: where to connect, and what to ask for there.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,21 +11,32 @@ pub struct Authority {
     /// Lower case; IPv6 addresses without brackets.
     pub host: String,
     pub port: u16,
+    /// Value of the Host header.
+    header: String,
 }
 
 impl Authority {
-    /// Value of the Host header.
-    pub fn host_header(&self) -> String {
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
+    /// `host` in lower case, an IPv6 address without brackets.
+    pub fn new(https: bool, host: String, port: u16) -> Self {
+        let mut header = if host.contains(':') {
+            format!("[{host}]")
         } else {
-            self.host.clone()
+            host.clone()
         };
-        if self.port == default_port(self.https) {
-            host
-        } else {
-            format!("{host}:{}", self.port)
+        if port != default_port(https) {
+            let _ = write!(header, ":{port}");
         }
+        Self {
+            https,
+            host,
+            port,
+            header,
+        }
+    }
+
+    /// Value of the Host header.
+    pub fn host_header(&self) -> &str {
+        &self.header
     }
 
     pub fn ip(&self) -> Option<IpAddr> {
@@ -87,11 +98,11 @@ impl Url {
             return Err(format!("{authority:.100} is not a host"));
         }
         Ok(Self {
-            authority: Arc::new(Authority {
+            authority: Arc::new(Authority::new(
                 https,
-                host: bare.to_ascii_lowercase(),
-                port: port.unwrap_or(default_port(https)),
-            }),
+                bare.to_ascii_lowercase(),
+                port.unwrap_or(default_port(https)),
+            )),
             path: if path.is_empty() { "/" } else { path }.to_owned(),
             query: query.to_owned(),
         })

@@ -89,7 +89,7 @@ pub fn execute(engine: &Engine, identity: &FunctionIdentity, head: Head) -> Resu
         }
         None => {
             let mut headers = clean(head.headers)?;
-            headers.push(("host".to_owned(), url.authority.host_header()));
+            headers.push(("host".to_owned(), url.authority.host_header().to_owned()));
             let payload_hash = head.payload_hash.as_deref().unwrap_or(UNSIGNED);
             if !payload_hash.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(Refusal::invalid("the payload's hash is none"));
@@ -101,7 +101,7 @@ pub fn execute(engine: &Engine, identity: &FunctionIdentity, head: Head) -> Resu
                 headers: &headers,
                 payload_hash,
             };
-            let credentials = engine.credentials(identity, &url.authority.to_string())?;
+            let credentials = engine.credentials(identity, Some(&url.authority))?;
             let query = sigv4::presign(&credentials, scope, &what, expires_s);
             let base = head.url.split(['?', '#']).next().unwrap_or_default();
             json!({"url": format!("{base}?{query}")})
@@ -164,7 +164,7 @@ fn post(
             "S3 alone takes forms, with 256 conditions",
         ));
     }
-    let credentials = engine.credentials(identity, &url.authority.to_string())?;
+    let credentials = engine.credentials(identity, Some(&url.authority))?;
     let mut fields = vec![
         ("x-amz-algorithm", ALGORITHM.to_owned()),
         ("x-amz-credential", scope.credential(&credentials)),

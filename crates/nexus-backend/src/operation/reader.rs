@@ -4,12 +4,14 @@ use super::Refusal;
 use super::checksum::{Algorithm, Checksum};
 use crate::http::body::ResponseBody;
 use crate::http::error::{Kind, TransportError};
+use crate::http::url::Authority;
 use crate::raw::RawRoom;
+use std::sync::Arc;
 
 #[derive(Debug)]
 pub struct BodyReader {
     body: ResponseBody,
-    endpoint: String,
+    endpoint: Arc<Authority>,
     /// Its parts are wanted as they come, not in full rooms.
     live: bool,
     announced: bool,
@@ -20,7 +22,7 @@ pub struct BodyReader {
 impl BodyReader {
     pub fn new(
         body: ResponseBody,
-        endpoint: String,
+        endpoint: Arc<Authority>,
         expected: Option<(Algorithm, String)>,
     ) -> Self {
         let checksum = expected.map(|(algorithm, value)| (Checksum::new(algorithm), value));
@@ -54,7 +56,7 @@ impl BodyReader {
     /// The body broke off, or is not what its checksum says.
     pub async fn read_into(&mut self, room: &RawRoom) -> Result<usize, Refusal> {
         let result = self.read(room).await;
-        result.map_err(|error| Refusal::transport(&error, &self.endpoint))
+        result.map_err(|error| Refusal::transport(&error, &self.endpoint.to_string()))
     }
 
     async fn read(&mut self, room: &RawRoom) -> Result<usize, TransportError> {

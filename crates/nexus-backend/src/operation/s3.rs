@@ -117,7 +117,7 @@ pub async fn execute(
                 return Ok(reply(response, &url.authority, retries, expected));
             }
             Ok(response) => {
-                BodyReader::new(response.body, String::new(), None)
+                BodyReader::new(response.body, Arc::clone(&url.authority), None)
                     .discard()
                     .await;
             }

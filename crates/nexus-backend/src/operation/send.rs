@@ -50,13 +50,14 @@ impl Engine {
     pub fn credentials(
         &self,
         identity: &FunctionIdentity,
-        endpoint: &str,
+        endpoint: Option<&Authority>,
     ) -> Result<Arc<Credentials>, Refusal> {
         let own = identity.credentials.as_deref();
         own.unwrap_or(&self.credentials).current().ok_or_else(|| {
             let message = "the node has no credentials to sign with: give nexusd a credentials file, \
                            environment variables or ~/.aws/credentials";
-            Refusal::new(status::DENIED, "NoCredentialsError", message, endpoint)
+            let endpoint = endpoint.map(Authority::to_string).unwrap_or_default();
+            Refusal::new(status::DENIED, "NoCredentialsError", message, &endpoint)
         })
     }
 
@@ -73,7 +74,7 @@ impl Engine {
         (service, region): (&str, &str),
         payload_hash: &str,
     ) -> Result<(), Refusal> {
-        let credentials = self.credentials(identity, &url.authority.to_string())?;
+        let credentials = self.credentials(identity, Some(&url.authority))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = amz_date(now.map_or(0, |since| since.as_secs()));
         set(headers, "X-Amz-Date", &time);
@@ -85,7 +86,7 @@ impl Engine {
             set(headers, "X-Amz-Security-Token", token);
         }
         // Host is signed, and written by the client.
-        headers.push(("host".to_owned(), url.authority.host_header()));
+        headers.push(("host".to_owned(), url.authority.host_header().to_owned()));
         let scope = Scope {
             region,
             service,
@@ -116,12 +117,12 @@ const EVENT_STREAM: &str = "application/vnd.amazon.eventstream";
 /// The reply for an answer of a server.
 pub fn reply(
     response: Response,
-    authority: &Authority,
+    authority: &Arc<Authority>,
     retries: u32,
     checksum: Option<(Algorithm, String)>,
 ) -> Reply {
     let live = values(&response.headers, "content-type").any(|kind| kind == EVENT_STREAM);
-    let reader = BodyReader::new(response.body, authority.to_string(), checksum).live(live);
+    let reader = BodyReader::new(response.body, Arc::clone(authority), checksum).live(live);
     Reply {
         head: reply_head(response.status, &response.headers, retries),
         body: Content::Http(Box::new(reader)),

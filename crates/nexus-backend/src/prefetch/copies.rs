@@ -10,6 +10,7 @@ use crate::writes::promise::{ReplyHead, parse_date};
 use crate::writes::put::with_condition;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -54,7 +55,7 @@ struct Content {
 
 /// One read ahead.
 #[derive(Debug)]
-struct Copy {
+pub(crate) struct Copy {
     began_ns: Arc<AtomicU64>,
     content: oneshot::Receiver<Option<Content>>,
     task: AbortHandle,
@@ -145,22 +146,31 @@ impl Copies {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The answer to an S3 operation, where a copy may give it. `None`: ask the store.
-    pub async fn take(
+    /// The copy of an object that is asked for; it is for this one read.
+    pub(crate) fn of(&self, object: &ObjectName) -> Option<Copy> {
+        {
+            let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+            if reads.len() < MAX_OBSERVED {
+                reads.push(object.clone());
+            }
+        }
+        self.lock().remove(object)
+    }
+
+    /// The answer to the GET of an object, where its copy may give it. `None`: ask the store.
+    pub(crate) async fn take(
         &self,
         engine: &Engine,
         identity: &FunctionIdentity,
+        (object, copy): (&ObjectName, Copy),
         head: &[u8],
         inputs: &Inputs,
     ) -> Option<Result<Reply, Refusal>> {
-        let object = self.asked(engine, head)?;
-        let copy = self.lock().remove(&object.0)?;
-        if !object.1 {
+        if !self.is_as_read(engine, head) {
             // Read with other parameters: this copy is of no use to anybody.
             copy.task.abort();
             return None;
         }
-        let object = object.0;
         let Copy {
             began_ns,
             content,
@@ -170,7 +180,7 @@ impl Copies {
         let content = content.await.ok().flatten()?;
         let began = began_ns.load(Ordering::Acquire);
         // Nothing that the function may know is younger than this read.
-        let fresh = began > inputs.last() && !engine.writes.ledger.touched_since(&object, began);
+        let fresh = began > inputs.last() && !engine.writes.ledger.touched_since(object, began);
         tracing::debug!(
             bucket = object.bucket,
             key = object.key,
@@ -211,14 +221,17 @@ impl Copies {
         Some(Ok(content.into_reply()))
     }
 
-    /// The object that an operation gets, and whether it is asked for exactly as it was read ahead.
-    fn asked(&self, engine: &Engine, head: &[u8]) -> Option<(ObjectName, bool)> {
+    /// Whether an object is asked for exactly as it was read ahead.
+    fn is_as_read(&self, engine: &Engine, head: &[u8]) -> bool {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Get {
-            op: String,
-            bucket: String,
-            key: String,
+            #[serde(rename = "op")]
+            _op: IgnoredAny,
+            #[serde(rename = "bucket")]
+            _bucket: IgnoredAny,
+            #[serde(rename = "key")]
+            _key: IgnoredAny,
             #[serde(default)]
             query: Vec<(String, String)>,
             #[serde(default)]
@@ -227,29 +240,17 @@ impl Copies {
             region: String,
             endpoint: Option<String>,
         }
-        let get: Get = serde_json::from_slice(head).ok()?;
-        if get.op != "GetObject" {
-            return None;
-        }
-        let object = ObjectName {
-            bucket: get.bucket,
-            key: get.key,
+        let Ok(get) = serde_json::from_slice::<Get>(head) else {
+            return false;
         };
-        {
-            let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
-            if reads.len() < MAX_OBSERVED {
-                reads.push(object.clone());
-            }
-        }
-        let same = get.query.is_empty()
+        get.query.is_empty()
             && (get.region.is_empty() || get.region == self.region)
             && get.endpoint.is_none_or(|url| engine.is_s3(&url))
             && get
                 .headers
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str()))
-                .eq([CHECKSUM]);
-        Some((object, same))
+                .eq([CHECKSUM])
     }
 
     /// The invocation has ended: end what is under way, learn, and say what came of it.

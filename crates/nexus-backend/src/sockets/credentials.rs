@@ -49,7 +49,7 @@ async fn answer(
             return Ok(());
         }
     }
-    let (status, body) = match engine.credentials(identity, "") {
+    let (status, body) = match engine.credentials(identity, None) {
         _ if !request.starts_with(b"GET /") => ("405 Method Not Allowed", Zeroizing::default()),
         Err(_) => ("404 Not Found", Zeroizing::default()),
         Ok(found) => {

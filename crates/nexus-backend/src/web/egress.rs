@@ -21,7 +21,7 @@ pub fn allow(
     let policy = engine.policy(identity);
     for https in [false, true] {
         let host = host.to_owned();
-        let authority = Arc::new(Authority { https, host, port });
+        let authority = Arc::new(Authority::new(https, host, port));
         if let Ok(Allowed::Configured) = policy.check(&authority, None) {
             return Ok(Allowed::Configured);
         }

@@ -62,12 +62,13 @@ pub async fn execute(
         return operation::execute(engine, identity, operation, head, body, timeout_ms).await;
     }
     let target = Target::of(operation, head);
-    let function: Arc<str> = identity.name.as_str().into();
+    let function = || -> Arc<str> { identity.name.as_str().into() };
     let mut learn = None;
     if let (Some(scope), RequestBody::Whole(bytes)) = (&around.scope, &body)
         && scope.mode() != WriteMode::Sync
         && operation == abi::S3
     {
+        let function = function();
         match put::way(engine, identity, &function, head, bytes.len()) {
             Way::Defer(object, model) if scope.is_open() && !around.open_ended => {
                 let about = (object, &*model);
@@ -101,11 +102,14 @@ pub async fn execute(
     tokio::time::timeout(limit, clear)
         .await
         .map_err(|_| Refusal::late(limit))??;
-    if operation == abi::S3
-        && let Some(copies) = &around.copies
-        && let Some(reply) = Box::pin(copies.take(engine, identity, head, &around.inputs)).await
+    if let (true, [object], Some(copies)) =
+        (target.is_get, target.objects.as_slice(), &around.copies)
+        && let Some(copy) = copies.of(object)
     {
-        return reply;
+        let taken = copies.take(engine, identity, (object, copy), head, &around.inputs);
+        if let Some(reply) = Box::pin(taken).await {
+            return reply;
+        }
     }
     if target.is_effect {
         target.touch(&engine.writes.ledger);
@@ -123,7 +127,7 @@ pub async fn execute(
     {
         if let Some((object, fingerprint)) = learn {
             let profiles = &engine.writes.profiles;
-            profiles.learn(&function, &object.bucket, &answer, &fingerprint);
+            profiles.learn(&function(), &object.bucket, &answer, &fingerprint);
         }
         // A journalled write that follows replaces this object, and no other.
         if let (WriteMode::Journal, Some(journal), [object], Some(etag)) = (

@@ -15,6 +15,8 @@ pub struct Target {
     pub is_effect: bool,
     /// It is a PUT of an object.
     pub is_put: bool,
+    /// It is a GET of one.
+    pub is_get: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -108,6 +110,7 @@ fn s3(peek: &Peek<'_>) -> Target {
     let mut target = Target {
         is_effect,
         is_put: op == "PutObject",
+        is_get: op == "GetObject",
         ..Target::default()
     };
     match (peek.bucket.as_deref(), peek.key.as_deref()) {
