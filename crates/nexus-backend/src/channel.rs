@@ -21,7 +21,7 @@ use nexus_abi::operation as abi;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, watch};
@@ -141,9 +141,8 @@ impl Channel {
             while self.tasks.try_join_next().is_some() {}
             tokio::select! {
                 ready = self.doorbell.readable() => match ready {
-                    Ok(mut guard) => {
-                        let _ = guard.try_io(|bell| clear(bell.get_ref()));
-                    }
+                    // It is not read: every ring is an event of its own (EPOLLET), whatever its count.
+                    Ok(mut guard) => guard.clear_ready(),
                     Err(error) => return RuntimeMessage::Broken(format!("the doorbell failed: {error}")),
                 },
                 () = self.completer.failed.notified() => {
@@ -502,15 +501,4 @@ fn eventfd(flags: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: just made, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Set an eventfd back to zero.
-fn clear(bell: &OwnedFd) -> io::Result<()> {
-    let mut count = 0_u64;
-    // SAFETY: eight bytes of ours, from an eventfd of ours.
-    let n = unsafe { libc::read(bell.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
-    if n < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

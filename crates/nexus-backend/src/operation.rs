@@ -1,8 +1,8 @@
 //! The operations that reach a server: from a submission's head to a reply and its body.
 
 mod checksum;
-mod http_op;
-mod presign;
+pub mod http_op;
+pub mod presign;
 mod reader;
 pub mod rpc;
 pub mod s3;
@@ -154,6 +154,26 @@ impl Refusal {
     }
 }
 
+/// What a submission asks for, by its head.
+#[derive(Debug)]
+pub enum Task {
+    S3(s3::Head),
+    Presign(presign::Head),
+    Http(http_op::Head),
+}
+
+impl Task {
+    /// # Errors
+    /// INVALID: the head is none of this operation's.
+    pub fn parse(operation: u16, head: &[u8]) -> Result<Self, Refusal> {
+        match operation {
+            abi::S3 => parse(head).map(Self::S3),
+            abi::PRESIGN => parse(head).map(Self::Presign),
+            _ => parse(head).map(Self::Http),
+        }
+    }
+}
+
 /// Do an operation.
 ///
 /// # Errors
@@ -161,8 +181,7 @@ impl Refusal {
 pub async fn execute(
     engine: &Engine,
     identity: &FunctionIdentity,
-    operation: u16,
-    head: &[u8],
+    task: Task,
     body: RequestBody,
     timeout_ms: u32,
 ) -> Result<Reply, Refusal> {
@@ -171,10 +190,10 @@ pub async fn execute(
         ms => Duration::from_millis(u64::from(ms)).min(LONGEST),
     };
     let work = async {
-        match operation {
-            abi::S3 => s3::execute(engine, identity, parse(head)?, body).await,
-            abi::PRESIGN => presign::execute(engine, identity, parse(head)?),
-            _ => http_op::execute(engine, identity, parse(head)?, body).await,
+        match task {
+            Task::S3(head) => s3::execute(engine, identity, head, body).await,
+            Task::Presign(head) => presign::execute(engine, identity, head),
+            Task::Http(head) => http_op::execute(engine, identity, head, body).await,
         }
     };
     tokio::time::timeout(limit, work)

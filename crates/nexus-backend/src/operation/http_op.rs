@@ -24,9 +24,9 @@ const FORM: usize = 16 << 10;
 #[serde(deny_unknown_fields)]
 pub struct Head {
     method: String,
-    url: String,
+    pub url: String,
     #[serde(default)]
-    headers: Headers,
+    pub headers: Headers,
     sign: Option<Sign>,
     #[serde(default = "sixty")]
     connect_timeout_s: f64,

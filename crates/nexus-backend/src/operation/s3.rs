@@ -27,13 +27,13 @@ const USER_AGENT: &str = concat!("nexus/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    op: String,
-    bucket: Option<String>,
-    key: Option<String>,
+    pub op: String,
+    pub bucket: Option<String>,
+    pub key: Option<String>,
     #[serde(default)]
     query: Vec<(String, String)>,
     #[serde(default)]
-    headers: Headers,
+    pub headers: Headers,
     #[serde(default)]
     region: String,
     endpoint: Option<String>,

@@ -3,7 +3,7 @@
 use super::predict::{Predictor, Source};
 use super::{MAX_BYTES, MAX_OBJECT, PrefetchOptions, Prefetcher};
 use crate::FunctionIdentity;
-use crate::operation::{self, Content as Body, Engine, Refusal, Reply};
+use crate::operation::{self, Content as Body, Engine, Refusal, Reply, Task};
 use crate::raw::{RawRoom, RawSlice, RequestBody};
 use crate::writes::ledger::{ObjectName, now_ns};
 use crate::writes::promise::{ReplyHead, parse_date};
@@ -287,8 +287,9 @@ impl Drop for Copies {
 const CHECKSUM: (&str, &str) = ("x-amz-checksum-mode", "ENABLED");
 
 async fn ask(engine: &Engine, identity: &FunctionIdentity, head: &[u8]) -> Result<Reply, Refusal> {
+    let task = Task::parse(nexus_abi::operation::S3, head)?;
     let body = RequestBody::Whole(RawSlice::empty());
-    operation::execute(engine, identity, nexus_abi::operation::S3, head, body, 0).await
+    operation::execute(engine, identity, task, body, 0).await
 }
 
 /// Read an object ahead; `None`: it is not there, or too large, or the store does not answer.

@@ -6,7 +6,7 @@ use super::put::{self, Way};
 use super::scope::{Current, Scope};
 use super::target::Target;
 use crate::FunctionIdentity;
-use crate::operation::{self, Engine, Refusal, Reply};
+use crate::operation::{self, Engine, Refusal, Reply, Task};
 use crate::prefetch::{Copies, Inputs};
 use crate::raw::{RawSlice, RequestBody};
 use nexus_abi::operation as abi;
@@ -57,11 +57,15 @@ pub async fn execute(
     mut body: RequestBody,
     timeout_ms: u32,
 ) -> Result<Reply, Refusal> {
-    if operation == abi::PRESIGN {
+    let task = Task::parse(operation, head)?;
+    let target = match &task {
+        Task::S3(head) => Target::of_s3(head),
+        Task::Http(head) => Target::of_http(head),
         // A URL leaves the guest by an effect, or with the outcome.
-        return operation::execute(engine, identity, operation, head, body, timeout_ms).await;
-    }
-    let target = Target::of(operation, head);
+        Task::Presign(_) => {
+            return operation::execute(engine, identity, task, body, timeout_ms).await;
+        }
+    };
     let function = || -> Arc<str> { identity.name.as_str().into() };
     let mut learn = None;
     if let (Some(scope), RequestBody::Whole(bytes)) = (&around.scope, &body)
@@ -114,7 +118,7 @@ pub async fn execute(
     if target.is_effect {
         target.touch(&engine.writes.ledger);
     }
-    let reply = operation::execute(engine, identity, operation, head, body, timeout_ms).await;
+    let reply = operation::execute(engine, identity, task, body, timeout_ms).await;
     if target.is_effect {
         target.touch(&engine.writes.ledger);
     }

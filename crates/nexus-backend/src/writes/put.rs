@@ -7,7 +7,7 @@ use super::promise::{self, Fingerprint, Profile, ReplyHead};
 use super::scope::Scope;
 use super::{LARGEST, WriteMode, Writes, replay};
 use crate::FunctionIdentity;
-use crate::operation::{self, Content, Engine, Refusal, Reply, s3};
+use crate::operation::{self, Content, Engine, Refusal, Reply, Task, s3};
 use crate::raw::{RawRoom, RawSlice, RequestBody};
 use serde::Deserialize;
 use serde_json::Value;
@@ -277,9 +277,9 @@ pub async fn exchange(
     head: &[u8],
     bytes: RawSlice,
 ) -> Result<(ReplyHead, String), Refusal> {
-    let s3 = nexus_abi::operation::S3;
+    let task = Task::parse(nexus_abi::operation::S3, head)?;
     let body = RequestBody::Whole(bytes);
-    let reply = operation::execute(engine, identity, s3, head, body, 0).await?;
+    let reply = operation::execute(engine, identity, task, body, 0).await?;
     let answer: ReplyHead = serde_json::from_slice(&reply.head).unwrap_or(ReplyHead {
         status: 0,
         headers: Vec::new(),

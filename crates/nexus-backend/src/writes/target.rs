@@ -1,10 +1,9 @@
 //! Which objects and buckets an operation is about, and whether anybody outside could notice it.
 
 use super::ledger::{Ledger, ObjectName};
+use crate::http::head::values;
 use crate::http::url::Url;
-use nexus_abi::operation as abi;
-use serde::Deserialize;
-use std::borrow::Cow;
+use crate::operation::{http_op, s3};
 
 /// What an operation reads or changes in S3.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -29,48 +28,50 @@ pub enum Buckets {
     Any,
 }
 
-/// What of a head tells the target.
-#[derive(Deserialize)]
-struct Peek<'a> {
-    #[serde(borrow)]
-    op: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    bucket: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    key: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    url: Option<Cow<'a, str>>,
-    #[serde(default, borrow)]
-    headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
-}
-
 impl Target {
-    /// Of a submission. A head that says nothing of use may be about anything.
-    pub fn of(operation: u16, head: &[u8]) -> Self {
-        let anything = Self {
-            buckets: Buckets::Any,
-            is_effect: true,
+    /// Of one of S3's operations.
+    pub fn of_s3(head: &s3::Head) -> Self {
+        let op = head.op.as_str();
+        let is_effect = !["Get", "Head", "List"]
+            .iter()
+            .any(|verb| op.starts_with(verb));
+        let mut target = Self {
+            is_effect,
+            is_put: op == "PutObject",
+            is_get: op == "GetObject",
             ..Self::default()
         };
-        let Ok(peek) = serde_json::from_slice::<Peek<'_>>(head) else {
-            return anything;
-        };
-        let mut target = match operation {
-            abi::S3 => s3(&peek),
-            _ => match peek.url.as_deref().map(Url::parse) {
-                Some(Ok(url)) => http(&url),
-                _ => return anything,
+        match (&head.bucket, &head.key) {
+            (Some(bucket), Some(key)) => target.objects.push(ObjectName {
+                bucket: bucket.clone(),
+                key: key.clone(),
+            }),
+            (Some(bucket), None) => target.buckets = Buckets::Named(vec![bucket.clone()]),
+            (None, _) => {}
+        }
+        target.copied_from(&head.headers)
+    }
+
+    /// Of a request that an SDK made. One whose URL is none may be about anything.
+    pub fn of_http(head: &http_op::Head) -> Self {
+        match Url::parse(&head.url) {
+            Ok(url) => http(&url).copied_from(&head.headers),
+            Err(_) => Self {
+                buckets: Buckets::Any,
+                is_effect: true,
+                ..Self::default()
             },
-        };
-        for (name, value) in &peek.headers {
-            if name.eq_ignore_ascii_case("x-amz-copy-source") {
-                match copy_source(value) {
-                    Some(object) => target.objects.push(object),
-                    None => target.buckets = Buckets::Any,
-                }
+        }
+    }
+
+    fn copied_from(mut self, headers: &[(String, String)]) -> Self {
+        for value in values(headers, "x-amz-copy-source") {
+            match copy_source(value) {
+                Some(object) => self.objects.push(object),
+                None => self.buckets = Buckets::Any,
             }
         }
-        target
+        self
     }
 
     /// Wait until what is pending for it has ended.
@@ -100,28 +101,6 @@ impl Target {
             Buckets::Any => ledger.touch_bucket(None),
         }
     }
-}
-
-fn s3(peek: &Peek<'_>) -> Target {
-    let op = peek.op.as_deref().unwrap_or_default();
-    let is_effect = !["Get", "Head", "List"]
-        .iter()
-        .any(|verb| op.starts_with(verb));
-    let mut target = Target {
-        is_effect,
-        is_put: op == "PutObject",
-        is_get: op == "GetObject",
-        ..Target::default()
-    };
-    match (peek.bucket.as_deref(), peek.key.as_deref()) {
-        (Some(bucket), Some(key)) => target.objects.push(ObjectName {
-            bucket: bucket.to_owned(),
-            key: key.to_owned(),
-        }),
-        (Some(bucket), None) => target.buckets = Buckets::Named(vec![bucket.to_owned()]),
-        (None, _) => {}
-    }
-    target
 }
 
 /// Any request may be one to S3, whatever its host is called: the bucket is the path's first segment or the host's first
@@ -192,10 +171,16 @@ pub fn decode(text: &str) -> String {
 #[allow(clippy::panic)]
 mod tests {
     use super::*;
+    use crate::operation::Task;
+    use nexus_abi::operation as abi;
     use serde_json::json;
 
     fn of(operation: u16, head: &serde_json::Value) -> Target {
-        Target::of(operation, head.to_string().as_bytes())
+        match Task::parse(operation, head.to_string().as_bytes()) {
+            Ok(Task::S3(head)) => Target::of_s3(&head),
+            Ok(Task::Http(head)) => Target::of_http(&head),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn object(bucket: &str, key: &str) -> ObjectName {
@@ -225,12 +210,11 @@ mod tests {
         );
         assert_eq!(copy.objects, [object("b", "k"), object("c", "a b+c")]);
         assert!(copy.is_effect);
-        assert_eq!(Target::of(abi::S3, b"rubbish").buckets, Buckets::Any);
     }
 
     #[test]
     fn any_request_may_be_one_to_s3() {
-        let named = |url: &str| match of(abi::HTTP, &json!({"url": url})).buckets {
+        let named = |url: &str| match of(abi::HTTP, &json!({"method": "GET", "url": url})).buckets {
             Buckets::Named(names) => names,
             other => panic!("{other:?}"),
         };
@@ -244,8 +228,12 @@ mod tests {
             "http://h/a/../photos/k",
             "http://h//photos/k",
             "http://h/%2e/photos",
+            "rubbish",
         ] {
-            assert_eq!(of(abi::HTTP, &json!({"url": url})).buckets, Buckets::Any);
+            assert_eq!(
+                of(abi::HTTP, &json!({"method": "GET", "url": url})).buckets,
+                Buckets::Any
+            );
         }
     }
 }
