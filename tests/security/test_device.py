@@ -26,6 +26,10 @@ def resize(device):
         "grow": lambda: os.ftruncate(fd, size * 2),
         "allocate": lambda: os.posix_fallocate(fd, size, 4096),
         "write": lambda: os.write(fd, b"x"),
+        "write beyond": lambda: os.pwrite(fd, b"x", size),
+        "write far beyond": lambda: os.pwrite(fd, b"x", 1 << 40),
+        "read": lambda: os.read(fd, 1),
+        "read before": lambda: os.pread(fd, 1, -1),
         "a second view": lambda: mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ),
         "beyond": lambda: mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ, offset=size),
         "a part": lambda: mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ),
@@ -41,6 +45,14 @@ def resize(device):
             continue
         worked.append(name)
     return worked
+
+def copy(device):
+    """What lies at the arena's end by the kernel's copy and by its mapping, and what is read behind it."""
+    fd, size = device._fd, len(device.arena)
+    written = os.pwrite(fd, b"by the kernel", size - 100)
+    seen = device.arena[size - 100 : size - 87].decode()
+    device.arena[size - 100 : size - 87] = b"by the guest."
+    return [written, seen, os.pread(fd, 13, size - 100).decode(), len(os.pread(fd, 1000, size - 100)), len(os.pread(fd, 1, size))]
 
 def storm(device, times):
     def ring():
@@ -64,6 +76,8 @@ def scribble(device):
 def handler(event, context):
     if event["what"] == "resize":
         return resize(transport())
+    if event["what"] == "copy":
+        return copy(transport())
     if event["what"] == "storm":
         return storm(transport(), event["times"])
     if event["what"] == "scribble":
@@ -92,6 +106,11 @@ def test_an_arena_cannot_be_resized_or_mapped_again(deployed):
     payload, response = deployed.invoke("attacks", {"what": "resize"})
     assert (payload, response.get("FunctionError")) == ([], None)
     assert deployed.invoke("attacks", {"what": "nothing"})[0] == "served"
+
+
+def test_the_kernels_copies_end_where_the_arena_does(deployed):
+    payload, response = deployed.invoke("attacks", {"what": "copy"})
+    assert (payload, response.get("FunctionError")) == ([13, "by the kernel", "by the guest.", 100, 0], None)
 
 
 def test_a_doorbell_without_end_leaves_the_others_served(deployed):

@@ -82,7 +82,7 @@ fn read_into(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -
         Object::Null => Ok(0),
         Object::Zero | Object::Full => fill(list, |_| Ok(()), true),
         Object::Random => fill(list, random, false),
-        Object::Device => Err(EINVAL),
+        Object::Device => arena(t, libc::SYS_preadv, list, position),
         Object::Poll(..) => Err(EINVAL),
         Object::Terminal(side) if position == CURRENT => super::terminals::read(t, d, side, list),
         Object::Fifo(end) if position == CURRENT => super::fifo::read(t, d, end, list),
@@ -105,6 +105,16 @@ fn read_into(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -
             )
         }
     }
+}
+
+/// Copy from or to the arena at a place of it: what the guest's mapping of it does as well, without a fault for each page that
+/// is touched first.
+fn arena(t: &Thread, number: libc::c_long, list: &[libc::iovec], position: u64) -> SysResult {
+    let device = t.process.config.device.ok_or(EINVAL)?;
+    if position == CURRENT {
+        return Err(EINVAL);
+    }
+    host_vector(t, number, device.arena, list, position)
 }
 
 /// Fill buffers with zeros or by `with`; returns how much.
@@ -160,7 +170,7 @@ fn write_from(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) 
         Object::Memory(inode) => write_memory(t, d, inode, list, position),
         Object::Null | Object::Zero | Object::Random => Ok(total(list)),
         Object::Full => Err(ENOSPC),
-        Object::Device => Err(EINVAL),
+        Object::Device => arena(t, libc::SYS_pwritev, list, position),
         _ if position != CURRENT => Err(ESPIPE),
         Object::Terminal(side) => super::terminals::write(t, d, side, list),
         Object::Fifo(end) => super::fifo::write(t, d, end, list),

@@ -29,6 +29,9 @@ DRAIN_LIMIT = 10.0
 KEPT = 1 << 20
 # Heap about to be used for the first time is mapped at once from this size on (bytes): one exit instead of a fault a page.
 _MAPPED_FROM = 1 << 16
+# A whole body of that size goes to and from heap that is not mapped without mapping it, by one exit, as often as this in an
+# invocation. Mapped, it still costs a fault for each group of pages, once.
+_COPIES = 16
 # linux/mman.h; older Pythons' mmap does not name it.
 _MADV_POPULATE_WRITE = 23
 _ROUND = ALIGNMENT - 1
@@ -84,18 +87,15 @@ class Channel:
         self._last_id = 0
         # Of instances: another number after each restore, since nothing of before is known to the backend then.
         self.restores = 0
-        # Up to where the heap has been written to, by either side.
+        # Up to where the heap has been written to, by either side; and up to where this side has touched it itself.
         self.touched = 0
+        self._mapped = 0
+        self._copies = 0
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
         # Room that one reply asks for at most, so that a few large ones do not take the whole heap.
         self.room_limit = max((len(transport.arena) - abi.HEAP) // 4, 1 << 16)
 
     # -- memory ------------------------------------------------------------------------------------------------
-
-    @property
-    def memory(self) -> memoryview:
-        """The whole arena."""
-        return self._memory
 
     @property
     def heap_free(self) -> int:
@@ -138,14 +138,43 @@ class Channel:
                     with contextlib.suppress(OSError):  # memory is kept then, nothing else
                         self.arena.madvise(mmap.MADV_REMOVE, first, last - first)
             self.touched = abi.HEAP + KEPT
+            self._mapped = min(self._mapped, self.touched)
+            self._copies = 0
 
-    def touch(self, start: int, end: int) -> None:
-        """Heap from `start` to `end` is about to be used: written by this side, or read of what the other wrote."""
-        start = max(self.touched, start) & -mmap.PAGESIZE
+    def view(self, start: int, end: int) -> memoryview:
+        """Heap from `start` to `end`, about to be written by this side, or read of what the other wrote."""
+        if end > self._mapped:
+            self._map(start, end)
+        return self._memory[start:end]
+
+    def copy(self, start: int, end: int) -> bytes:
+        """The bytes of the heap from `start` to `end`."""
+        if end > self._mapped:
+            if end - start >= _MAPPED_FROM and self._copies < _COPIES:
+                self._copies += 1
+                data = self._transport.read(start, end - start)
+                if len(data) == end - start:
+                    return data
+            self._map(start, end)
+        return self.arena[start:end]
+
+    def _put(self, start: int, data: Buffer, length: int) -> None:
+        """Write a body to the heap."""
+        end = start + length
+        if end > self._mapped:
+            if length >= _MAPPED_FROM and self._copies < _COPIES:
+                self._copies += 1
+                if self._transport.write(start, data) == length:
+                    return
+            self._map(start, end)
+        self.arena[start:end] = data
+
+    def _map(self, start: int, end: int) -> None:
+        start = max(self._mapped, start) & -mmap.PAGESIZE
         if end - start >= _MAPPED_FROM:
             with contextlib.suppress(OSError):  # pages are mapped as they are touched, then
                 self.arena.madvise(_MADV_POPULATE_WRITE, start, end - start)
-        self.touched = end
+        self._mapped = end
 
     def hold(self, holder: Holder) -> None:
         """Remember, weakly, that `holder` sits on heap which it could give back."""
@@ -203,11 +232,10 @@ class Channel:
             offset, room = place
             arena = self.arena
             body_offset = offset + body_start
-            if offset + fixed > self.touched:
-                self.touch(offset, offset + fixed)
+            self.touched = max(self.touched, offset + fixed)
             arena[offset : offset + head_length] = head
             if body_length:
-                arena[body_offset : body_offset + body_length] = body
+                self._put(body_offset, body, body_length)
             self._last_id = identity = self._last_id + 1
             ticket = self._tickets[identity] = Ticket(offset, fixed, room)
             self._rings.submit(
@@ -280,7 +308,7 @@ class Channel:
             self._rings.attach()
             self.restores += 1
             self._heap = Heap(abi.HEAP, len(self._memory))
-            self.touched = 0
+            self.touched = self._mapped = self._copies = 0
             self._holders.clear()
             self._discarded.clear()
             return True

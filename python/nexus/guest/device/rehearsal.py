@@ -24,6 +24,14 @@ class RehearsalTransport:
         self._control = memoryview(self.arena)[: abi.SUBMIT_RING].cast("I")
         self._taken = 0
 
+    def read(self, offset: int, length: int) -> bytes:
+        return self.arena[offset : offset + length]
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
+        size = memoryview(data).nbytes
+        self.arena[offset : offset + size] = data
+        return size
+
     def ring(self) -> None:
         while self._taken != self._control[abi.CONTROL_SUBMIT_TAIL // 4]:
             slot = self._taken & _MASK

@@ -32,8 +32,7 @@ class Reply:
         if length:
             self.body_offset = body
             kept = body + aligned(length)
-            if kept > channel.touched:
-                channel.touch(body, kept)
+            channel.touched = max(channel.touched, kept)
             channel.trim(room, end, body, kept)
         else:
             self.body_offset = 0
@@ -43,7 +42,7 @@ class Reply:
     @property
     def body(self) -> memoryview:
         """View of the body in the arena: valid until `release`."""
-        return self._channel.memory[self.body_offset : self.body_offset + self.body_length]
+        return self._channel.view(self.body_offset, self.body_offset + self.body_length)
 
     def release(self) -> None:
         """Give the body's heap back. May be called again."""

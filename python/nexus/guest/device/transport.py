@@ -25,6 +25,12 @@ class Transport(Protocol):
     # Whether instances are restored from snapshots here.
     clones: bool
 
+    def read(self, offset: int, length: int) -> bytes:
+        """What the kernel copied of the arena: less than `length` bytes where the caller has to do it."""
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
+        """Bytes that the kernel copied into the arena: as above."""
+
     def ring(self) -> None:
         """Tell the backend to look at the submission ring."""
 
@@ -60,6 +66,12 @@ class DeviceTransport:
             self._fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=abi.DOORBELL_OFFSET
         )
         self._bell = memoryview(self._page).cast("I")
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
+        return os.pwrite(self._fd, data, offset)
 
     def ring(self) -> None:
         self._bell[0] = 1
@@ -114,6 +126,12 @@ class EventfdTransport:
         self._poll.register(completion, select.POLLIN)
         # The flag belongs to the open file, which the backend shares: take it as it is.
         self._blocking = os.get_blocking(completion)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return b""  # a process's own faults cost less
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
+        return 0
 
     def ring(self) -> None:
         os.eventfd_write(self._doorbell, 1)
