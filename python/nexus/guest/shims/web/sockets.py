@@ -130,7 +130,6 @@ def _inside(host: str, port: int, timeout: float | None) -> socket.socket | None
 class WebSocket:
     """What web clients use of a `socket.socket`, over one conversation of the backend's."""
 
-    family = socket.AF_INET
     type = socket.SOCK_STREAM
     proto = 6
 
@@ -339,10 +338,14 @@ class WebSocket:
         value = self._options.get((level, option), _DEFAULTS.get((level, option), 0))
         return value.to_bytes(4, sys.byteorder, signed=True)[:length] if length else value
 
-    def getpeername(self) -> tuple[str, int]:
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AF_INET if len(self.getpeername()) == 2 else socket.AF_INET6
+
+    def getpeername(self) -> tuple[str, int] | tuple[str, int, int, int]:
         return _address(self.peer["address"])
 
-    def getsockname(self) -> tuple[str, int]:
+    def getsockname(self) -> tuple[str, int] | tuple[str, int, int, int]:
         return _address(self.peer["local"])
 
     def fileno(self) -> int:
@@ -396,6 +399,9 @@ def _number(key: tuple[int, int], value: Any) -> int:
     return int(bool(value)) if key in _SWITCHES else value
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: str) -> tuple[str, int] | tuple[str, int, int, int]:
+    """As the socket module has it: an IPv6 address with flow label and scope."""
     host, port = text.rsplit(":", 1)
-    return host.strip("[]"), int(port)
+    if host.startswith("["):
+        return host.strip("[]"), int(port), 0, 0
+    return host, int(port)
