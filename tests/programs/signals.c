@@ -82,6 +82,20 @@ static int timers(void) {
     while (count < 5)
         ;
     setitimer(ITIMER_REAL, &never, NULL);
+    // One that is disarmed sends nothing any more.
+    struct itimerval quick = {{0, 50}, {0, 50}};
+    for (int round = 0; round < 300; round++) {
+        int first = count;
+        setitimer(ITIMER_REAL, &quick, NULL);
+        while (count == first)
+            ;
+        setitimer(ITIMER_REAL, &never, NULL);
+        int last = count;
+        struct timespec moment = {0, 300000};
+        nanosleep(&moment, NULL);
+        if (count != last)
+            return wrong("a timer that was disarmed");
+    }
     alarm(1);
     struct timespec long_time = {20, 0};
     if (nanosleep(&long_time, &long_time) != -1 || errno != EINTR || long_time.tv_sec > 19)

@@ -29,6 +29,8 @@ struct State {
     armed: [Option<Armed>; KINDS],
     thread: bool,
     stopped: bool,
+    /// The thread sends signals of timers that were due.
+    sending: bool,
 }
 
 /// The timers of one process.
@@ -89,6 +91,10 @@ impl Timers {
         let timers = &process.timers;
         let now = timers.now(kind);
         let mut state = timers.lock();
+        // A timer that is disarmed sends nothing any more: what it has begun is with the process before this call ends.
+        while state.sending {
+            state = (timers.changed.wait(state)).unwrap_or_else(PoisonError::into_inner);
+        }
         if !first.is_zero() && !state.thread {
             let weak = Arc::downgrade(process);
             std::thread::Builder::new()
@@ -162,10 +168,13 @@ fn serve(process: &Weak<Process>) {
             drop(timers.changed.wait_timeout(state, next));
             continue;
         }
+        state.sending = true;
         drop(state);
         for signal in due {
             let sent = Sent::new(signal.unsigned_abs().into(), Cause::Kernel, 0, 0);
             let _ = signal::send(&process, None, sent);
         }
+        timers.lock().sending = false;
+        timers.changed.notify_all();
     }
 }
