@@ -168,6 +168,19 @@ class Copying(EventfdTransport):
         return len(data)
 
 
+def test_what_lies_below_a_mapped_part_is_not_taken_for_mapped(channel):
+    backend = channel.backend
+    transport = Copying(os.dup(backend.arena_fd), os.dup(backend.doorbell), os.dup(backend.completion))
+    channel = Channel(transport)
+    below = ask(channel, 300_000, room=1 << 19)
+    above = ask(channel, 100_000, room=1 << 18)
+    assert above.read(10) == pattern(10)
+    assert transport.copies == 0
+    assert below.read() == pattern(300_000)
+    assert transport.copies == 1
+    assert above.read() == pattern(100_000)[10:]
+
+
 @pytest.mark.parametrize("partly", [False, True])
 def test_large_bodies_are_copied_by_the_kernel_before_the_heap_is_mapped(channel, partly):
     backend = channel.backend

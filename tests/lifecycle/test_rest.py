@@ -66,13 +66,22 @@ def call_and_rest(node, name, way, calls, **more):
     return pid
 
 
+def process_of(thread):
+    """Whose thread this is; None: it has ended."""
+    try:
+        status = Path(f"/proc/{thread}/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return int(re.search(r"^Tgid:\s+(\d+)", status, re.MULTILINE)[1])
+
+
 def mapped_by_kvm(pid):
     """Pages that KVM maps for its microVM, by its statistics, which bear the name of the thread that made it; None where they are
     not shown."""
     if os.geteuid() != 0:
         return None
     machines = {int(path.name.partition("-")[0]): path for path in Path("/sys/kernel/debug/kvm").glob("*-*")}
-    mine = min((thread for thread in machines if pid <= thread < pid + 20), default=None)
+    mine = min((thread for thread in machines if pid <= thread < pid + 20 and process_of(thread) in {pid, None}), default=None)
     return None if mine is None else int((machines[mine] / "pages_4k").read_text(encoding="ascii"))
 
 

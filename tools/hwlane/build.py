@@ -14,16 +14,15 @@ _TARGET = "x86_64-unknown-linux-gnu"
 
 def vmm(repository: Path) -> Path:
     """A nexus-vmm that needs no shared library: as it is shipped."""
-    target, environment = _static()
-    command = ["cargo", "build", "--quiet", "--release", "--locked", "-p", "nexus-vmm", "--target", _TARGET]
-    _run(command, repository, environment)
+    target, environment = _target()
+    _run(["sh", "tools/static.sh", "build", "--quiet", "-p", "nexus-vmm"], repository, environment)
     return target / _TARGET / "release" / "nexus-vmm"
 
 
 def machine_tests(repository: Path) -> Path:
     """The microVM's own tests (crates/nexus-vmm/tests/machine.rs), likewise."""
-    _, environment = _static()
-    command = ["cargo", "test", "--quiet", "--release", "--locked", "-p", "nexus-vmm", "--target", _TARGET]
+    _, environment = _target()
+    command = ["sh", "tools/static.sh", "test", "--quiet", "-p", "nexus-vmm"]
     command += ["--test", "machine", "--no-run", "--message-format", "json"]
     for line in _run(command, repository, environment).splitlines():
         message = json.loads(line)
@@ -32,11 +31,10 @@ def machine_tests(repository: Path) -> Path:
     raise LaneError("cargo built no test called machine")
 
 
-def _static() -> tuple[Path, dict[str, str]]:
-    """The target directory of `make setup`, and the environment that tools/binaries.sh builds the hypervisor in."""
+def _target() -> tuple[Path, dict[str, str]]:
+    """The target directory of `make setup`, and an environment that names it."""
     target = Path(os.environ.get("CARGO_TARGET_DIR") or Path.home() / ".cache" / "nexus" / "target")
-    flags = os.environ.get("RUSTFLAGS", "") + " -Ctarget-feature=+crt-static"
-    return target, {**os.environ, "CARGO_TARGET_DIR": str(target), "RUSTFLAGS": flags}
+    return target, {**os.environ, "CARGO_TARGET_DIR": str(target)}
 
 
 def program(source: Path, cache: Path) -> Path:

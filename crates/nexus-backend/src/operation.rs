@@ -174,6 +174,14 @@ impl Task {
     }
 }
 
+/// How long an operation may take: what its submission says, or (0) the longest.
+pub fn limit(timeout_ms: u32) -> Duration {
+    match timeout_ms {
+        0 => LONGEST,
+        ms => Duration::from_millis(u64::from(ms)).min(LONGEST),
+    }
+}
+
 /// Do an operation.
 ///
 /// # Errors
@@ -185,10 +193,7 @@ pub async fn execute(
     body: RequestBody,
     timeout_ms: u32,
 ) -> Result<Reply, Refusal> {
-    let limit = match timeout_ms {
-        0 => LONGEST,
-        ms => Duration::from_millis(u64::from(ms)).min(LONGEST),
-    };
+    let limit = limit(timeout_ms);
     let work = async {
         match task {
             Task::S3(head) => s3::execute(engine, identity, head, body).await,

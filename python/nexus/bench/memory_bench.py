@@ -41,7 +41,8 @@ def measure(isolation: str, instances: int) -> report.Report:
         package = bench.deploy("s3_small.py", NAME, max_instances=instances, keep_alive_s=600, timeout_s=60)
         own, rest, long = of_function(bench, NAME, event, instances)
         behind_long = _call_ms(bench, NAME)
-        memory.await_rest(bench.pids(NAME))
+        if bench.isolation == "kvm":
+            memory.await_rest(bench.pids(NAME))
         behind_rest = _call_ms(bench, NAME)
         bench.evict(NAME)
         bench.deploy("s3_small.py", IDLE, max_instances=instances, keep_alive_s=600, timeout_s=60)

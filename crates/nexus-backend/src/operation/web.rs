@@ -1,6 +1,6 @@
 //! WEB_CONNECT, WEB_TUNE and WEB_TLS: a guest's conversation with a web server, its options, and its TLS.
 
-use super::{Engine, Refusal, parse};
+use super::{Engine, Refusal, limit, parse};
 use crate::FunctionIdentity;
 use crate::raw::RawSlice;
 use crate::web::connection::{Key, Peer};
@@ -10,10 +10,7 @@ use crate::web::tls::{MAX_SET_BYTES, Settings};
 use nexus_abi::operation::status;
 use serde::Deserialize;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// Where a guest's time-out is none or longer than that.
-const LONGEST: Duration = Duration::from_secs(900);
 const MAX_HOST: usize = 255;
 
 /// Head of WEB_CONNECT (docs/abi.md).
@@ -31,13 +28,6 @@ struct Target {
 #[serde(deny_unknown_fields)]
 struct Tuning {
     options: Options,
-}
-
-pub fn limit(timeout_ms: u32) -> Duration {
-    match timeout_ms {
-        0 => LONGEST,
-        ms => Duration::from_millis(u64::from(ms)).min(LONGEST),
-    }
 }
 
 /// # Errors

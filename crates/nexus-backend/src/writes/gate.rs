@@ -11,7 +11,6 @@ use crate::prefetch::{Copies, Inputs};
 use crate::raw::{RawSlice, RequestBody};
 use nexus_abi::operation as abi;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The circumstances of an operation.
 #[derive(Clone, Debug)]
@@ -95,7 +94,7 @@ pub async fn execute(
             Way::Defer(..) | Way::Plain => {}
         }
     }
-    let limit = limit(timeout_ms);
+    let limit = operation::limit(timeout_ms);
     let clear = async {
         if target.is_effect {
             around.barrier().await?;
@@ -144,12 +143,4 @@ pub async fn execute(
         }
     }
     reply
-}
-
-/// As [`operation::execute`] has it.
-fn limit(timeout_ms: u32) -> Duration {
-    match timeout_ms {
-        0 => operation::LONGEST,
-        ms => Duration::from_millis(u64::from(ms)).min(operation::LONGEST),
-    }
 }

@@ -88,8 +88,7 @@ class Channel:
         # Of instances: another number after each restore, since nothing of before is known to the backend then.
         self.restores = 0
         # Up to where the heap has been written to, by either side; and up to where this side has touched it itself.
-        self.touched = 0
-        self._mapped = 0
+        self.touched = self._mapped = abi.HEAP
         self._copies = 0
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
         # Room that one reply asks for at most, so that a few large ones do not take the whole heap.
@@ -170,11 +169,13 @@ class Channel:
         self.arena[start:end] = data
 
     def _map(self, start: int, end: int) -> None:
-        start = max(self._mapped, start) & -mmap.PAGESIZE
-        if end - start >= _MAPPED_FROM:
+        first = max(self._mapped, start) & -mmap.PAGESIZE
+        if end - first >= _MAPPED_FROM:
             with contextlib.suppress(OSError):  # pages are mapped as they are touched, then
-                self.arena.madvise(_MADV_POPULATE_WRITE, start, end - start)
-        self._mapped = end
+                self.arena.madvise(_MADV_POPULATE_WRITE, first, end - first)
+        # What lies below and is not small may be a body that nobody has looked at.
+        if start - self._mapped < _MAPPED_FROM:
+            self._mapped = end
 
     def hold(self, holder: Holder) -> None:
         """Remember, weakly, that `holder` sits on heap which it could give back."""
@@ -308,7 +309,8 @@ class Channel:
             self._rings.attach()
             self.restores += 1
             self._heap = Heap(abi.HEAP, len(self._memory))
-            self.touched = self._mapped = self._copies = 0
+            self.touched = self._mapped = abi.HEAP
+            self._copies = 0
             self._holders.clear()
             self._discarded.clear()
             return True
