@@ -348,10 +348,10 @@ def test_a_call_that_is_interrupted_before_its_wait_is_told_all_the_same():
     channel = Channel(Interrupted(lambda operation, head: (0, b"{}", b"body")))
     _, ticket = channel.submit(ECHO, b"{}", room_max=4096, silent=True)
 
-    def interrupt():
+    def interrupt(ticket):
         raise KeyboardInterrupt
 
-    channel._drain = interrupt
+    channel._lead = interrupt
     with pytest.raises(KeyboardInterrupt):
         channel.wait(ticket)
     assert told == ["ring"]

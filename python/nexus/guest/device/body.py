@@ -18,9 +18,6 @@ from .reply import Reply, call
 # One READ fetches at most this much (bytes): large enough that its exit does not matter, small enough to stay in cache.
 READ_SIZE = 1 << 20
 _READ_MIN = 1 << 14
-# A whole body of up to this many bytes leaves the arena at once: that is less work than keeping account of it there.
-_COPIED = 1 << 14
-
 
 # Turns a stream's error, the bytes that the failing read had got, and the number that are missing (None: unknown)
 # into what the caller's SDK would raise.
@@ -42,22 +39,16 @@ class ArenaBody(io.RawIOBase):
 
     def __init__(self, channel: Channel, reply: Reply, error: Translate | None = None):
         self._channel = channel
-        self._start = self._offset = offset = reply.body_offset
+        self._start = self._offset = reply.body_offset
         self._length = length = reply.body_length
-        self._spilled: bytes | None = None
+        self._spilled = reply.data
         self._stream = reply.stream if reply.more else 0
         self._position = 0
         self._error = error
         self._guard = Mutex()
         self.total_length = reply.total_length
-        if length <= _COPIED and not self._stream:
-            self._held = self._offset = 0
-            if length:
-                self._spilled = channel.arena[offset : offset + length]
-                reply.release()
-            return
-        self._held = aligned(length)
         reply.body_length = 0  # the heap is ours now
+        self._held = aligned(length) if self._spilled is None else 0
         if self._held:
             channel.hold(self)
 
@@ -118,7 +109,8 @@ class ArenaBody(io.RawIOBase):
             self._stream = 0
         self._offset = self._start = reply.body_offset
         self._length, reply.body_length = reply.body_length, 0
-        self._held = aligned(self._length)
+        self._spilled = reply.data
+        self._held = aligned(self._length) if self._spilled is None else 0
         if self._held:
             self._channel.hold(self)
         return self._length > 0 or self._fill(whole=whole)
@@ -236,6 +228,10 @@ class ArenaBody(io.RawIOBase):
         The view keeps its part of the arena as long as it or a slice of it lives, whatever becomes of the stream.
         """
         with self._guard:
+            if self._spilled is not None and not self._stream:
+                view = memoryview(self._spilled)[self._offset : self._offset + self._length]
+                self._consume(self._length)
+                return view
             if self._stream or not self._held:
                 return memoryview(b"".join(self._parts()))
             view = pinned(self._channel, self._start, self._held, self._offset, self._length)
@@ -260,6 +256,11 @@ class ArenaBody(io.RawIOBase):
     def close(self) -> None:
         """Give up what is unread."""
         if self.closed:
+            return
+        if not self._held and not self._stream:
+            self._length = 0
+            self._spilled = None
+            super().close()
             return
         with self._guard:
             self._length = 0

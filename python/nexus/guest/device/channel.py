@@ -53,19 +53,24 @@ def _not_here() -> DeviceUnavailableError:
 
 
 class Ticket:
-    """One submission in flight, and then its outcome."""
+    """One submission in flight, and then its outcome.
 
-    __slots__ = ("abandoned", "completion", "fixed", "gate", "offset", "room", "silent")
+    Its heap is `held` bytes at `offset`, of which the last `room` are for the reply. What goes before them is given back
+    when it completes, but for one that its thread waits for anyway: that gives all back at once.
+    """
 
-    def __init__(self, offset: int, fixed: int, room: int) -> None:
+    __slots__ = ("abandoned", "completion", "gate", "held", "offset", "room", "silent", "waited")
+
+    def __init__(self, offset: int, held: int, room: int, waited: bool) -> None:
         self.offset = offset
-        self.fixed = fixed
+        self.held = held
         self.room = room
+        self.waited = waited
         self.completion: Completion | None = None
         self.gate: threading.Lock | None = None
         self.abandoned = False
         # The backend has not been told yet.
-        self.silent = False
+        self.silent = waited
 
 
 class Channel:
@@ -115,10 +120,10 @@ class Channel:
             if self._starving:
                 self._wake_starving()
 
-    def trim(self, room: int, end: int, kept: int, kept_end: int) -> None:
-        """Give back what a reply left of its room: all of `room` to `end` but `kept` to `kept_end`."""
+    def trim(self, start: int, end: int, kept: int, kept_end: int) -> None:
+        """Give back what a reply does not need: all of `start` to `end` but `kept` to `kept_end`."""
         with self._lock:
-            self._heap.release(room, kept - room)
+            self._heap.release(start, kept - start)
             self._heap.release(kept_end, end - kept_end)
             if self._starving:
                 self._wake_starving()
@@ -238,7 +243,7 @@ class Channel:
             if body_length:
                 self._put(body_offset, body, body_length)
             self._last_id = identity = self._last_id + 1
-            ticket = self._tickets[identity] = Ticket(offset, fixed, room)
+            ticket = self._tickets[identity] = Ticket(offset, fixed + room, room, silent)
             self._rings.submit(
                 identity,
                 operation,
@@ -254,14 +259,12 @@ class Channel:
             )
         finally:
             lock.release()
-        if silent:
-            ticket.silent = True
-        else:
+        if not silent:
             self._transport.ring()
         return identity, ticket
 
     def wait(self, ticket: Ticket) -> Completion:
-        """Block until `ticket` completes. Frees the request; the caller owns the room.
+        """Block until `ticket` completes. The caller owns the heap that it holds then.
 
         An exception from a signal handler leaves the submission in flight, and its heap is freed when it completes.
         """
@@ -345,14 +348,13 @@ class Channel:
     # -- waiting -----------------------------------------------------------------------------------------------
 
     def _block(self, ticket: Ticket) -> None:
-        lock = self._lock
         while True:
-            with lock:
-                self._drain()
+            with self._lock:
+                if not ticket.silent:
+                    self._drain()
                 if ticket.completion is not None:
                     self._followers.pop(ticket, None)
-                    if self._followers and not self._leading:
-                        self._promote()
+                    self.pass_lead()
                     return
                 lead = not self._leading
                 if lead:
@@ -364,13 +366,7 @@ class Channel:
                         ticket.gate.acquire()
                     self._followers[ticket] = None
             if lead:
-                try:
-                    self._lead(ticket)
-                finally:
-                    with lock:
-                        self._leading = False
-                        if self._followers:
-                            self._promote()
+                self._lead(ticket)
                 return
             if ticket.silent:
                 ticket.silent = False
@@ -379,15 +375,22 @@ class Channel:
                 ticket.gate.acquire()
 
     def _lead(self, ticket: Ticket) -> None:
-        transport = self._transport
-        while ticket.completion is None:
-            if ticket.silent:
-                ticket.silent = False
-                transport.ring_and_wait()
-            else:
-                transport.wait(-1)
+        try:
+            while True:
+                if ticket.silent:
+                    ticket.silent = False
+                    self._transport.ring_and_wait()
+                else:
+                    self._transport.wait(-1)
+                with self._lock:
+                    self._drain()
+                    if ticket.completion is not None:
+                        self.end_lead()
+                        return
+        except BaseException:
             with self._lock:
-                self._drain()
+                self.end_lead()
+            raise
 
     def _promote(self) -> None:
         """Wake one follower, which finds that nobody leads. Under the lock."""
@@ -403,10 +406,14 @@ class Channel:
             if ticket is None:
                 raise DeviceUnavailableError(f"the backend completed {completion.id}, which is not in flight")
             ticket.completion = completion
-            self._heap.release(ticket.offset, ticket.fixed)
             if ticket.abandoned:
-                self._heap.release(ticket.offset + ticket.fixed, ticket.room)
-            elif ticket in self._followers:
+                self._heap.release(ticket.offset, ticket.held)
+            elif not ticket.waited:
+                request = ticket.held - ticket.room
+                self._heap.release(ticket.offset, request)
+                ticket.offset += request
+                ticket.held = ticket.room
+            if ticket in self._followers:
                 del self._followers[ticket]
                 if ticket.gate is not None and ticket.gate.locked():  # several tickets may share one
                     ticket.gate.release()
@@ -418,7 +425,7 @@ class Channel:
             ticket.abandoned = True
             self._followers.pop(ticket, None)
             if ticket.completion is not None:
-                self._heap.release(ticket.offset + ticket.fixed, ticket.room)
+                self._heap.release(ticket.offset, ticket.held)
 
     # -- for Selection, which waits for several tickets: all under the lock, but for wait_once ------------------
 

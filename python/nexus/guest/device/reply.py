@@ -7,47 +7,53 @@ from .channel import Buffer, Channel, Ticket
 from .errors import BackendError, DeviceUnavailableError
 from .heap import aligned
 
+# A whole body of up to this many bytes leaves the arena at once: less work than keeping account of it there.
+COPIED = 1 << 16
+
 
 class Reply:
-    """Owns the body's heap until `release`. `head` is the head's JSON text."""
+    """Owns the body's heap until `release`, where the body is not in `data`. `head` is the head's JSON text."""
 
-    __slots__ = ("_channel", "body_length", "body_offset", "head", "more", "status", "stream", "total_length")
+    __slots__ = ("_channel", "body_length", "body_offset", "data", "head", "more", "status", "stream", "total_length")
 
     def __init__(self, channel: Channel, ticket: Ticket) -> None:
-        """Wait for `ticket`, give back what its room does not need."""
+        """Wait for `ticket`, give back what is not needed."""
         completion = channel.wait(ticket)
-        room = ticket.offset + ticket.fixed
-        end = room + ticket.room
-        body, length = completion.body_offset, completion.body_length
-        head, head_length = completion.head_offset, completion.head_length
+        start = ticket.offset
+        end = start + ticket.held
+        room = end - ticket.room
+        _, self.status, flags, head, head_length, body, length, self.stream, total = completion
         if (head_length and not room <= head <= end - head_length) or (length and not room <= body <= end - length):
             raise DeviceUnavailableError("the backend placed a reply outside its room")
         self._channel = channel
-        self.status = completion.status
         self.head = channel.arena[head : head + head_length].decode() if head_length else ""
-        self.stream = completion.stream
-        self.more = completion.flags & abi.MORE != 0
-        self.total_length = None if completion.total_length == abi.UNKNOWN_LENGTH else completion.total_length
+        self.more = flags & abi.MORE != 0
+        self.total_length = None if total == abi.UNKNOWN_LENGTH else total
         self.body_length = length
+        self.data: bytes | None = None
         if length:
-            self.body_offset = body
             kept = body + aligned(length)
             channel.touched = max(channel.touched, kept)
-            channel.trim(room, end, body, kept)
-        else:
-            self.body_offset = 0
-            if end > room:
-                channel.release(room, end - room)
+            if length > COPIED or self.more:
+                self.body_offset = body
+                channel.trim(start, end, body, kept)
+                return
+            self.data = channel.copy(body, body + length)
+        self.body_offset = 0
+        if end > start:
+            channel.release(start, end - start)
 
     @property
     def body(self) -> memoryview:
-        """View of the body in the arena: valid until `release`."""
+        """The body, or the part of it that has come. Of the arena it may be a view, valid until `release`."""
+        if self.data is not None:
+            return memoryview(self.data)
         return self._channel.view(self.body_offset, self.body_offset + self.body_length)
 
     def release(self) -> None:
         """Give the body's heap back. May be called again."""
         length, self.body_length = self.body_length, 0
-        if length:
+        if length and self.data is None:
             self._channel.release(self.body_offset, aligned(length))
 
     def check(self) -> None:

@@ -1,6 +1,5 @@
 """How a guest reaches its arena: the device of a microVM, or descriptors that a jailed process inherits."""
 
-import contextlib
 import errno
 import fcntl
 import mmap
@@ -78,8 +77,10 @@ class DeviceTransport:
 
     def ring_and_wait(self) -> None:
         # Between a doorbell and a wait the backend would often be given this processor, and leave its caches cold.
-        with contextlib.suppress(InterruptedError):  # a signal handler ran: let the caller look, and come back
+        try:
             fcntl.ioctl(self._fd, abi.RING_AND_WAIT, -1)
+        except InterruptedError:  # a signal handler ran: let the caller look, and come back
+            return
 
     def wait(self, timeout_ms: int) -> bool:
         while True:

@@ -18,7 +18,8 @@ _MONTHS = {
     name: at for at, name in enumerate(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1)
 }
 _UTC: tzinfo | None = parse_timestamp("Thu, 01 Jan 1970 00:00:00 GMT").tzinfo
-Convert = Callable[[str], Any]
+# None: as it is.
+Convert = Callable[[str], Any] | None
 
 
 def timestamp(text: str) -> datetime:
@@ -35,13 +36,8 @@ def boolean(text: str) -> bool:
     return text == "true"
 
 
-def text(value: str) -> str:
-    """A header's text."""
-    return value
-
-
 _CONVERT: dict[str, Convert] = {
-    "string": text,
+    "string": None,
     "integer": int,
     "long": int,
     "boolean": boolean,
@@ -59,13 +55,9 @@ class Headers:
     __slots__ = ("_pairs", "lowered")
 
     def __init__(self, pairs: list[list[str]]) -> None:
-        lowered: dict[str, str] = {}
-        for name, value in pairs:
-            key = name.lower()
-            if key in lowered:
-                lowered[key] += f", {value}"
-            else:
-                lowered[key] = value
+        lowered = {name.lower(): value for name, value in pairs}
+        if len(lowered) < len(pairs):
+            lowered = {name: ", ".join(value for key, value in pairs if key.lower() == name) for name in lowered}
         self.lowered = lowered
         self._pairs = pairs
 
@@ -108,7 +100,12 @@ class ResponsePlan:
             present = self._present(names)
         parsed: dict[str, Any] = {}
         for wire, name, convert in present:
-            parsed[name] = convert(lowered[wire]) if convert is not _mapped else self._mapped(headers)
+            if convert is None:
+                parsed[name] = lowered[wire]
+            elif convert is _mapped:
+                parsed[name] = self._mapped(headers)
+            else:
+                parsed[name] = convert(lowered[wire])
         return parsed
 
     def _present(self, names: tuple[str, ...]) -> list[tuple[str, str, Convert]]:
