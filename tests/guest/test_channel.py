@@ -151,6 +151,35 @@ def test_a_large_use_of_the_heap_is_given_back(channel):
     assert ask(channel, 900_000, room=1 << 20).read() == pattern(900_000)
 
 
+def test_a_hypervisor_is_told_what_the_heap_holds():
+    """It gives back what lies behind that, while the guest rests."""
+    size = 300_000
+    transport = RehearsalTransport(lambda operation, head: (0, b"{}", pattern(size)), abi.MIN_SIZE)
+    transport.clones = True
+    channel = Channel(transport)
+    rings = channel._rings
+    assert rings.held_until == 0
+    held = ArenaBody(channel, call(channel, ECHO, b"{}", room_max=1 << 19))
+    told = rings.held_until
+    assert told >= abi.HEAP + (1 << 19)
+    # It only rises while an event is handled.
+    call(channel, ECHO, b"{}", room_max=1 << 19).release()
+    assert rings.held_until > told + (1 << 18)
+    channel.shrink()
+    told = rings.held_until
+    assert abi.HEAP + size < told < abi.HEAP + size + 4096
+    channel.woken()
+    assert rings.held_until == told
+    # The hypervisor has done it: heap behind that is new to the guest.
+    channel.view(abi.HEAP, told + (1 << 19))
+    rings.held_until = 0
+    channel.woken()
+    assert rings.held_until == channel._mapped == told
+    assert held.read() == pattern(size)
+    channel.shrink()
+    assert rings.held_until == abi.HEAP
+
+
 class Copying(EventfdTransport):
     """The kernel copies, or only begins to."""
 

@@ -157,6 +157,64 @@ def test_pages_that_were_copied_are_mapped_at_the_first_rest(node, handlers):
     node.evict(name)
 
 
+def arena_kib(pid):
+    """Memory behind the arena, and the arena's size."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        if "arena" in os.readlink(entry):
+            return entry.stat().st_blocks // 2, entry.stat().st_size >> 10
+    raise AssertionError(f"process {pid} has no arena")
+
+
+def await_arena(pid, below):
+    end = time.monotonic() + 20
+    while arena_kib(pid)[0] > below:
+        assert time.monotonic() < end, f"{arena_kib(pid)[0]} KiB of the arena at rest"
+        time.sleep(0.05)
+
+
+@pytest.mark.kvm
+def test_a_heap_that_was_used_is_given_back_at_rest_and_not_before(node, handlers):
+    if Path("/proc/self").stat().st_uid != 0:
+        pytest.skip("only root may look at an instance's arena")
+    s3 = node.s3()
+    s3.create_bucket(Bucket="arena")
+    objects = {
+        name: os.urandom(1 << 10) * (size >> 10)
+        for name, size in {"small": 2 << 10, "large": 1 << 20, "kept": 300 << 10}.items()
+    }
+    for name, content in objects.items():
+        s3.put_object(Bucket="arena", Key=name, Body=content)
+
+    def call(keys, *more, **event):
+        answer = node.invoke("arena", {"keys": keys, **event})
+        assert answer == [hashlib.sha256(objects[name]).hexdigest() for name in (*keys, *more)]
+        for name in keys:
+            assert s3.get_object(Bucket="arena", Key=f"{name} copy")["Body"].read() == objects[name]
+
+    node.deploy(f"{handlers}/arena.py:handler", "arena", max_instances=1, timeout_s=60)
+    call(["small"])
+    (pid,) = [one["pid"] for one in node.instances() if one["function"] == "arena"]
+    await_arena(pid, 300)
+    for _ in range(3):
+        call(["large", "small", "large"])
+        # Not at the end of each event: the next one would have to get it again.
+        assert arena_kib(pid)[0] > 1000
+        await_arena(pid, 300)
+    # What is held stays, and what lies behind it goes.
+    call(["large"], keep="kept")
+    await_arena(pid, 1700)
+    time.sleep(3 * TIDY_MS / 1000)
+    assert arena_kib(pid)[0] > 300
+    call(["large"], "kept")
+    # Whatever is told is taken for what it can be: a place in the heap.
+    size = arena_kib(pid)[1] << 10
+    for told in (1, 0x4001, size - 1, size, 0xFFFFFFFF, 0):
+        call(["large"], tell=told)
+        time.sleep(3 * TIDY_MS / 1000)
+        call(["small"])
+    node.evict("arena")
+
+
 def own_pages(pid):
     """Bytes that are mapped of the snapshot's own file: the one that lies beside the base's."""
     size = 0

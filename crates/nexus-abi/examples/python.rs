@@ -44,6 +44,7 @@ fn layout() {
     bytes("CONTROL_COMPLETE_HEAD", control::COMPLETE_HEAD);
     bytes("CONTROL_EXITS", control::EXITS);
     bytes("CONTROL_SIGNALS", control::SIGNALS);
+    bytes("CONTROL_HELD_UNTIL", control::HELD_UNTIL);
     bytes("SUBMIT_RING", arena::SUBMIT_RING);
     bytes("COMPLETE_RING", arena::COMPLETE_RING);
     line("RING_ENTRIES", arena::RING_ENTRIES);

@@ -27,6 +27,9 @@ pub mod control {
     /// `u32`, counted by the backend: how often it has told a microVM's hypervisor of completions (wraps). A futex between the
     /// two. The guest can write it, and so lose or make up wake-ups of its own.
     pub const SIGNALS: usize = 0x180;
+    /// `u32`, written by the guest: from this offset on the heap holds nothing, and the hypervisor may give its memory back when
+    /// the guest rests. 0: the guest does not tell, or the hypervisor has done so since.
+    pub const HELD_UNTIL: usize = 0x1c0;
 }
 
 /// Offset of the submission ring.

@@ -17,8 +17,12 @@ fn layout_of_version_1() {
         control::COMPLETE_HEAD,
         control::EXITS,
         control::SIGNALS,
+        control::HELD_UNTIL,
     ];
-    assert_eq!(control, [0, 8, 12, 0x40, 0x80, 0xc0, 0x100, 0x140, 0x180]);
+    assert_eq!(
+        control,
+        [0, 8, 12, 0x40, 0x80, 0xc0, 0x100, 0x140, 0x180, 0x1c0]
+    );
     assert_eq!(
         [arena::SUBMIT_RING, arena::COMPLETE_RING, arena::HEAP],
         [0x1000, 0x2000, 0x4000]

@@ -298,9 +298,28 @@ pub fn payload_hash(bytes: &RawSlice) -> String {
     if bytes.is_empty() {
         return EMPTY_SHA256.to_owned();
     }
-    let mut context = digest::Context::new(&digest::SHA256);
-    bytes.for_each_copy(|piece| context.update(piece));
-    hex(context.finish().as_ref())
+    let mut hash = PayloadHash::default();
+    bytes.for_each_copy(|piece| hash.update(piece));
+    hash.finish()
+}
+
+/// The same in the making.
+pub struct PayloadHash(digest::Context);
+
+impl Default for PayloadHash {
+    fn default() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+}
+
+impl PayloadHash {
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    pub fn finish(self) -> String {
+        hex(self.0.finish().as_ref())
+    }
 }
 
 /// Unix seconds as in X-Amz-Date.

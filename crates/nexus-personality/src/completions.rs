@@ -29,6 +29,11 @@ impl Completions {
         })
     }
 
+    /// Where the part of the heap ends that holds something: what the guest says, once.
+    pub(crate) fn take_held_until(&self) -> u32 {
+        self.page.held_until().swap(0, Ordering::AcqRel)
+    }
+
     fn word(&self) -> &AtomicU32 {
         self.page.signals()
     }

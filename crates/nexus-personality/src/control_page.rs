@@ -1,4 +1,4 @@
-//! The arena's control page, as the hypervisor sees it: counters that it shares with nexusd. (unsafe: shared memory.)
+//! The arena's control page, as the hypervisor sees it: words that it shares with nexusd and the guest. (unsafe: shared memory.)
 //!
 //! The guest can write there too.
 
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 /// The guest may unmap its own mapping of it, or map something else there.
 const LENGTH: usize = arena::SUBMIT_RING;
 const _: () = assert!(control::SIGNALS.is_multiple_of(4) && control::SIGNALS + 4 <= LENGTH);
+const _: () = assert!(control::HELD_UNTIL.is_multiple_of(4) && control::HELD_UNTIL + 4 <= LENGTH);
 const _: () = assert!(control::EXITS.is_multiple_of(8) && control::EXITS + 8 <= LENGTH);
 
 /// A mapping of it.
@@ -55,6 +56,13 @@ impl ControlPage {
         // SAFETY: inside the mapping and aligned (checked above), which lives as long as this value; the arena is sealed
         // against shrinking beneath it. Other writers are allowed for by the atomic.
         unsafe { AtomicU32::from_ptr(self.0.as_ptr().add(control::SIGNALS).cast()) }
+    }
+
+    /// Where the part of the heap ends that holds something, as the guest says.
+    #[must_use]
+    pub fn held_until(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(self.0.as_ptr().add(control::HELD_UNTIL).cast()) }
     }
 
     /// How often the guest was left.

@@ -19,6 +19,7 @@ use crate::rest::{Rest, Undo};
 use crate::signal::{self, Signals};
 use crate::thread::Thread;
 use crate::window::{CHUNK, DOORBELL, PAGE, Window};
+use nexus_abi::arena;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
@@ -581,6 +582,36 @@ impl Process {
         })?;
         self.device().arena = at;
         Ok(at)
+    }
+
+    /// Give the memory of the arena's heap back from where the guest says that it holds nothing. To be called while the guest
+    /// rests: it looks, once it goes on, whether this was done.
+    pub fn give_back_arena(&self) {
+        let (Some(completions), Ok(size)) = (self.completions.get(), self.arena_size()) else {
+            return;
+        };
+        let told = u64::from(completions.take_held_until());
+        let start = told.max(arena::HEAP as u64).next_multiple_of(PAGE);
+        if told == 0 || start >= size {
+            return;
+        }
+        let at = self.device().arena + start;
+        let mm = self.mm();
+        // The guest may have something else there by now.
+        let ours = (mm.find(at)).is_some_and(|(_, v)| {
+            v.end - at >= size - start && matches!(v.backing, Backing::Arena)
+        });
+        if let (true, Ok(host)) = (ours, self.memory.host(at, size - start)) {
+            // SAFETY: the range lies in the window, in the arena's mapping, which is the guest's to write; what fails is
+            // memory that stays in use, nothing else.
+            unsafe {
+                libc::madvise(
+                    host as *mut libc::c_void,
+                    (size - start) as usize,
+                    libc::MADV_REMOVE,
+                )
+            };
+        }
     }
 
     /// What tells of the backend's completions; mapped when it is first asked for.

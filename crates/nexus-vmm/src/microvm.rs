@@ -500,6 +500,10 @@ fn watch(
         {
             // Once for each rest.
             tidier.tidy(process, guest.window());
+            process.at_rest(|| {
+                process.give_back_arena();
+                None
+            });
             give_back_heap();
             give_back_stack();
             if guest.nap(LONG_REST * rest) {

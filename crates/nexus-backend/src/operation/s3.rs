@@ -12,7 +12,7 @@ use crate::http::url::{Url, encode};
 use crate::http::{Response, Route};
 use crate::policy::{Call, Policy};
 use crate::raw::RequestBody;
-use crate::sigv4::{EMPTY_SHA256, UNSIGNED, payload_hash};
+use crate::sigv4::{EMPTY_SHA256, PayloadHash, UNSIGNED};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -274,26 +274,43 @@ fn prepare(
         name.strip_prefix("x-amz-checksum-")
             .is_some_and(|rest| !matches!(rest, "mode" | "type" | "algorithm"))
     });
-    if let (true, RequestBody::Whole(bytes), false) = (operation.checksum, body, told) {
+    let mut sum = None;
+    if let (true, RequestBody::Whole(_), false) = (operation.checksum, body, told) {
         let wanted = values(headers, "x-amz-sdk-checksum-algorithm").next();
         let wanted = wanted.unwrap_or("CRC32").to_owned();
         let Some(algorithm) = Algorithm::named(&wanted) else {
             let what = format!("no checksum {wanted:.20?} can be made here");
             return Err(Refusal::invalid(&what));
         };
-        let mut sum = Checksum::new(algorithm);
-        bytes.for_each_copy(|piece| sum.update(piece));
-        set(headers, algorithm.header(), &sum.finish());
-        set(headers, "x-amz-sdk-checksum-algorithm", &wanted);
+        sum = Some((algorithm, wanted, Checksum::new(algorithm)));
     }
     let given = values(headers, "x-amz-content-sha256")
         .next()
         .map(str::to_owned);
-    let hash = given.unwrap_or_else(|| match body {
-        RequestBody::Whole(bytes) if bytes.is_empty() => EMPTY_SHA256.to_owned(),
-        RequestBody::Whole(bytes) if !url.authority.https => payload_hash(bytes),
-        _ => UNSIGNED.to_owned(),
-    });
+    let mut hash = match (given, body) {
+        (Some(given), _) => Ok(given),
+        (None, RequestBody::Whole(bytes)) if bytes.is_empty() => Ok(EMPTY_SHA256.to_owned()),
+        (None, RequestBody::Whole(_)) if !url.authority.https => Err(PayloadHash::default()),
+        (None, _) => Ok(UNSIGNED.to_owned()),
+    };
+    // Both at once, while a piece is in the processor's cache.
+    if let RequestBody::Whole(bytes) = body
+        && (sum.is_some() || hash.is_err())
+    {
+        bytes.for_each_copy(|piece| {
+            if let Some((_, _, sum)) = &mut sum {
+                sum.update(piece);
+            }
+            if let Err(hash) = &mut hash {
+                hash.update(piece);
+            }
+        });
+    }
+    if let Some((algorithm, wanted, sum)) = sum {
+        set(headers, algorithm.header(), &sum.finish());
+        set(headers, "x-amz-sdk-checksum-algorithm", &wanted);
+    }
+    let hash = hash.unwrap_or_else(PayloadHash::finish);
     set(headers, "X-Amz-Content-SHA256", &hash);
     Ok(hash)
 }

@@ -92,8 +92,9 @@ class Channel:
         self._last_id = 0
         # Of instances: another number after each restore, since nothing of before is known to the backend then.
         self.restores = 0
-        # Up to where the heap has been written to, by either side; and up to where this side has touched it itself.
-        self.touched = self._mapped = abi.HEAP
+        # Up to where the heap has been written to, by either side; up to where this side has touched it itself; and up to
+        # where it may hold something, which a hypervisor is told.
+        self.touched = self._mapped = self._held_until = abi.HEAP
         self._copies = 0
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
         # Room that one reply asks for at most, so that a few large ones do not take the whole heap.
@@ -129,7 +130,14 @@ class Channel:
                 self._wake_starving()
 
     def shrink(self) -> None:
-        """Give the memory behind the heap's free pages back, where more than KEPT bytes of it have been used."""
+        """Between two events: let the memory behind the heap's free pages go, or let it be given back once the guest rests.
+
+        A hypervisor does that. Elsewhere, and where other threads may never rest, what is more than KEPT bytes goes at once.
+        """
+        if self._transport.clones and threading.active_count() == 1:
+            with self._lock:
+                self._rings.held_until = self._held_until = self._heap.held_until
+            return
         if self.touched <= abi.HEAP + KEPT:
             return
         with self._lock:
@@ -143,6 +151,14 @@ class Channel:
                         self.arena.madvise(mmap.MADV_REMOVE, first, last - first)
             self.touched = abi.HEAP + KEPT
             self._mapped = min(self._mapped, self.touched)
+            self._copies = 0
+
+    def woken(self) -> None:
+        """Behind what may have been a rest: see whether the memory of the heap's free end was given back."""
+        if not self._rings.held_until:
+            self._rings.held_until = self._held_until
+            self.touched = min(self.touched, self._held_until)
+            self._mapped = min(self._mapped, self._held_until)
             self._copies = 0
 
     def view(self, start: int, end: int) -> memoryview:
@@ -236,6 +252,9 @@ class Channel:
             if place is None:
                 place = self._allocate_slowly(fixed, room_min, room_max)
             offset, room = place
+            end = offset + fixed + room
+            if end > self._held_until:
+                self._rings.held_until = self._held_until = end
             arena = self.arena
             body_offset = offset + body_start
             self.touched = max(self.touched, offset + fixed)
@@ -312,7 +331,7 @@ class Channel:
             self._rings.attach()
             self.restores += 1
             self._heap = Heap(abi.HEAP, len(self._memory))
-            self.touched = self._mapped = abi.HEAP
+            self.touched = self._mapped = self._held_until = abi.HEAP
             self._copies = 0
             self._holders.clear()
             self._discarded.clear()

@@ -59,6 +59,13 @@ class Heap:
         self.free_bytes -= size
         return offset
 
+    @property
+    def held_until(self) -> int:
+        """From here on everything is free."""
+        if self._starts and self._starts[-1] + self._lengths[-1] == self.end:
+            return self._starts[-1]
+        return self.end
+
     def free_ranges(self) -> list[tuple[int, int]]:
         """Offset and length of every free range, lowest first."""
         return list(zip(self._starts, self._lengths, strict=True))

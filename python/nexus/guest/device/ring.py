@@ -20,6 +20,7 @@ _WRAP = 0xFFFFFFFF
 _SUBMIT_TAIL = abi.CONTROL_SUBMIT_TAIL // 4
 _COMPLETE_TAIL = abi.CONTROL_COMPLETE_TAIL // 4
 _COMPLETE_HEAD = abi.CONTROL_COMPLETE_HEAD // 4
+_HELD_UNTIL = abi.CONTROL_HELD_UNTIL // 4
 
 
 class Completion(NamedTuple):
@@ -58,6 +59,15 @@ class Rings:
             )
         self._tail = self._control[_SUBMIT_TAIL]
         self._head = self._control[_COMPLETE_HEAD]
+
+    @property
+    def held_until(self) -> int:
+        """What the hypervisor is told of the heap: from where on it holds nothing. 0 once that memory was given back."""
+        return self._control[_HELD_UNTIL]
+
+    @held_until.setter
+    def held_until(self, offset: int) -> None:
+        self._control[_HELD_UNTIL] = offset
 
     def submit(self, *fields: int) -> None:
         """Publish one submission; `fields` in the order of the entry, without the reserved bytes."""

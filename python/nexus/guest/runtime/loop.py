@@ -83,6 +83,7 @@ def exchange(channel: Channel, outcome: Outcome | None, head: bytes) -> tuple[di
         outcome = None
         body = b""
         reply = Reply(channel, ticket)
+    channel.woken()
     reply.check()
     invocation = _decode(reply.head)
     if reply.more:
