@@ -29,8 +29,8 @@ DRAIN_LIMIT = 10.0
 KEPT = 1 << 20
 # Heap about to be used for the first time is mapped at once from this size on (bytes): one exit instead of a fault a page.
 _MAPPED_FROM = 1 << 16
-# A whole body of that size goes to and from heap that is not mapped without mapping it, by one exit, as often as this in an
-# invocation. Mapped, it still costs a fault for each group of pages, once.
+# A whole body of that size goes to and from heap that is not mapped without mapping it, by one exit, as often as this
+# between two rests. Mapped, it still costs a fault for each group of pages, once.
 _COPIES = 16
 # linux/mman.h; older Pythons' mmap does not name it.
 _MADV_POPULATE_WRITE = 23
