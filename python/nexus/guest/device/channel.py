@@ -155,7 +155,9 @@ class Channel:
 
     def woken(self) -> None:
         """Behind what may have been a rest: see whether the memory of the heap's free end was given back."""
-        if not self._rings.held_until:
+        if self._rings.held_until:
+            return
+        with self._lock:
             self._rings.held_until = self._held_until
             self.touched = min(self.touched, self._held_until)
             self._mapped = min(self._mapped, self._held_until)
