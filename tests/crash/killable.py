@@ -18,7 +18,7 @@ from typing import Any
 
 from nexus import paths
 
-DOUBLE = Path(__file__).parents[2] / "crates/nexusd/tests/common/fake_vmm.py"
+DOUBLE = Path(__file__).parents[2] / "crates/nexusd/tests/all/common/fake_vmm.py"
 
 
 class Gone(Exception):

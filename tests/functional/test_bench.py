@@ -13,10 +13,10 @@ from framework.cli import run
     ("arguments", "names"),
     [
         (("fabric", "--rounds", "1", "--pairs", "10"), {"cpu per GET+PUT 64 KiB", "cpu per GET+PUT 16 MiB"}),
-        (("cold", "--starts", "5"), {"first line p50", "first line p99", "response p50", "without shells: first line p50"}),
+        (("cold", "--starts", "3"), {"first line p50", "first line p99", "response p50", "without shells: first line p50"}),
         (("compute", "--rounds", "2", "--work", "1"), {"cpu per call p50"}),
-        (("writes", "--calls", "5"), {"handler time, commit", "handler time, journal"}),
-        (("prefetch", "--starts", "5"), {"cold start that reads, read ahead"}),
+        (("writes", "--calls", "3"), {"handler time, commit", "handler time, journal"}),
+        (("prefetch", "--starts", "3"), {"cold start that reads, read ahead"}),
         (("memory", "--instances", "3"), {"MemAvailable per instance", "PSS per instance"}),
     ],
 )
@@ -39,13 +39,13 @@ def test_benchmark_writes_its_rows(isolation: str, arguments: tuple[str, ...], n
 def test_density_counts_live_instances(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     result = run(
-        "bench", "density", "--instances", "8", "--functions", "4", "--calls", "16", "--isolation", "kvm", "--json", str(file)
+        "bench", "density", "--instances", "8", "--functions", "2", "--calls", "16", "--isolation", "kvm", "--json", str(file)
     )
     assert result.returncode == 0, result.stderr
     rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
     assert rows["live instances"]["value"] == 8
     assert rows["warm call p50"]["value"] > 0
-    # Four functions on one base, which each would have to itself.
+    # Two functions on one base, which each would have to itself.
     disk = rows["snapshot on disk per function"]
     assert 0 < disk["value"] < disk["baseline"]
     # Of one CPU: eight instances that wait for events take next to nothing.

@@ -8,9 +8,9 @@ from framework.cli import run
 
 
 def test_demo_makes_right_thumbnails_of_a_few_photographs(isolation: str) -> None:
-    result = run("demo", "--photos", "6", "--isolation", isolation)
+    result = run("demo", "--photos", "4", "--isolation", isolation)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "all 6 thumbnails are right" in result.stdout
+    assert "all 4 thumbnails are right" in result.stdout
     assert f"isolation {isolation}" in result.stdout
     assert "memory per instance" in result.stdout
 

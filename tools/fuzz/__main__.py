@@ -22,7 +22,7 @@ LOOPS = {
     "elf": ("nexus-personality", ["--test", "fuzz"]),
     "snapshot": ("nexus-vmm", ["--test", "fuzz"]),
     "http": ("nexus-backend", ["--lib", "fuzz"]),
-    "arena": ("nexus-backend", ["--test", "fuzz"]),
+    "arena": ("nexus-backend", ["--test", "all", "fuzz::"]),
 }
 
 

@@ -1,9 +1,6 @@
 //! Clients that misbehave.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{TestNode, read_reply};
+use crate::common::{TestNode, read_reply};
 use serde_json::json;
 use std::io::Write;
 

@@ -1,10 +1,7 @@
 //! Functions that share a node: whose connections are whose.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::nodes;
-use common::server::{Seen, Server, ok};
+use crate::common::nodes;
+use crate::common::server::{Seen, Server, ok};
 use nexus_abi::operation as abi;
 use nexus_backend::{CredentialsSource, CredentialsStore, FunctionIdentity, PolicyRules};
 use serde_json::{Value, json};

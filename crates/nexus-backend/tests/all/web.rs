@@ -1,11 +1,8 @@
 //! Conversations of web clients: bytes both ways, and connections that serve one function's exchanges.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::guest::{BODY, Completion, Entry, Guest, HEAD, ROOM, at};
-use common::node;
-use common::server::{Seen, Server, Step, ok};
+use crate::common::guest::{BODY, Completion, Entry, Guest, HEAD, ROOM, at};
+use crate::common::node;
+use crate::common::server::{Seen, Server, Step, ok};
 use nexus_abi::operation::{self as abi, status};
 use serde_json::json;
 

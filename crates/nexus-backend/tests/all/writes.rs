@@ -1,11 +1,8 @@
 //! Deferred writes: what a function is told, what others see meanwhile, and what becomes of an invocation (docs/writes.md).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::guest::{BODY, Guest};
-use common::store::{Store, etag};
-use common::world::{Instance, World};
+use crate::common::guest::{BODY, Guest};
+use crate::common::store::{Store, etag};
+use crate::common::world::{Instance, World};
 use nexus_abi::operation::{self as abi, status as code};
 use nexus_backend::{Commit, WriteMode};
 use serde_json::json;

@@ -1,5 +1,4 @@
 //! The channel for sockets, as a hypervisor uses it, and as a hostile one does.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use nexus_abi::network::{ALLOW, CONNECT, HEAD, REPLY, SEND};
 use nexus_backend::{

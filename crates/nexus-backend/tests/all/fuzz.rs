@@ -1,11 +1,8 @@
 //! A guest that fills the ring with entries at random: each is answered or the guest is given up, and the backend goes on.
 //! NEXUS_FUZZ_SECONDS and NEXUS_FUZZ_SEED: how long, from where.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::guest::{Entry, Guest, HEAD, SIZE, at};
-use common::node;
+use crate::common::guest::{Entry, Guest, HEAD, SIZE, at};
+use crate::common::node;
 use nexus_abi::arena::{ENTRY_SIZE, SUBMIT_RING, control};
 use serde_json::json;
 use std::sync::atomic::Ordering;

@@ -1,5 +1,4 @@
 //! A channel as its guest meets it, and as a hostile guest would like it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
 use nexus_abi::arena::{self, completion as c, control, submission as s};

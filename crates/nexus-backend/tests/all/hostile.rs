@@ -1,11 +1,8 @@
 //! Guests that break the contract: each harms itself only.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::guest::{BODY, Entry, HEAD, SIZE, at};
-use common::node;
-use common::server::{Seen, Server, Step, ok};
+use crate::common::guest::{BODY, Entry, HEAD, SIZE, at};
+use crate::common::node;
+use crate::common::server::{Seen, Server, Step, ok};
 use nexus_abi::arena::{SUBMIT_RING, control};
 use nexus_abi::operation::{self as abi, status as code};
 use nexus_backend::RuntimeMessage;
@@ -15,7 +12,9 @@ use std::time::Duration;
 const NOWHERE: &str = "http://127.0.0.1:1";
 
 /// What the backend says about a guest that does `part`.
-async fn verdict(part: impl FnOnce(&mut common::guest::Guest) + Send + 'static) -> RuntimeMessage {
+async fn verdict(
+    part: impl FnOnce(&mut crate::common::guest::Guest) + Send + 'static,
+) -> RuntimeMessage {
     let mut node = node(NOWHERE);
     node.play(part).await;
     let (message, _) = tokio::time::timeout(Duration::from_secs(5), node.message)

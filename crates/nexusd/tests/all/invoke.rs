@@ -1,11 +1,8 @@
 //! Invoke, as Lambda answers it, with the fake VMM.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::{TestNode, eventually, is_alive};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{TestNode, eventually, is_alive};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
