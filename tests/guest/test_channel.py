@@ -180,6 +180,20 @@ def test_a_hypervisor_is_told_what_the_heap_holds():
     assert rings.held_until == abi.HEAP
 
 
+def test_a_reply_that_memory_does_not_suffice_for_leaves_the_heap(channel):
+    free = channel.heap_free
+
+    def copy(start, end):
+        raise MemoryError
+
+    channel.copy = copy
+    with pytest.raises(MemoryError):
+        ask(channel, 1000)
+    del channel.copy
+    assert channel.heap_free == free
+    assert ask(channel, 1000).read() == pattern(1000)
+
+
 class Copying(EventfdTransport):
     """The kernel copies, or only begins to."""
 

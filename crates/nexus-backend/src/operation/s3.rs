@@ -287,6 +287,7 @@ fn prepare(
     let given = values(headers, "x-amz-content-sha256")
         .next()
         .map(str::to_owned);
+    // Err: one that is still to be made.
     let mut hash = match (given, body) {
         (Some(given), _) => Ok(given),
         (None, RequestBody::Whole(bytes)) if bytes.is_empty() => Ok(EMPTY_SHA256.to_owned()),

@@ -1,5 +1,6 @@
 //! Guests that break the contract: each harms itself only.
 
+use crate::common;
 use crate::common::guest::{BODY, Entry, HEAD, SIZE, at};
 use crate::common::node;
 use crate::common::server::{Seen, Server, Step, ok};
@@ -12,9 +13,7 @@ use std::time::Duration;
 const NOWHERE: &str = "http://127.0.0.1:1";
 
 /// What the backend says about a guest that does `part`.
-async fn verdict(
-    part: impl FnOnce(&mut crate::common::guest::Guest) + Send + 'static,
-) -> RuntimeMessage {
+async fn verdict(part: impl FnOnce(&mut common::guest::Guest) + Send + 'static) -> RuntimeMessage {
     let mut node = node(NOWHERE);
     node.play(part).await;
     let (message, _) = tokio::time::timeout(Duration::from_secs(5), node.message)

@@ -1,5 +1,6 @@
 //! S3 and HTTP operations, from a guest's ring to a server and back.
 
+use crate::common;
 use crate::common::guest::{BODY, Entry, at};
 use crate::common::server::{Seen, Server, Step, ok, status};
 use crate::common::{SECRET, node, node_under};
@@ -42,7 +43,7 @@ async fn objects_of_many_sizes_go_out_and_in_over_one_connection() {
     assert!(
         put.header("authorization")
             .unwrap()
-            .contains(crate::common::KEY_ID)
+            .contains(common::KEY_ID)
     );
 }
 
@@ -245,11 +246,11 @@ async fn nobody_there_and_nobody_answering() {
     node.play(|guest| {
         let head = json!({"op": "GetObject", "bucket": "b", "key": "k", "region": "us-east-1", "endpoint": null});
         let text = head.to_string();
-        guest.write(crate::common::guest::HEAD, text.as_bytes());
+        guest.write(common::guest::HEAD, text.as_bytes());
         let begun = Instant::now();
         guest.submit_entry(Entry {
             operation: abi::S3,
-            head: (at(crate::common::guest::HEAD), at(text.len())),
+            head: (at(common::guest::HEAD), at(text.len())),
             timeout_ms: 300,
             ..Entry::default()
         });
@@ -260,7 +261,7 @@ async fn nobody_there_and_nobody_answering() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", closed.local_addr().unwrap());
     drop(closed);
-    let mut node = crate::common::node(&url);
+    let mut node = common::node(&url);
     let refused = node.play(|guest| guest.s3("GetObject", "k", b"")).await;
     assert_eq!(
         (refused.status, refused.error()),
@@ -278,11 +279,11 @@ async fn an_upload_in_parts() {
         let head = json!({"method": "PUT", "url": format!("{url}/b/k"),
             "headers": [["Content-Length", "7"]], "sign": {"service": "s3", "region": "us-east-1"}});
         let text = head.to_string();
-        guest.write(crate::common::guest::HEAD, text.as_bytes());
+        guest.write(common::guest::HEAD, text.as_bytes());
         let id = guest.submit_entry(Entry {
             operation: abi::HTTP,
             flags: abi::STREAM_BODY,
-            head: (at(crate::common::guest::HEAD), at(text.len())),
+            head: (at(common::guest::HEAD), at(text.len())),
             ..Entry::default()
         });
         for (part, flags) in [(b"abcd".as_slice(), abi::MORE_BODY), (b"efg", 0)] {
@@ -326,11 +327,11 @@ async fn an_upload_given_up_is_never_whole() {
         let head = json!({"method": "PUT", "url": format!("{url}/b/k"), "headers": [["Transfer-Encoding", "chunked"]],
             "sign": {"service": "s3", "region": "us-east-1"}});
         let text = head.to_string();
-        guest.write(crate::common::guest::HEAD, text.as_bytes());
+        guest.write(common::guest::HEAD, text.as_bytes());
         let id = guest.submit_entry(Entry {
             operation: abi::HTTP,
             flags: abi::STREAM_BODY,
-            head: (at(crate::common::guest::HEAD), at(text.len())),
+            head: (at(common::guest::HEAD), at(text.len())),
             ..Entry::default()
         });
         guest.write(BODY, b"abcd");
@@ -466,7 +467,7 @@ async fn only_placeholder_requests_are_signed() {
     let seen = server.seen();
     assert!(seen[0].header("authorization").unwrap().contains("OWN/"));
     let signed = seen[1].header("authorization").unwrap();
-    assert!(signed.contains(crate::common::KEY_ID) && !signed.contains(abi::PLACEHOLDER_KEY_ID));
+    assert!(signed.contains(common::KEY_ID) && !signed.contains(abi::PLACEHOLDER_KEY_ID));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! What outlives a node, and what does not.
 
+use crate::common;
 use crate::common::{TestNode, eventually, is_alive};
 use serde_json::json;
 use std::fs;
@@ -67,7 +68,7 @@ fn sigterm_waits_no_longer_than_it_may() {
             let mut stream = node.connect();
             let head = format!("POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}", body.len());
             std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
-            crate::common::read_reply(stream)
+            common::read_reply(stream)
         });
         eventually("it runs", || {
             node.instances().iter().any(|i| i["state"] == "busy")

@@ -1,5 +1,6 @@
 //! Instances come, are shared out, and go.
 
+use crate::common;
 use crate::common::{TestNode, eventually};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -8,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Invoke `count` times at once.
-fn together(node: &TestNode, name: &str, event: &Value, count: usize) -> Vec<crate::common::Reply> {
+fn together(node: &TestNode, name: &str, event: &Value, count: usize) -> Vec<common::Reply> {
     thread::scope(|scope| {
         let threads: Vec<_> = (0..count)
             .map(|_| scope.spawn(|| node.invoke(name, event)))
@@ -271,7 +272,7 @@ fn a_shell_that_has_ended_is_passed_over() {
     // SAFETY: a child of the node that this test started, which has not reaped it.
     let killed = unsafe { libc::kill(dead, libc::SIGKILL) };
     assert_eq!(killed, 0);
-    eventually("it is dead", || !crate::common::is_alive(dead.into()));
+    eventually("it is dead", || !common::is_alive(dead.into()));
     let reply = node.invoke("f", &json!({}));
     assert_eq!(reply.status, 200);
     assert!(!was_shell(&reply.json()["pid"]));

@@ -257,11 +257,6 @@ class ArenaBody(io.RawIOBase):
         """Give up what is unread."""
         if self.closed:
             return
-        if not self._held and not self._stream:
-            self._length = 0
-            self._spilled = None
-            super().close()
-            return
         with self._guard:
             self._length = 0
             self._drop()

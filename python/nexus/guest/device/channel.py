@@ -371,8 +371,7 @@ class Channel:
     def _block(self, ticket: Ticket) -> None:
         while True:
             with self._lock:
-                if not ticket.silent:
-                    self._drain()
+                self._drain()
                 if ticket.completion is not None:
                     self._followers.pop(ticket, None)
                     self.pass_lead()
@@ -397,7 +396,7 @@ class Channel:
 
     def _lead(self, ticket: Ticket) -> None:
         try:
-            while True:
+            while ticket.completion is None:
                 if ticket.silent:
                     ticket.silent = False
                     self._transport.ring_and_wait()
@@ -405,13 +404,9 @@ class Channel:
                     self._transport.wait(-1)
                 with self._lock:
                     self._drain()
-                    if ticket.completion is not None:
-                        self.end_lead()
-                        return
-        except BaseException:
+        finally:
             with self._lock:
                 self.end_lead()
-            raise
 
     def _promote(self) -> None:
         """Wake one follower, which finds that nobody leads. Under the lock."""

@@ -26,20 +26,25 @@ class Reply:
         if (head_length and not room <= head <= end - head_length) or (length and not room <= body <= end - length):
             raise DeviceUnavailableError("the backend placed a reply outside its room")
         self._channel = channel
-        self.head = channel.arena[head : head + head_length].decode() if head_length else ""
         self.more = flags & abi.MORE != 0
         self.total_length = None if total == abi.UNKNOWN_LENGTH else total
         self.body_length = length
-        self.data: bytes | None = None
-        if length:
-            kept = body + aligned(length)
-            channel.touched = max(channel.touched, kept)
-            if length > COPIED or self.more:
-                self.body_offset = body
-                channel.trim(start, end, body, kept)
-                return
-            self.data = channel.copy(body, body + length)
         self.body_offset = 0
+        self.data: bytes | None = None
+        kept = body + aligned(length)
+        channel.touched = max(channel.touched, kept)
+        stays = length > COPIED or (length > 0 and self.more)
+        try:
+            self.head = channel.arena[head : head + head_length].decode() if head_length else ""
+            if length and not stays:
+                self.data = channel.copy(body, body + length)
+        except MemoryError:  # the program may go on, and the heap with it
+            channel.release(start, end - start)
+            raise
+        if stays:
+            self.body_offset = body
+            channel.trim(start, end, body, kept)
+            return
         if end > start:
             channel.release(start, end - start)
 

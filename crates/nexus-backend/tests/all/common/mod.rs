@@ -1,5 +1,4 @@
 //! Plays both neighbours of the backend: a guest over the descriptors, and a server over TCP.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
 pub mod guest;
 pub mod server;

@@ -3,8 +3,8 @@
 use super::guest::Guest;
 use nexus_abi::operation as abi;
 use nexus_backend::{
-    Backend, Copies, EventHead, FunctionIdentity, PolicyDocument, PrefetchOptions, RuntimeMessage,
-    Scope, Template, Wake, WriteMode, WriteOptions,
+    Backend, EventHead, FunctionIdentity, PolicyDocument, RuntimeMessage, Scope, Wake, WriteMode,
+    WriteOptions,
 };
 use serde_json::json;
 use std::path::Path;
@@ -22,11 +22,10 @@ pub struct Instance {
     pub guest: Guest,
     orders: mpsc::UnboundedSender<Order>,
     count: u32,
-    pub identity: FunctionIdentity,
 }
 
 enum Order {
-    Event(EventHead, Option<Arc<Copies>>),
+    Event(EventHead),
     End(oneshot::Sender<Option<Arc<Scope>>>),
 }
 
@@ -44,10 +43,9 @@ impl World {
     }
 
     pub fn instance(&self, function: &str, mode: WriteMode, deadline_ms: u64) -> Instance {
-        let identity = identity(function);
         let (mut channel, descriptors) = self
             .backend
-            .open(identity.clone(), 8 << 20, Wake::Eventfd)
+            .open(identity(function), 8 << 20, Wake::Eventfd)
             .unwrap();
         channel.set_writes(WriteOptions {
             mode,
@@ -64,8 +62,7 @@ impl World {
                     }
                     order = inbox.recv() => match order {
                         None => return,
-                        Some(Order::Event(head, copies)) => {
-                            channel.set_copies(copies);
+                        Some(Order::Event(head)) => {
                             channel.deliver(&head, bytes::Bytes::from_static(b"{}")).await.unwrap();
                         }
                         Some(Order::End(reply)) => {
@@ -79,37 +76,13 @@ impl World {
             guest: Guest::new(descriptors),
             orders,
             count: 0,
-            identity,
         }
-    }
-
-    pub fn prefetch(
-        &self,
-        instance: &Instance,
-        templates: &[&str],
-        event: &serde_json::Value,
-    ) -> Arc<Copies> {
-        let options = PrefetchOptions {
-            templates: templates
-                .iter()
-                .map(|t| Template::parse(t).unwrap())
-                .collect(),
-            ..PrefetchOptions::default()
-        };
-        let event = bytes::Bytes::from(event.to_string());
-        self.backend
-            .prefetch(&instance.identity, &options, &event, None)
-            .unwrap()
     }
 }
 
 impl Instance {
     /// Let an invocation begin.
     pub async fn begin(&mut self) {
-        self.begin_with(None).await;
-    }
-
-    pub async fn begin_with(&mut self, copies: Option<Arc<Copies>>) {
         self.count += 1;
         let id = self
             .play(|guest| guest.submit(abi::NEXT, &json!({}), b""))
@@ -124,7 +97,7 @@ impl Instance {
             identity: None,
             trace_id: None,
         };
-        assert!(self.orders.send(Order::Event(head, copies)).is_ok());
+        assert!(self.orders.send(Order::Event(head)).is_ok());
         let got = self.play(Guest::wait).await;
         assert_eq!(got.id, id);
     }

@@ -1,11 +1,4 @@
 //! A node of the test's own with the fake VMM, and a small HTTP client.
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::missing_panics_doc
-)]
 
 use serde_json::{Value, json};
 use std::collections::HashMap;
