@@ -151,8 +151,10 @@ def test_a_large_use_of_the_heap_is_given_back(channel):
     assert ask(channel, 900_000, room=1 << 20).read() == pattern(900_000)
 
 
-def test_a_hypervisor_is_told_what_the_heap_holds():
+def test_a_hypervisor_is_told_what_the_heap_holds(monkeypatch):
     """It gives back what lies behind that, while the guest rests."""
+    threads = 2  # a guest's: the test's own process may have others
+    monkeypatch.setattr(threading, "active_count", lambda: threads)
     size = 300_000
     transport = RehearsalTransport(lambda operation, head: (0, b"{}", pattern(size)), abi.MIN_SIZE)
     transport.clones = True
@@ -164,7 +166,12 @@ def test_a_hypervisor_is_told_what_the_heap_holds():
     assert told >= abi.HEAP + (1 << 19)
     # It only rises while an event is handled.
     call(channel, ECHO, b"{}", room_max=1 << 19).release()
-    assert rings.held_until > told + (1 << 18)
+    most = rings.held_until
+    assert most > told + (1 << 18)
+    # With other threads, which may be using it, too.
+    channel.shrink()
+    assert rings.held_until == most
+    threads = 1
     channel.shrink()
     told = rings.held_until
     assert abi.HEAP + size < told < abi.HEAP + size + 4096
