@@ -9,6 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/nexus/target
 VENV     := .venv
 BIN      := $(VENV)/bin
 BINARIES := nexusd nexus-vmm nexus-store
+NATIVE   := python/nexus/guest/device/_native.abi3.so
 
 .DEFAULT_GOAL := help
 .PHONY: help setup binaries demo test test-rust test-python test-hw conformance package-tests transparency crash fairness fuzz lint format bench docs wheel lock clean
@@ -24,13 +25,15 @@ $(VENV)/.tools: requirements/dev.lock requirements/venv.sh
 	@touch $@
 
 # cargo decides what is out of date; binaries that did not change keep their time. (make -j2 setup installs the tools meanwhile.)
-binaries: ## build nexusd, nexus-vmm and nexus-store and put them into the package
+binaries: ## build nexusd, nexus-vmm, nexus-store and the guest's module, and put them into the package
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or later (package cargo, or rustup)" >&2; exit 1; }
 	@sh tools/binaries.sh
 	@mkdir -p python/nexus/_bin
 	@for b in $(BINARIES); do \
 	  cmp -s "$(CARGO_TARGET_DIR)/release/$$b" python/nexus/_bin/$$b || \
 	  install -m 0755 "$(CARGO_TARGET_DIR)/release/$$b" python/nexus/_bin/$$b; done
+	@cmp -s "$(CARGO_TARGET_DIR)/release/libnexus_guest.so" $(NATIVE) || \
+	  install -m 0755 "$(CARGO_TARGET_DIR)/release/libnexus_guest.so" $(NATIVE)
 
 $(VENV)/.package: pyproject.toml $(VENV)/.tools | binaries
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
@@ -43,7 +46,7 @@ test: setup test-rust test-python ## all tests but the hardware lane
 
 # The hypervisor's as it is built for use, so that nothing of it is compiled twice.
 test-rust: setup
-	cargo test --release --locked --workspace --exclude nexus-vmm --exclude nexus-personality
+	cargo test --release --locked --workspace --exclude nexus-vmm --exclude nexus-personality --exclude nexus-guest
 	sh tools/static.sh test -p nexus-vmm -p nexus-personality
 
 # A file's tests share a node, and run one at a time.

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Build the release binaries into $CARGO_TARGET_DIR/release.
+# Build the release binaries, and the guest's extension module, into $CARGO_TARGET_DIR/release.
 set -eu
 host=$(rustc -vV | sed -n 's/^host: //p')
-cargo build --quiet --release --locked -p nexusd -p nexus-store
+cargo build --quiet --release --locked -p nexusd -p nexus-store -p nexus-guest
 sh "$(dirname "$0")/static.sh" build --quiet -p nexus-vmm
 built="$CARGO_TARGET_DIR/$host/release/nexus-vmm"
 place="$CARGO_TARGET_DIR/release/nexus-vmm"

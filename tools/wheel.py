@@ -11,7 +11,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BINARIES = ("nexusd", "nexus-vmm", "nexus-store")
+# Below target/release, and below python/nexus.
+BINARIES = {name: f"_bin/{name}" for name in ("nexusd", "nexus-vmm", "nexus-store")} | {
+    "libnexus_guest.so": "guest/device/_native.abi3.so"
+}
 
 
 class RustBinaries(BuildHookInterface[Any]):
@@ -19,7 +22,8 @@ class RustBinaries(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling; `version` is "standard" or "editable"."""
-        # No compiled extension, so any Python will do; the binaries are the platform's, linked with its C library.
+        # Any Python will do: the one extension module has CPython's stable interface, and is not needed. The binaries are the
+        # platform's, linked with its C library.
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{platform.machine()}"
         if version == "editable":
@@ -32,11 +36,11 @@ class RustBinaries(BuildHookInterface[Any]):
             check=True,
             env={**os.environ, "CARGO_TARGET_DIR": str(target)},
         )
-        place = root / "python" / "nexus" / "_bin"
-        place.mkdir(exist_ok=True)
-        for name in BINARIES:
+        for name, inside in BINARIES.items():
+            place = root / "python" / "nexus" / inside
+            place.parent.mkdir(exist_ok=True)
             # A running daemon may have the old file open: replace it, do not write into it.
-            fresh = place / f".{name}"
+            fresh = place.with_name(f".{place.name}")
             shutil.copy(target / "release" / name, fresh)
             fresh.chmod(0o755)
-            fresh.replace(place / name)
+            fresh.replace(place)

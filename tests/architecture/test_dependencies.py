@@ -16,6 +16,7 @@ ALLOWED = {
     "nexus-personality": {"nexus-abi"},
     "nexus-vmm": {"nexus-abi", "nexus-personality"},
     "nexus-backend": {"nexus-abi"},
+    "nexus-guest": {"nexus-abi"},
     "nexusd": {"nexus-abi", "nexus-backend"},
     "nexus-store": set(),
 }

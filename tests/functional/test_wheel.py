@@ -43,6 +43,7 @@ def test_wheel_holds_the_programs_executable_and_nothing_it_should_not(wheel: Pa
     for name in BINARIES:
         assert entries[f"nexus/_bin/{name}"].external_attr >> 16 & 0o777 == 0o755
     assert "nexus/guest/abi.py" in entries
+    assert "nexus/guest/device/_native.abi3.so" in entries
     assert "nexus/py.typed" in entries
     assert not [name for name in entries if name.startswith("tests") or name.endswith(".pyc")]
     assert __version__ in wheel.name

@@ -1,10 +1,23 @@
 import threading
 import time
 
-from nexus.guest.device.mutex import Mutex
+import pytest
+from nexus.guest.device import mutex as module
+from nexus.guest.device.native import native
 
 
-def test_excludes_and_wakes_everybody():
+class PythonMutex(module.PythonLatch):
+    acquire = module.Mutex.acquire
+    _withdraw = module.Mutex._withdraw
+
+
+@pytest.fixture(params=[module.Mutex, PythonMutex])
+def Mutex(request):
+    assert issubclass(module.Mutex, native.Latch)
+    return request.param
+
+
+def test_excludes_and_wakes_everybody(Mutex):
     mutex, inside, most, total = Mutex(), [], [], []
 
     def work():
@@ -27,7 +40,7 @@ def test_excludes_and_wakes_everybody():
     assert len(total) == 16 * 200
 
 
-def test_try_acquire():
+def test_try_acquire(Mutex):
     mutex = Mutex()
     assert mutex.try_acquire()
     assert not mutex.try_acquire()
@@ -35,7 +48,7 @@ def test_try_acquire():
     assert mutex.try_acquire()
 
 
-def test_a_waiter_is_woken_by_the_release():
+def test_a_waiter_is_woken_by_the_release(Mutex):
     mutex, seen = Mutex(), []
     mutex.acquire()
     thread = threading.Thread(target=lambda: (mutex.acquire(), seen.append(1), mutex.release()), daemon=True)

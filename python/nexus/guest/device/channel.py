@@ -17,6 +17,7 @@ from .. import abi
 from .errors import ArenaFullError, DeviceUnavailableError
 from .heap import ALIGNMENT, Heap, aligned
 from .mutex import Barred, Mutex
+from .native import native
 from .ring import Completion, Rings
 from .transport import Transport
 
@@ -32,11 +33,20 @@ _MAPPED_FROM = 1 << 16
 # A whole body of that size goes to and from heap that is not mapped without mapping it, by one exit, as often as this
 # between two rests. Mapped, it still costs a fault for each group of pages, once.
 _COPIES = 16
+# A whole body of up to this many bytes leaves the arena at once: less work than keeping account of it there.
+COPIED = 1 << 16
+NOTHING = (0, 0)
+# What the request of a call takes at most, of which there is one at a time (bytes).
+_USUAL = COPIED + (1 << 14)
 # linux/mman.h; older Pythons' mmap does not name it.
 _MADV_POPULATE_WRITE = 23
 _ROUND = ALIGNMENT - 1
 # Requests whose body follows in parts hold one place while each part needs another: keep enough of them free.
 MAX_STREAMED = 16
+
+
+# Status, flags, head, body where it has been copied out, its offset and length, stream, length of the whole body.
+Taken = tuple[int, int, str, bytes | None, int, int, int, int]
 
 
 class Holder(Protocol):
@@ -96,6 +106,9 @@ class Channel:
         # where it may hold something, which a hypervisor is told.
         self.touched = self._mapped = self._held_until = abi.HEAP
         self._copies = 0
+        self._line = native and native.Line(transport.arena)
+        # Heap kept for the next call: offset and length.
+        self._lease = NOTHING
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
         # Room that one reply asks for at most, so that a few large ones do not take the whole heap.
         self.room_limit = max((len(transport.arena) - abi.HEAP) // 4, 1 << 16)
@@ -105,7 +118,7 @@ class Channel:
     @property
     def heap_free(self) -> int:
         """Bytes of the heap that nothing holds."""
-        return self._heap.free_bytes
+        return self._heap.free_bytes + self._lease[1]
 
     def share(self, wanted: int, least: int) -> int:
         """Room to ask for at most, for a body that may stay unread: a quarter of what is free, between `least` and `wanted`.
@@ -136,11 +149,13 @@ class Channel:
         """
         if self._transport.clones and threading.active_count() == 1:
             with self._lock:
+                self._end_lease()
                 self._rings.held_until = self._held_until = self._heap.held_until
             return
         if self.touched <= abi.HEAP + KEPT:
             return
         with self._lock:
+            self._end_lease()
             for start, length in self._heap.free_ranges():
                 first = max(start, abi.HEAP + KEPT) + mmap.PAGESIZE - 1 & -mmap.PAGESIZE
                 last = min(start + length, self.touched) + mmap.PAGESIZE - 1 & -mmap.PAGESIZE
@@ -248,6 +263,8 @@ class Channel:
         if not lock.try_acquire():
             lock.acquire()
         try:
+            if self._lease is not NOTHING:
+                self._end_lease()
             place = None
             if len(self._tickets) < abi.RING_ENTRIES:
                 place = self._heap.allocate(fixed, room_min, room_max)
@@ -301,6 +318,81 @@ class Channel:
             raise DeviceUnavailableError("a wait for the backend ended without a completion")
         return completion
 
+    def alone(self, operation: int, head: bytes, body: Buffer, room_min: int, room_max: int) -> Taken | Ticket | None:
+        """One operation, start to end, while nothing else is in flight. None where it has to go the ordinary way.
+
+        Its outcome; where its body has not been copied out, the caller owns the heap of that. Or, where other threads came in
+        between, a ticket to `wait` for.
+        """
+        line, lock = self._line, self._lock
+        if line is None or self._tickets or self._discarded or not lock.try_acquire():
+            return None
+        try:
+            if self._tickets or self._leading:
+                return None
+            start, held = self._lease
+            if held < room_max:
+                self._end_lease()
+                place = self._heap.allocate(_USUAL, room_min, room_max)
+                if place is None:
+                    return None
+                start, held = self._lease = (place[0], place[1] + _USUAL)
+                if start + held > self._held_until:
+                    self._rings.held_until = self._held_until = start + held
+            if start + len(head) + len(body) > self._mapped:
+                self._map(start, start + min(len(head) + len(body) + 2 * ALIGNMENT, held))
+            self._last_id = identity = self._last_id + 1
+            fixed = line.submit(identity, operation, start, held, room_min, room_max, head, body)
+            if not fixed:
+                return None
+            self._lease = NOTHING
+            ticket = self._tickets[identity] = Ticket(start, held, held - fixed, waited=True)
+            ticket.silent = False
+            self._leading = leading = True
+        finally:
+            lock.release()
+        try:
+            self._transport.ring_and_wait()
+            with lock:
+                end = start + held
+                taken = line.take(
+                    identity, start + fixed, end, COPIED if start + _USUAL + COPIED <= self._mapped else _MAPPED_FROM - 1
+                )
+                if taken is not None:
+                    del self._tickets[identity]
+                    self._keep(start, held, taken)
+                self._leading = leading = False
+                if self._followers:
+                    self._promote()
+        except BaseException:
+            if leading:
+                with lock:
+                    self.end_lead()
+            self._abandon(ticket)
+            raise
+        return ticket if taken is None else taken
+
+    def _keep(self, start: int, held: int, taken: Taken) -> None:
+        """Keep the heap of a call that has ended for the next one, or give back what its body leaves. Under the lock."""
+        _, _, _, data, body, length, _, _ = taken
+        end = body + length
+        self.touched = max(self.touched, end)
+        if data is not None or not length:
+            self._lease = (start, held)
+            if end > self._mapped:
+                self._map(body, end)
+            return
+        end = aligned(end)
+        self._heap.release(start, body - start)
+        self._heap.release(end, start + held - end)
+        if self._starving:
+            self._wake_starving()
+
+    def _end_lease(self) -> None:
+        start, held = self._lease
+        self._lease = NOTHING
+        self._heap.release(start, held)
+
     def post(self, operation: int, *, stream: int = 0, flags: int = 0) -> None:
         """Submit something whose outcome does not matter."""
         _, ticket = self.submit(operation, stream=stream, flags=flags)
@@ -333,6 +425,7 @@ class Channel:
             self._rings.attach()
             self.restores += 1
             self._heap = Heap(abi.HEAP, len(self._memory))
+            self._lease = NOTHING
             self.touched = self._mapped = self._held_until = abi.HEAP
             self._copies = 0
             self._holders.clear()

@@ -7,16 +7,20 @@ nobody else wants it; a real lock is made for those who have to wait.
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .native import native
 
 
-class Mutex:
-    """Mutual exclusion, not reentrant. The order of waiters is not kept."""
+class PythonLatch:
+    """What is quick about a `Mutex`, where the native module cannot be loaded."""
 
-    __slots__ = ("_free", "_waiting")
+    __slots__ = ("_free", "waiting")
 
     def __init__(self) -> None:
         self._free: list[None] = [None]
-        self._waiting: list[threading.Lock] = []
+        # Locks that those who wait have acquired, and wait for again.
+        self.waiting: list[threading.Lock] = []
 
     def try_acquire(self) -> bool:
         """Take it if it is free."""
@@ -28,35 +32,17 @@ class Mutex:
 
     def acquire(self) -> None:
         """Take it, and wait for that if need be."""
-        while not self.try_acquire():
-            gate = threading.Lock()
-            gate.acquire()
-            self._waiting.append(gate)
-            # Whoever holds it looks for waiters after giving it back: either that is yet to come, or it is free now.
-            if self.try_acquire():
-                self._withdraw(gate)
-                return
-            gate.acquire()
+        raise NotImplementedError
 
     def release(self) -> None:
         """Give it back, and wake one who waits."""
         self._free.append(None)
-        if self._waiting:
+        if self.waiting:
             try:
-                gate = self._waiting.pop()
+                gate = self.waiting.pop()
             except IndexError:  # the last of them withdrew
                 return
             gate.release()
-
-    def _withdraw(self, gate: threading.Lock) -> None:
-        try:
-            self._waiting.remove(gate)
-        except ValueError:  # woken meanwhile: the next in line gets that instead
-            if self._waiting:
-                try:
-                    self._waiting.pop().release()
-                except IndexError:
-                    return
 
     def __enter__(self) -> None:
         if not self.try_acquire():
@@ -66,13 +52,45 @@ class Mutex:
         self.release()
 
 
+if TYPE_CHECKING or native is None:  # noqa: SIM108
+    Latch = PythonLatch
+else:
+    Latch = native.Latch
+
+
+class Mutex(Latch):
+    """Mutual exclusion, not reentrant. The order of waiters is not kept."""
+
+    __slots__ = ()
+
+    def acquire(self) -> None:
+        """Take it, and wait for that if need be."""
+        while not self.try_acquire():
+            gate = threading.Lock()
+            gate.acquire()
+            self.waiting.append(gate)
+            # Whoever holds it looks for waiters after giving it back: either that is yet to come, or it is free now.
+            if self.try_acquire():
+                self._withdraw(gate)
+                return
+            gate.acquire()
+
+    def _withdraw(self, gate: threading.Lock) -> None:
+        try:
+            self.waiting.remove(gate)
+        except ValueError:  # woken meanwhile: the next in line gets that instead
+            if self.waiting:
+                try:
+                    self.waiting.pop().release()
+                except IndexError:
+                    return
+
+
 class Barred(Mutex):
     """One that nobody ever gets: who tries is told why.
 
     :param reason: makes the error.
     """
-
-    __slots__ = ("_reason",)
 
     def __init__(self, reason: Callable[[], BaseException]) -> None:
         super().__init__()
@@ -80,4 +98,7 @@ class Barred(Mutex):
 
     def try_acquire(self) -> bool:
         """Raise."""
+        raise self._reason()
+
+    def __enter__(self) -> None:
         raise self._reason()

@@ -3,12 +3,9 @@
 import json
 
 from .. import abi
-from .channel import Buffer, Channel, Ticket
+from .channel import COPIED, Buffer, Channel, Taken, Ticket
 from .errors import BackendError, DeviceUnavailableError
 from .heap import aligned
-
-# A whole body of up to this many bytes leaves the arena at once: less work than keeping account of it there.
-COPIED = 1 << 16
 
 
 class Reply:
@@ -48,6 +45,22 @@ class Reply:
         if end > start:
             channel.release(start, end - start)
 
+    @classmethod
+    def of(cls, channel: Channel, taken: Taken) -> "Reply":
+        """What `Channel.alone` brought."""
+        reply = cls.__new__(cls)
+        reply.status, flags, reply.head, data, offset, length, reply.stream, total = taken
+        reply._channel = channel
+        reply.more = flags & abi.MORE != 0
+        reply.total_length = None if total == abi.UNKNOWN_LENGTH else total
+        reply.body_length = length
+        if length and data is None and length <= COPIED and not reply.more:
+            data = channel.copy(offset, offset + length)
+            channel.release(offset, aligned(length))
+        reply.data = data
+        reply.body_offset = offset if data is None else 0
+        return reply
+
     @property
     def body(self) -> memoryview:
         """The body, or the part of it that has come. Of the arena it may be a view, valid until `release`."""
@@ -85,18 +98,22 @@ def call(
     timeout_ms: int = 0,
 ) -> Reply:
     """One operation, start to end. Raises BackendError where it fails."""
-    _, ticket = channel.submit(
-        operation,
-        head,
-        body,
-        room_min=room_min,
-        room_max=room_max,
-        flags=flags,
-        stream=stream,
-        timeout_ms=timeout_ms,
-        silent=True,
-    )
-    reply = Reply(channel, ticket)
+    taken: Taken | Ticket | None = None
+    if len(body) <= COPIED and not flags and not stream and not timeout_ms:
+        taken = channel.alone(operation, head, body, room_min, room_max)
+    if taken is None:
+        _, taken = channel.submit(
+            operation,
+            head,
+            body,
+            room_min=room_min,
+            room_max=room_max,
+            flags=flags,
+            stream=stream,
+            timeout_ms=timeout_ms,
+            silent=True,
+        )
+    reply = Reply(channel, taken) if isinstance(taken, Ticket) else Reply.of(channel, taken)
     if reply.status < 0:
         reply.check()
     return reply

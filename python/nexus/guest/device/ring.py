@@ -40,25 +40,21 @@ class Completion(NamedTuple):
 class Rings:
     """Submission and completion ring of one arena. Not thread safe: the channel locks."""
 
-    __slots__ = ("_arena", "_control", "_head", "_tail")
+    __slots__ = ("_arena", "_control")
 
     def __init__(self, arena: mmap) -> None:
         self._arena = arena
         self._control = memoryview(arena)[: abi.SUBMIT_RING].cast("I")
-        self._tail = 0
-        self._head = 0
         self.attach()
 
     def attach(self) -> None:
-        """Check the arena's header and take up its indices: at start, and after a restore (a fresh arena)."""
+        """Check the arena's header: at start, and after a restore (a fresh arena)."""
         magic, version, size = _HEADER.unpack_from(self._arena, abi.CONTROL_MAGIC)
         if magic != abi.MAGIC or version != abi.VERSION or size != len(self._arena):
             raise DeviceUnavailableError(
                 f"arena of {len(self._arena)} bytes has magic {magic:#x}, version {version}, size {size}; "
                 f"this runtime speaks version {abi.VERSION}: use the runtime that came with the node"
             )
-        self._tail = self._control[_SUBMIT_TAIL]
-        self._head = self._control[_COMPLETE_HEAD]
 
     @property
     def held_until(self) -> int:
@@ -71,17 +67,15 @@ class Rings:
 
     def submit(self, *fields: int) -> None:
         """Publish one submission; `fields` in the order of the entry, without the reserved bytes."""
-        tail = self._tail
+        tail = self._control[_SUBMIT_TAIL]
         SUBMISSION.pack_into(self._arena, abi.SUBMIT_RING + (tail & _MASK) * abi.ENTRY_SIZE, *fields)
-        self._tail = tail = (tail + 1) & _WRAP
-        self._control[_SUBMIT_TAIL] = tail
+        self._control[_SUBMIT_TAIL] = (tail + 1) & _WRAP
 
     def take(self) -> Completion | None:
         """The next completion, or None."""
-        head = self._head
+        head = self._control[_COMPLETE_HEAD]
         if self._control[_COMPLETE_TAIL] == head:
             return None
         entry = COMPLETION.unpack_from(self._arena, abi.COMPLETE_RING + (head & _MASK) * abi.ENTRY_SIZE)
-        self._head = head = (head + 1) & _WRAP
-        self._control[_COMPLETE_HEAD] = head
+        self._control[_COMPLETE_HEAD] = (head + 1) & _WRAP
         return Completion._make(entry)

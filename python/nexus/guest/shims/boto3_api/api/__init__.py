@@ -6,7 +6,6 @@ corner is botocore's own.
 
 import contextlib
 import gc
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ from . import body as bodies
 from .eligibility import Reference, Verdict, still_holds
 from .operations import OPERATIONS
 from .request import RequestPlan
-from .response import Headers, ResponsePlan, metadata, parse
+from .response import Headers, ResponsePlan, parse
 
 _VERDICT = "_nexus_verdict"
 _HEAD_ROOM = 1 << 14
@@ -31,8 +30,6 @@ _BUSY_DELAYS_S = (0.01, 0.05, 0.25, 1.0)
 # Answers after which real botocore does more than raise: redirects, clock skew, another region.
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REGIONAL = (b"AuthorizationHeaderMalformed", b"IllegalLocationConstraint", b"PermanentRedirect", b"RequestTimeTooSkewed")
-# The decoder's core: what it wraps around that looks for blanks, and the host puts none.
-_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 class FastPath:
@@ -58,10 +55,14 @@ class FastPath:
             verdict = self.judge(client)
         if not verdict.eligible or self._history._enabled:
             return self._original(client, name, params)
-        request = plan.build(client, params, verdict.region, verdict.endpoint, validates=verdict.validates)
-        if request is None:
-            return self._original(client, name, params)
-        content: Any = request.document
+        head = plan.head(params, verdict.region, verdict.endpoint, validates=verdict.validates)
+        content: Any = b""
+        length = None
+        if head is None:
+            request = plan.build(client, params, verdict.region, verdict.endpoint, validates=verdict.validates)
+            if request is None:
+                return self._original(client, name, params)
+            head, content, length = request
         if plan.body is not None and plan.body in params:
             given = params[plan.body]
             content = bodies.outgoing(given, self._channel.room_limit)
@@ -70,9 +71,9 @@ class FastPath:
             if content is not given and not isinstance(given, str):
                 # A file has been read: should real botocore have to take over, it gets the bytes.
                 params = {**params, plan.body: content}
-        if request.length is not None and request.length != len(content):
+        if length is not None and length != len(content):
             return self._original(client, name, params)
-        reply = self._exchange(name, request.head, content)
+        reply = self._exchange(name, head, content)
         if reply is None:
             return self._original(client, name, params)
         result = self._result(client, name, reply, verdict, params)
@@ -108,17 +109,14 @@ class FastPath:
         verdict: Verdict,
         params: dict[str, Any],
     ) -> dict[str, Any] | None:
-        fields = _scan(reply.head, 0)[0]
-        status: int = fields["status"]
-        headers = Headers(fields["headers"])
         plan = self._responses[name]
+        status, headers, retries, result = plan.read(reply.head)
         if status >= 300:
-            self._raise(client, name, reply, status, headers, fields["retries"])
+            self._raise(client, name, reply, status, headers, retries)
             return None
-        if not plan.complete or "expires" in headers.lowered:
-            return self._parsed(client, name, reply, status, headers, fields["retries"], verdict, params)
-        details = metadata(status, headers)
-        result: dict[str, Any] = {"ResponseMetadata": details, **plan.members(headers)}
+        if result is None:
+            return self._parsed(client, name, reply, status, headers, retries, verdict, params)
+        details = result["ResponseMetadata"]
         if plan.payload is not None:
             verify = verdict.validates or "ChecksumMode" in params
             result[plan.payload], algorithm = bodies.incoming(self._channel, reply, headers.lowered, verify=verify)
@@ -126,7 +124,7 @@ class FastPath:
                 details["ChecksumAlgorithm"] = algorithm
         elif reply.more or reply.body_length:
             self._finish(reply)
-        details["RetryAttempts"] = fields["retries"]
+        details["RetryAttempts"] = retries
         return result
 
     def _finish(self, reply: Reply) -> bytes:

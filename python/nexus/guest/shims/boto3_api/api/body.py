@@ -1,8 +1,9 @@
 """Bodies of the fast path: what PutObject sends, and GetObject's stream."""
 
-import base64
+import binascii
 import io
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from botocore.response import StreamingBody
@@ -23,7 +24,11 @@ except ImportError:
     _SUPPORTED = ()
 
 # Those that this botocore would check, and the host checks instead, in botocore's order of preference.
-_ALGORITHMS = tuple(name for name in ("crc64nvme", "crc32c", "crc32", "sha1", "sha256", "sha512") if name in _SUPPORTED)
+_ALGORITHMS = tuple(
+    (name, f"x-amz-checksum-{name}")
+    for name in ("crc64nvme", "crc32c", "crc32", "sha1", "sha256", "sha512")
+    if name in _SUPPORTED and StreamingChecksumBody is not None
+)
 
 
 def outgoing(body: Any, limit: int) -> Buffer | None:
@@ -67,6 +72,44 @@ class ArenaStream(ArenaBody):
         super().__init__(channel, reply, _as_urllib3)
 
 
+class CopiedStream(io.BytesIO):
+    """GetObject's raw stream, all of which is there: like urllib3's responses, not seekable, and empty once closed."""
+
+    closed = False
+
+    def seekable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return False
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        raise io.UnsupportedOperation("seek")
+
+    def truncate(self, size: int | None = None, /) -> int:
+        raise io.UnsupportedOperation("truncate")
+
+    def write(self, data: Any, /) -> int:
+        raise io.UnsupportedOperation("write")
+
+    def getbuffer(self) -> memoryview:
+        """All that is left, read-only."""
+        return memoryview(self.read())
+
+    def stream(self, amt: int = 1 << 16, decode_content: bool | None = None) -> Iterator[bytes]:
+        """The rest, in pieces of up to `amt` bytes: as urllib3's responses give it."""
+        while chunk := self.read(amt):
+            yield chunk
+
+    def release_conn(self) -> None:
+        """Nothing: connections are the host's."""
+
+    def close(self) -> None:
+        """Give up what is unread."""
+        self.closed = True
+        self.read()
+
+
 def _as_urllib3(error: BackendError, partial: bytes, missing: int | None) -> BaseException:
     streamed = errors.as_streamed(error, partial, missing)
     if isinstance(streamed, TimeoutError):
@@ -86,7 +129,7 @@ class _Verified:
         """Nothing: the bytes were counted where they came in."""
 
     def digest(self) -> bytes:
-        return base64.b64decode(self._expected)
+        return binascii.a2b_base64(self._expected)
 
     def b64digest(self) -> str:
         return self._expected
@@ -94,12 +137,14 @@ class _Verified:
 
 def incoming(channel: Channel, reply: Reply, headers: dict[str, str], *, verify: bool) -> tuple[StreamingBody, str | None]:
     """The stream for a result's Body, of the class that botocore would use, and the checksum's name where one applies."""
-    stream = ArenaStream(channel, reply)
+    stream: ArenaStream | CopiedStream
+    data = reply.data
+    stream = ArenaStream(channel, reply) if data is None or reply.more else CopiedStream(data)
     length = headers.get("content-length")
     body: StreamingBody
     algorithm = None
-    for name in _ALGORITHMS if verify and StreamingChecksumBody is not None else ():
-        expected = headers.get(f"x-amz-checksum-{name}")
+    for name, header in _ALGORITHMS if verify else ():
+        expected = headers.get(header)
         if expected is not None and "-" not in expected:
             algorithm = name
             body = StreamingChecksumBody(stream, length, _Verified(expected), expected)

@@ -15,6 +15,8 @@ from botocore.httpchecksum import _SUPPORTED_CHECKSUM_ALGORITHMS
 from botocore.model import OperationModel
 from botocore.serialize import RestXMLSerializer
 
+from ....device.native import native
+
 # Names that every region accepts. Access points, ARNs, directory buckets and old names in capitals: real botocore.
 _BUCKET = re.compile(
     r"(?!.*(?:--[a-z0-9]+-s3|-s3alias|--ol-s3|--table-s3)\Z)(?!\d+\.\d+\.\d+\.\d+\Z)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"
@@ -147,6 +149,38 @@ class RequestPlan:
         self._checksum_mode = "ChecksumMode" in self._headers and bool(
             operation.http_checksum.get("requestValidationModeMember")
         )
+        self._native = native and self._simple(members)
+
+    def _simple(self, members: dict[str, Any]) -> Any:
+        """What does the usual parameters at a tenth of the cost, and leaves the others to `build`."""
+        apart = {"ContentLength", *self._keys}
+        usual = (_header_text, _query_text, _integer, _boolean)
+        parameters = [
+            (name, location is self._headers, wire, members[name].type_name)
+            for location in (self._headers, self._query)
+            for name, (wire, check) in location.items()
+            if check in usual and name not in apart
+        ]
+        required = list(self._required - {"Bucket", "Key"})
+        encoded = self.name in _ENCODED
+        return native.Requests(
+            self.name,
+            parameters,
+            required,
+            self._needs_bucket,
+            self._needs_key,
+            self.body,
+            encoded,
+            self._checksum_mode,
+            _buckets,
+        )
+
+    def head(self, params: dict[str, Any], region: str, endpoint: str | None, *, validates: bool) -> bytes | None:
+        """The head of an ordinary request; None for any other, which is `build`'s."""
+        if self._native is None:
+            return None
+        head: bytes | None = self._native.build(params, region, endpoint, validates)
+        return head
 
     def build(
         self, client: Any, params: dict[str, Any], region: str, endpoint: str | None, *, validates: bool

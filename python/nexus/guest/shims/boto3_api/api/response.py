@@ -4,6 +4,7 @@ Operations whose answer is all headers are parsed by a plan compiled from the se
 whatever botocore's own event handlers would change go through `parse`, which is botocore.
 """
 
+import json
 import re
 from collections.abc import Callable
 from datetime import datetime, tzinfo
@@ -12,6 +13,8 @@ from typing import Any
 from botocore import model
 from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.utils import parse_timestamp
+
+from ....device.native import native
 
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT")
 _MONTHS = {
@@ -45,6 +48,8 @@ _CONVERT: dict[str, Convert] = {
 }
 
 
+# The decoder's core: what it wraps around that looks for blanks, and the host puts none.
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 # Sets of names that a plan remembers which of its members they give; servers send few.
 _MOST_SETS = 64
 
@@ -52,19 +57,27 @@ _MOST_SETS = 64
 class Headers:
     """A reply's headers: joined where repeated, by lower-case name, with the names as sent."""
 
-    __slots__ = ("_pairs", "lowered")
+    __slots__ = ("_head", "lowered")
 
-    def __init__(self, pairs: list[list[str]]) -> None:
-        lowered = {name.lower(): value for name, value in pairs}
-        if len(lowered) < len(pairs):
-            lowered = {name: ", ".join(value for key, value in pairs if key.lower() == name) for name in lowered}
+    def __init__(self, lowered: dict[str, str], head: str) -> None:
+        """`head`: the reply's, which they are from."""
         self.lowered = lowered
-        self._pairs = pairs
+        self._head = head
 
     @property
     def as_sent(self) -> dict[str, str]:
         """Names by their lower-case form, each as it came first."""
-        return {name.lower(): name for name, _ in reversed(self._pairs)}
+        return {name.lower(): name for name, _ in reversed(_scan(self._head, 0)[0]["headers"])}
+
+
+def answer(head: str) -> tuple[int, Headers, int]:
+    """Status, headers and retries of a reply's head (JSON)."""
+    fields = _scan(head, 0)[0]
+    pairs = fields["headers"]
+    lowered = {name.lower(): value for name, value in pairs}
+    if len(lowered) < len(pairs):
+        lowered = {name: ", ".join(value for key, value in pairs if key.lower() == name) for name in lowered}
+    return fields["status"], Headers(lowered, head), fields["retries"]
 
 
 class ResponsePlan:
@@ -73,6 +86,7 @@ class ResponsePlan:
     def __init__(self, operation: model.OperationModel) -> None:
         shape = operation.output_shape
         self.complete = True
+        kinds: list[tuple[str, str, str]] = []
         self.payload: str | None = None
         self._members: list[tuple[str, str, Convert]] = []
         self._known: dict[tuple[str, ...], list[tuple[str, str, Convert]]] = {}
@@ -83,13 +97,28 @@ class ResponsePlan:
             if location == "header" and member.type_name in _CONVERT:
                 wire = member.serialization.get("name", name).lower()
                 self._members.append((wire, name, _CONVERT[member.type_name]))
+                kinds.append((wire, name, member.type_name))
             elif location == "headers" and self._map is None:
                 self._map = (member.serialization.get("name", "").lower(), name)
                 self._map_at = len(self._members)
+                kinds.append((self._map[0], name, "prefix"))
             elif shape.serialization.get("payload") == name and member.type_name == "blob":
                 self.payload = name
             else:
                 self.complete = False
+        self._native = native and self.complete and native.Answers(kinds, datetime, _UTC)
+
+    def read(self, head: str) -> tuple[int, Headers, int, dict[str, Any] | None]:
+        """Status, headers and retries of a reply's head, and the result but for its body: None where that takes a parser."""
+        if self._native:
+            read = self._native.read(head)
+            if read is not None:
+                status, lowered, retries, result = read
+                return status, Headers(lowered, head), retries, result
+        status, headers, retries = answer(head)
+        if status >= 300 or not self.complete or "expires" in headers.lowered:
+            return status, headers, retries, None
+        return status, headers, retries, {"ResponseMetadata": metadata(status, headers), **self.members(headers)}
 
     def members(self, headers: Headers) -> dict[str, Any]:
         """The result's members, in the order in which botocore makes them. Raises ValueError for odd values."""

@@ -1,0 +1,19 @@
+//! `nexus.guest.device._native`: what each call of a guest's SDK passes through, once it is known to be an ordinary one.
+//!
+//! The Python modules beside it do all of this too, for interpreters that cannot load it, and everything that is not
+//! ordinary: several calls in flight, heap that is short, bodies that stay in the arena.
+
+mod answer;
+mod latch;
+mod line;
+mod request;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = true)]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<line::Line>()?;
+    module.add_class::<latch::Latch>()?;
+    module.add_class::<answer::Answers>()?;
+    module.add_class::<request::Requests>()
+}
