@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import threading
 import time
 import tracemalloc
@@ -315,6 +316,33 @@ def test_a_whole_body_is_held_once(channel):
     assert peak < size * 1.25
 
 
+def test_a_signal_handler_may_call_while_its_thread_waits(channel):
+    """As with real SDKs, which take another connection. Other threads' calls go on meanwhile."""
+    seen = []
+    others = [threading.Thread(target=lambda: seen.append(ask(channel, 7, delay=0.6).read()), daemon=True) for _ in range(2)]
+
+    def handler(number, frame):
+        if not others[0].is_alive() and not seen:
+            for thread in others:
+                thread.start()
+        seen.append(ask(channel, 3, delay=0.05).read())
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        assert ask(channel, 5, delay=1).read() == pattern(5)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for thread in others:
+            thread.join(10)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert seen.count(pattern(7)) == 2
+    assert seen.count(pattern(3)) >= 3
+    assert not channel._tickets
+    assert ask(channel, 9).read() == pattern(9)
+
+
 def test_fifty_threads_share_the_wait(channel):
     failures = []
 
@@ -394,6 +422,7 @@ def test_a_caller_that_waits_tells_the_backend_by_its_wait():
     # Nor is it forgotten where another has the lead.
     with channel.lock:
         assert channel.take_lead()
+        channel._leader = 0
     call(channel, ECHO, b"{}", room_max=4096)
     assert told == ["ring and wait", "ring"]
 
@@ -411,7 +440,7 @@ def test_a_call_that_is_interrupted_before_its_wait_is_told_all_the_same():
     channel = Channel(Interrupted(lambda operation, head: (0, b"{}", b"body")))
     _, ticket = channel.submit(ECHO, b"{}", room_max=4096, silent=True)
 
-    def interrupt(ticket):
+    def interrupt(ticket, *, nested):
         raise KeyboardInterrupt
 
     channel._lead = interrupt

@@ -99,6 +99,8 @@ class Channel:
         self._holders: dict[int, weakref.ref[Holder]] = {}
         self._discarded: deque[tuple[int, int, int]] = deque()
         self._leading = False
+        # Who leads, or did last (thread ident).
+        self._leader = 0
         self._last_id = 0
         # Of instances: another number after each restore, since nothing of before is known to the backend then.
         self.restores = 0
@@ -349,6 +351,7 @@ class Channel:
             ticket = self._tickets[identity] = Ticket(start, held, held - fixed, waited=True)
             ticket.silent = False
             self._leading = leading = True
+            self._leader = threading.get_ident()
         finally:
             lock.release()
         try:
@@ -469,9 +472,12 @@ class Channel:
                     self._followers.pop(ticket, None)
                     self.pass_lead()
                     return
-                lead = not self._leading
+                # This thread may be waiting as leader already, and run a signal's handler there.
+                nested = self._leading and self._leader == threading.get_ident()
+                lead = nested or not self._leading
                 if lead:
                     self._leading = True
+                    self._leader = threading.get_ident()
                     self._followers.pop(ticket, None)
                 else:
                     if ticket.gate is None:
@@ -479,7 +485,7 @@ class Channel:
                         ticket.gate.acquire()
                     self._followers[ticket] = None
             if lead:
-                self._lead(ticket)
+                self._lead(ticket, nested=nested)
                 return
             if ticket.silent:
                 ticket.silent = False
@@ -487,7 +493,7 @@ class Channel:
             if ticket.gate is not None:
                 ticket.gate.acquire()
 
-    def _lead(self, ticket: Ticket) -> None:
+    def _lead(self, ticket: Ticket, *, nested: bool) -> None:
         try:
             while ticket.completion is None:
                 if ticket.silent:
@@ -498,8 +504,9 @@ class Channel:
                 with self._lock:
                     self._drain()
         finally:
-            with self._lock:
-                self.end_lead()
+            if not nested:
+                with self._lock:
+                    self.end_lead()
 
     def _promote(self) -> None:
         """Wake one follower, which finds that nobody leads. Under the lock."""
@@ -555,6 +562,7 @@ class Channel:
         if self._leading:
             return False
         self._leading = True
+        self._leader = threading.get_ident()
         return True
 
     def end_lead(self) -> None:

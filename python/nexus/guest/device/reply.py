@@ -99,7 +99,7 @@ def call(
 ) -> Reply:
     """One operation, start to end. Raises BackendError where it fails."""
     taken: Taken | Ticket | None = None
-    if len(body) <= COPIED and not flags and not stream and not timeout_ms:
+    if type(body) is not memoryview and len(body) <= COPIED and not flags and not stream and not timeout_ms:
         taken = channel.alone(operation, head, body, room_min, room_max)
     if taken is None:
         _, taken = channel.submit(

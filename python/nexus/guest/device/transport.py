@@ -152,6 +152,8 @@ class EventfdTransport:
             os.eventfd_read(self._completion)
         except BlockingIOError:
             self._blocking = False
+        except InterruptedError:  # as above
+            pass
         return True
 
     def snapshot(self) -> int:
