@@ -156,3 +156,8 @@ def test_a_working_set_is_recorded_once_and_a_wrong_one_does_no_harm(node, handl
     for wrong in ("", '{"a": 1}', *(f'{{"written": {part}, "read": {part}, "changed": {part}}}' for part in lists)):
         recorded.write_text(wrong)
         again()
+
+
+def test_functions_run_with_the_native_module(node, handlers):
+    node.deploy("native", handlers / "native.py", memory_mib=128)
+    assert node.invoke("native", {})[0] is True

@@ -26,7 +26,8 @@ from .response import Headers, ResponsePlan, parse
 _VERDICT = "_nexus_verdict"
 _HEAD_ROOM = 1 << 14
 _GET_ROOM = (1 << 20) + _HEAD_ROOM
-_BUSY_DELAYS_S = (0.01, 0.05, 0.25, 1.0)
+# Pauses before another attempt where the instance has too much in flight (seconds).
+_BUSY_DELAYS_S = (0.01, 0.05, 0.25, 1.0, None)
 # Answers after which real botocore does more than raise: redirects, clock skew, another region.
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REGIONAL = (b"AuthorizationHeaderMalformed", b"IllegalLocationConstraint", b"PermanentRedirect", b"RequestTimeTooSkewed")
@@ -89,7 +90,7 @@ class FastPath:
         """Have the host do it. None where real botocore should try; raises what botocore raises without an answer."""
         room = _GET_ROOM if name == "GetObject" else 1 << 17 if name.startswith("List") else _HEAD_ROOM * 2
         room = self._channel.share(room, _HEAD_ROOM)
-        for delay in (*_BUSY_DELAYS_S, None):
+        for delay in _BUSY_DELAYS_S:
             try:
                 return call(self._channel, abi.S3, head, content, room_min=_HEAD_ROOM, room_max=room)
             except BackendError as error:
