@@ -357,10 +357,10 @@ class Channel:
         try:
             self._transport.ring_and_wait()
             with lock:
-                end = start + held
-                taken = line.take(
-                    identity, start + fixed, end, COPIED if start + _USUAL + COPIED <= self._mapped else _MAPPED_FROM - 1
-                )
+                room = start + fixed
+                # What is larger, and not mapped, the kernel copies with less work.
+                small = COPIED if room + COPIED <= self._mapped else _MAPPED_FROM - 1
+                taken = line.take(identity, room, start + held, small)
                 if taken is not None:
                     del self._tickets[identity]
                     self._keep(start, held, taken)
