@@ -68,6 +68,11 @@ class TestNode:
         full = handler if location.is_dir() else f"{location.stem}.{handler}"
         self.nexus.deploy(Source(location, full), name, **options)
 
+    @property
+    def kept(self) -> Path:
+        """What nexusd keeps. (To be looked into by exact paths: a search meets what is being deleted.)"""
+        return self.state / "nexusd"
+
     def invoke(self, name: str, event: object) -> tuple[Any, dict[str, Any]]:
         """Invoke through boto3: the decoded payload, and the whole response."""
         response = self.lambda_client.invoke(FunctionName=name, Payload=json.dumps(event).encode(), LogType="Tail")

@@ -102,8 +102,7 @@ def test_a_damaged_snapshot_is_refused_and_made_anew(node, handlers):
     node.deploy("damaged", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
     assert node.invoke("damaged", {})[0]["calls"] == 1
     node.admin("POST", "/nexus/v1/functions/damaged/evict")
-    folders = [path for path in node.state.rglob("snapshots") if path.is_dir()]
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    files = [path for path in (node.kept / "snapshots").rglob("*") if path.is_file() and path.stat().st_size]
     assert files, "the node keeps no snapshots"
     for path in files:
         path.chmod(0o600)
@@ -124,7 +123,7 @@ def test_a_working_set_is_recorded_once_and_a_wrong_one_does_no_harm(node, handl
         pytest.skip("there are no snapshots of processes")
 
     def snapshots():
-        return {path.name for path in node.state.rglob("snapshots/content/*")}
+        return {path.name for path in (node.kept / "snapshots" / "content").iterdir()}
 
     def again():
         node.admin("POST", "/nexus/v1/functions/working/evict")
@@ -137,8 +136,7 @@ def test_a_working_set_is_recorded_once_and_a_wrong_one_does_no_harm(node, handl
     before = snapshots()
     node.deploy("working", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
     (snapshot,) = snapshots() - before
-    (folder,) = node.state.rglob("snapshots/working-sets")
-    recorded = folder / snapshot
+    recorded = node.kept / "snapshots" / "working-sets" / snapshot
     assert not recorded.exists()
     node.invoke("working", {})
     until(recorded.exists)

@@ -133,10 +133,10 @@ def test_a_shell_whose_base_is_gone_serves_all_the_same(shells, handlers, tmp_pa
     node.deploy("based", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
     node.invoke("based", {})
     ready(node)
-    bases = {path.read_text() for folder in node.state.rglob("snapshots/bases") for path in folder.iterdir()}
-    for folder in node.state.rglob("snapshots/content"):
-        for base in bases:
-            (folder / base).rename(folder / f"{base}.away")
+    bases = {path.read_text() for path in (node.kept / "snapshots" / "bases").iterdir()}
+    folder = node.kept / "snapshots" / "content"
+    for base in bases:
+        (folder / base).rename(folder / f"{base}.away")
     try:
         for _ in range(2):
             payload, response = cold(node, "based", {})
@@ -145,9 +145,8 @@ def test_a_shell_whose_base_is_gone_serves_all_the_same(shells, handlers, tmp_pa
             assert in_shell(pid_of(node, "based"))
             ready(node)
     finally:
-        for folder in node.state.rglob("snapshots/content"):
-            for base in bases:
-                (folder / f"{base}.away").rename(folder / base)
+        for base in bases:
+            (folder / f"{base}.away").rename(folder / base)
 
 
 def test_functions_on_two_bases_each_find_a_shell_that_shows_theirs(shells, handlers):

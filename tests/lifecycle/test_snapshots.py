@@ -38,13 +38,12 @@ def cold(node, name, event=None):
 
 
 def content(node):
-    (folder,) = node.state.rglob("snapshots/content")
-    return folder
+    return node.kept / "snapshots" / "content"
 
 
 def snapshot_of(node, name):
     """The directory of a function's snapshot."""
-    (record,) = node.state.rglob(f"functions/{name}.json")
+    record = node.kept / "functions" / f"{name}.json"
     return content(node) / json.loads(record.read_text())["snapshot"]
 
 
@@ -237,7 +236,7 @@ def flipped(data, at):
     ids=["header", "payload", "cut", "pages", "base"],
 )
 def test_a_refused_function_is_initialised_anew_and_served(node, handlers, file, damage, word):
-    if not instances(node, "refused") and not list(node.state.rglob("functions/refused.json")):
+    if not instances(node, "refused") and not (node.kept / "functions" / "refused.json").exists():
         node.deploy("refused", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
     node.admin("POST", "/nexus/v1/functions/refused/evict")
     until(lambda: not instances(node, "refused"))
