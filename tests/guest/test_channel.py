@@ -12,6 +12,7 @@ import pytest
 from fake_backend import FakeBackend, Stream, _Bytes
 from nexus.guest import abi
 from nexus.guest.device import ArenaBody, BackendError, Channel, EventfdTransport, call
+from nexus.guest.device.channel import COPIED
 from nexus.guest.device.rehearsal import RehearsalTransport
 
 ECHO = 99
@@ -316,6 +317,46 @@ def test_a_whole_body_is_held_once(channel):
     assert peak < size * 1.25
 
 
+def test_a_small_copy_that_memory_does_not_suffice_for_leaves_the_heap(channel):
+    free = channel.heap_free
+
+    def copy(start, end):
+        raise MemoryError
+
+    channel.copy = copy
+    with pytest.raises(MemoryError):
+        ask(channel, COPIED, room=1 << 17)  # not mapped yet, so not copied natively
+    del channel.copy
+    assert channel.heap_free == free
+
+
+def test_who_waits_for_heap_leads_in_its_own_name(channel):
+    """Who led before may call again meanwhile, and follows: two who wait in the kernel would take each other's wake."""
+    ask(channel, 1).read()  # this thread has led
+    waiting, seen = threading.Event(), []
+
+    class Watched(EventfdTransport):
+        def wait(self, timeout_ms):
+            if timeout_ms == 1000:
+                seen.append(channel._leader)
+                waiting.set()
+            return super().wait(timeout_ms)
+
+    backend = channel.backend
+    channel._transport = Watched(os.dup(backend.arena_fd), os.dup(backend.doorbell), os.dup(backend.completion))
+    _, slow = channel.submit(ECHO, b'{"size": 5, "delay": 1}', room_max=1 << 12)
+    size = channel._heap.free_bytes
+    everything, _ = channel._heap.allocate(size)
+    other = threading.Thread(target=lambda: ask(channel, 9) and seen.append("done"), daemon=True)
+    other.start()
+    assert waiting.wait(5)
+    assert seen[0] == other.ident
+    assert channel.wait(slow).status == 0
+    channel.release(everything, size)
+    other.join(10)
+    assert seen[-1] == "done"
+
+
 def test_a_signal_handler_may_call_while_its_thread_waits(channel):
     """As with real SDKs, which take another connection. Other threads' calls go on meanwhile."""
     seen = []
@@ -422,7 +463,7 @@ def test_a_caller_that_waits_tells_the_backend_by_its_wait():
     # Nor is it forgotten where another has the lead.
     with channel.lock:
         assert channel.take_lead()
-        channel._leader = 0
+        channel._leader = -1
     call(channel, ECHO, b"{}", room_max=4096)
     assert told == ["ring and wait", "ring"]
 

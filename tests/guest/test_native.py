@@ -1,5 +1,6 @@
 """The native module and its twins in Python do the same; what is not ordinary is left to Python."""
 
+import io
 import json
 import os
 import struct
@@ -14,7 +15,7 @@ from nexus.guest import abi
 from nexus.guest.device import Channel, DeviceUnavailableError, call
 from nexus.guest.device.native import SWITCH, native
 from nexus.guest.device.rehearsal import RehearsalTransport
-from nexus.guest.device.ring import COMPLETION
+from nexus.guest.shims.boto3_api.api import body as bodies
 from nexus.guest.shims.boto3_api.api.operations import OPERATIONS
 from nexus.guest.shims.boto3_api.api.request import RequestPlan
 from nexus.guest.shims.boto3_api.api.response import ResponsePlan
@@ -181,17 +182,42 @@ def test_what_is_not_the_call_that_waits_is_left():
     assert line.take(1, start, start + held, 100) is None
 
 
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_a_body_that_was_copied_is_like_one_in_the_arena(size):
+    data = bytes(range(250)) * (size // 250)
+    channel = Channel(RehearsalTransport(lambda operation, head: (0, b"{}", data)))
+
+    def body():
+        reply = call(channel, abi.S3, b"{}", room_max=1 << 18)
+        return bodies.incoming(channel, reply, {"content-length": str(size)}, verify=True)[0]
+
+    assert type(body()._raw_stream) is (bodies.CopiedStream if size < 65536 else bodies.ArenaStream)
+    assert body().read() == b"".join(body()._raw_stream.stream(300)) == bytes(body().getbuffer()) == data
+    one = body()
+    raw = one._raw_stream
+    assert (raw.readable(), raw.seekable(), raw.writable(), raw.closed) == (True, False, False, False)
+    assert (one.read(7), one.tell(), raw.tell()) == (data[:7], 7, 7)
+    for wrong in (lambda: raw.seek(0), lambda: raw.truncate(0)):
+        with pytest.raises(io.UnsupportedOperation):
+            wrong()
+    assert one.getbuffer().readonly
+    assert raw.read() == b""
+    two = body()
+    two.close()
+    assert two._raw_stream.closed
+    assert two._raw_stream.read() == b""
+    with body() as three:
+        assert three.read(3) == data[:3]
+    assert three.closed
+
+
 def test_no_arena_no_line():
     for buffer in (b"", bytearray(100), bytes(1 << 20)):
         with pytest.raises(ValueError, match="not an arena"):
             native.Line(buffer)
 
 
-def test_completions_are_read_as_they_are_laid_out():
-    assert COMPLETION.size == abi.ENTRY_SIZE
-
-
-def test_everything_works_without_it():
+def test_calls_work_without_it():
     program = f"""
 import sys, os
 os.environ[{SWITCH!r}] = "0"

@@ -146,8 +146,11 @@ impl Answers {
                     if let Some((prefix, _)) = &self.prefixed
                         && wire.starts_with(prefix.as_str())
                     {
+                        let Some(rest) = name.get(prefix.len()..) else {
+                            return Ok(None);
+                        };
                         let found = behind.get_or_insert_with(|| PyDict::new(py));
-                        found.set_item(&name[prefix.len()..], value)?;
+                        found.set_item(rest, value)?;
                     }
                 }
             }

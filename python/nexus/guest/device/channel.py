@@ -98,8 +98,7 @@ class Channel:
         self._starving: dict[threading.Lock, None] = {}
         self._holders: dict[int, weakref.ref[Holder]] = {}
         self._discarded: deque[tuple[int, int, int]] = deque()
-        self._leading = False
-        # Who leads, or did last (thread ident).
+        # The thread that leads (ident); 0: none.
         self._leader = 0
         self._last_id = 0
         # Of instances: another number after each restore, since nothing of before is known to the backend then.
@@ -330,7 +329,7 @@ class Channel:
         if line is None or self._tickets or self._discarded or not lock.try_acquire():
             return None
         try:
-            if self._tickets or self._leading:
+            if self._tickets or self._leader:
                 return None
             start, held = self._lease
             if held < room_max:
@@ -350,8 +349,8 @@ class Channel:
             self._lease = NOTHING
             ticket = self._tickets[identity] = Ticket(start, held, held - fixed, waited=True)
             ticket.silent = False
-            self._leading = leading = True
             self._leader = threading.get_ident()
+            leading = True
         finally:
             lock.release()
         try:
@@ -364,7 +363,8 @@ class Channel:
                 if taken is not None:
                     del self._tickets[identity]
                     self._keep(start, held, taken)
-                self._leading = leading = False
+                self._leader = 0
+                leading = False
                 if self._followers:
                     self._promote()
         except BaseException:
@@ -473,10 +473,9 @@ class Channel:
                     self.pass_lead()
                     return
                 # This thread may be waiting as leader already, and run a signal's handler there.
-                nested = self._leading and self._leader == threading.get_ident()
-                lead = nested or not self._leading
+                nested = self._leader == threading.get_ident()
+                lead = nested or not self._leader
                 if lead:
-                    self._leading = True
                     self._leader = threading.get_ident()
                     self._followers.pop(ticket, None)
                 else:
@@ -559,20 +558,19 @@ class Channel:
 
     def take_lead(self) -> bool:
         """Become the one who waits in the kernel, unless somebody is."""
-        if self._leading:
+        if self._leader:
             return False
-        self._leading = True
         self._leader = threading.get_ident()
         return True
 
     def end_lead(self) -> None:
         """Leave the lead to a follower."""
-        self._leading = False
+        self._leader = 0
         self.pass_lead()
 
     def pass_lead(self) -> None:
         """Wake a follower where nobody leads."""
-        if self._followers and not self._leading:
+        if self._followers and not self._leader:
             self._promote()
 
     def wait_once(self) -> None:
@@ -603,8 +601,10 @@ class Channel:
             gate = threading.Lock()
             gate.acquire()
             self._starving[gate] = None
-            lead = not self._leading and bool(self._tickets)
-            self._leading = self._leading or lead
+            nested = self._leader == threading.get_ident()  # as in _block
+            lead = bool(self._tickets) and (nested or not self._leader)
+            if lead:
+                self._leader = threading.get_ident()
             self._lock.release()
             try:
                 progress = self._transport.wait(1000) if lead else gate.acquire(timeout=STARVATION_LIMIT)
@@ -612,10 +612,9 @@ class Channel:
                 self._lock.acquire()
                 self._starving.pop(gate, None)
                 if lead:
-                    self._leading = False
                     self._drain()
-                    if self._followers:
-                        self._promote()
+                    if not nested:
+                        self.end_lead()
             if not progress and not lead:
                 raise ArenaFullError(
                     f"no {fixed + room_min} bytes of arena became free within {STARVATION_LIMIT:.0f} s: close "

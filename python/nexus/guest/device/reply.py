@@ -55,8 +55,10 @@ class Reply:
         reply.total_length = None if total == abi.UNKNOWN_LENGTH else total
         reply.body_length = length
         if length and data is None and length <= COPIED and not reply.more:
-            data = channel.copy(offset, offset + length)
-            channel.release(offset, aligned(length))
+            try:
+                data = channel.copy(offset, offset + length)
+            finally:  # where memory does not suffice, too
+                channel.release(offset, aligned(length))
         reply.data = data
         reply.body_offset = offset if data is None else 0
         return reply
