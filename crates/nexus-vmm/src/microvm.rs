@@ -410,7 +410,7 @@ fn populate(
     }
     timeline.mark("prefaulted");
     let copied = turn
-        .copy(&opened.metadata.changed, files.own, window)
+        .copy(&opened.changed(), window)
         .map_err(at("copying the snapshot"))?;
     timeline.mark("copied");
     Ok(Filled {

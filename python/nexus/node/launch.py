@@ -38,6 +38,8 @@ class Settings:
     :param max_instances: instances of all functions together.
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
     :param store_round_trip_ms: milliseconds that the store is away from nexusd; for measurements.
+    :param store_directory: for what the local store of a new node keeps; by default ``store`` in its state directory, which is a
+        link to it otherwise.
     :param tidy_ms: rest after which an instance gives back memory that shows what its snapshot shows, or nearly, and after four
         more what KVM keeps for its memory; 0: never.
     :param cgroups: put all instances into a control group, where the node may make one (it says in its log where not).
@@ -52,6 +54,7 @@ class Settings:
     max_instances: int = 100
     shells: int = 2
     store_round_trip_ms: float = 0.0
+    store_directory: Path | None = None
     tidy_ms: int = 5000
     deadline: float = 20.0
     cgroups: bool = True
@@ -134,6 +137,8 @@ def restart_store(state: Path) -> NodeRecord:
 
 def _start_store(state: Path, settings: Settings, started: dict[str, Process]) -> str:
     store = state / "store"
+    if settings.store_directory is not None and not store.exists():
+        store.symlink_to(settings.store_directory.absolute())
     store.mkdir(exist_ok=True, mode=0o700)
     address_file = state / "store.json"
     address_file.unlink(missing_ok=True)

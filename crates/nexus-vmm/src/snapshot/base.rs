@@ -75,11 +75,12 @@ impl Base {
         })
     }
 
-    /// Whether a restore of the base shows the page at `offset` of its file at this guest address.
-    pub fn has(&self, address: u64, offset: u64) -> bool {
+    /// Where in its file the page is that a restore of the base shows at this guest address, if one of its own.
+    pub fn offset(&self, address: u64) -> Option<u64> {
         let next = self.runs.partition_point(|run| run.start <= address);
         (next.checked_sub(1).and_then(|index| self.runs.get(index)))
-            .is_some_and(|run| address < run.end && run.offset + (address - run.start) == offset)
+            .filter(|run| (run.start..run.end).contains(&address))
+            .map(|run| run.offset + (address - run.start))
     }
 
     /// A page of the base.
@@ -194,8 +195,8 @@ mod tests {
             offset: PAGE,
         };
         let base = Base::new(&file, pages, vec![run]).unwrap();
-        assert!(base.has(6 * PAGE, 2 * PAGE) && !base.has(6 * PAGE, PAGE));
-        assert!(!base.has(4 * PAGE, 0) && !base.has(7 * PAGE, 3 * PAGE));
+        let found = [4, 5, 6, 7].map(|page| base.offset(page * PAGE));
+        assert_eq!(found, [None, Some(PAGE), Some(2 * PAGE), None]);
         assert_eq!(base.shown().unwrap(), []);
         let size = 2 * PAGE as usize;
         // SAFETY: a fresh mapping, unmapped below.

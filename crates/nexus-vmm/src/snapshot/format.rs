@@ -13,7 +13,7 @@ use std::time::Duration;
 /// "NEXUSSNP"
 const MAGIC: [u8; 8] = *b"NEXUSSNP";
 /// Changes whenever the encoded state does.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 /// Magic, format, payload checksum, payload length, pages length, pages checksum, header checksum.
 pub const HEADER: usize = 8 + 4 + 4 + 8 + 8 + 4 + 4;
 const MAX_PAYLOAD: u64 = 256 << 20;
@@ -61,6 +61,8 @@ pub struct Metadata {
     /// Of the pages of runs in `pages`, those whose content is not what the base shows there: first page's number and count,
     /// ascending. Empty without a base.
     pub changed: Vec<(u64, u64)>,
+    /// Where in `pages` their differences are told: see [`super::differences`]. The file's end without a base.
+    pub differences: u64,
 }
 
 /// Length and checksum of a file of pages.

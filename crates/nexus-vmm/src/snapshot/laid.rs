@@ -6,14 +6,17 @@
 //! from nothing does, would make each of them a fault of the guest's. It is done once the instance rests: see
 //! [`super::tidy`].
 
+use super::differences::{Differences, Reader};
 use super::plan::{self, Segment, Source};
 use crate::kvm::vm::Vm;
 use crate::layout::PAGE;
+use nexus_personality::memory::Memory;
 use nexus_personality::mm::Vma;
 use nexus_personality::window::Window;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 /// A file, whatever its descriptor.
@@ -246,47 +249,82 @@ impl Turn {
         plan::map(&self.map, window)
     }
 
-    /// Copy those pages that differ from what the base shows, `changed` by first page's number and count in order; the parts that
-    /// show some of the snapshot's own by that. A thread takes half of it, and has ended then.
+    /// Make those pages that differ from what the base shows what they are in the snapshot; the parts that show some of the
+    /// snapshot's own by that.
     ///
     /// # Errors
-    /// The host's; the file ends early.
-    pub fn copy(
-        self,
-        changed: &[(u64, u64)],
-        own: RawFd,
-        window: Window,
-    ) -> io::Result<Vec<Copied>> {
-        let (one, other) = self.copied.split_at(self.copied.len() / 2);
-        std::thread::scope(|scope| {
-            let one = scope.spawn(move || copy(one, changed, own, window));
-            let other = copy(other, changed, own, window);
-            let one = one.join();
-            one.unwrap_or_else(|_| Err(io::Error::other("a thread ended")))
-                .and(other)
-        })?;
+    /// The host's; the file ends early; what it says of its differences is impossible.
+    pub fn copy(self, changed: &Changed<'_>, window: Window) -> io::Result<Vec<Copied>> {
+        if !self.copied.is_empty() {
+            changed.copy(&self.copied, window)?;
+        }
         Ok(self.copied)
     }
 }
 
-fn copy(parts: &[Copied], changed: &[(u64, u64)], own: RawFd, window: Window) -> io::Result<()> {
-    let range = |(first, count): &(u64, u64)| {
-        let end = first.saturating_add(*count);
-        (first.saturating_mul(PAGE), end.saturating_mul(PAGE))
-    };
-    for part in parts {
-        for pages in overlapping(changed, part.start, part.end, range) {
-            let (first, end) = range(pages);
-            let (start, end) = (first.max(part.start), end.min(part.end));
-            let offset = part.offset + (start - part.start);
-            read(own, offset, window, start, end)?;
-        }
+/// The pages of a snapshot's own that differ from its base's.
+pub struct Changed<'a> {
+    /// First page's number and count, in order.
+    pub pages: &'a [(u64, u64)],
+    /// The file of its own pages, and its length.
+    pub own: (&'a File, u64),
+    /// Where it tells how they differ.
+    pub differences: u64,
+}
+
+impl Changed<'_> {
+    /// How they differ.
+    ///
+    /// # Errors
+    /// See [`Differences::read`].
+    pub fn differences(&self) -> io::Result<Differences> {
+        let ((file, length), counts) = (self.own, self.pages.iter().map(|(_, count)| *count));
+        let pages = counts.fold(0, u64::saturating_add);
+        Differences::read(file, length, self.differences, pages)
     }
-    Ok(())
+
+    fn copy(&self, parts: &[Copied], window: Window) -> io::Result<()> {
+        let mut before = 0_u64;
+        let numbered: Vec<Numbered> = (self.pages.iter())
+            .map(|(first, count)| {
+                let end = first.saturating_add(*count);
+                let number = before;
+                before = before.saturating_add(*count);
+                Numbered {
+                    start: first.saturating_mul(PAGE),
+                    end: end.saturating_mul(PAGE),
+                    number,
+                }
+            })
+            .collect();
+        let (differences, own) = (self.differences()?, self.own.0);
+        let mut reader = Reader::new(&differences, own);
+        let memory = Memory::new(window);
+        for part in parts {
+            for pages in overlapping(&numbered, part.start, part.end, |n| (n.start, n.end)) {
+                let (start, end) = (pages.start.max(part.start), pages.end.min(part.end));
+                for at in (start..end).step_by(PAGE as usize) {
+                    let number = pages.number + (at - pages.start) / PAGE;
+                    let into = at - part.start;
+                    if !reader.write(number, part.base + into, at, memory)? {
+                        read(own, part.offset + into, window, at, at + PAGE)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changed pages in a row, and the number of the first among all of them.
+struct Numbered {
+    start: u64,
+    end: u64,
+    number: u64,
 }
 
 /// Read a file's bytes from `offset` on into `[start, end)` of the window.
-fn read(fd: RawFd, offset: u64, window: Window, start: u64, end: u64) -> io::Result<()> {
+fn read(file: &File, offset: u64, window: Window, start: u64, end: u64) -> io::Result<()> {
     let mut done = 0;
     while let Some(left) = (end - start).checked_sub(done).filter(|left| *left > 0) {
         let host = window
@@ -295,7 +333,14 @@ fn read(fd: RawFd, offset: u64, window: Window, start: u64, end: u64) -> io::Res
         let from = i64::try_from(offset + done).map_err(io::Error::other)?;
         // SAFETY: the target lies in the window, which is the guest's, and where it is not mapped the call fails; no Rust
         // reference points there.
-        let count = unsafe { libc::pread(fd, host as *mut libc::c_void, left as usize, from) };
+        let count = unsafe {
+            libc::pread(
+                file.as_raw_fd(),
+                host as *mut libc::c_void,
+                left as usize,
+                from,
+            )
+        };
         match count {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count if count > 0 => done += count.unsigned_abs() as u64,
@@ -314,13 +359,11 @@ fn read(fd: RawFd, offset: u64, window: Window, start: u64, end: u64) -> io::Res
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::snapshot::differences;
     use crate::snapshot::pages::Pagemap;
-    use nexus_personality::memory::Memory;
     use nexus_personality::window::USER_START;
     use proptest::collection::vec;
     use proptest::prelude::*;
-    use std::fs::File;
-    use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
 
     const COUNT: usize = 24;
@@ -385,6 +428,33 @@ mod tests {
                 }
             }
             Self { own, base, library }
+        }
+
+        /// Their own file tells how these differ, but for every third, which was not compared with the base's.
+        fn changed<'a>(&'a self, pages: &'a [(u64, u64)]) -> Changed<'a> {
+            let mut builder = differences::Builder::default();
+            let numbers = pages
+                .iter()
+                .flat_map(|(first, count)| *first..first + count);
+            for number in numbers {
+                let offset = number * PAGE - USER_START;
+                let page = |file: &File| {
+                    let mut page = [0; PAGE as usize];
+                    file.read_exact_at(&mut page, offset).unwrap();
+                    page
+                };
+                let (own, base) = (page(&self.own), page(&self.base));
+                let compared = number % 3 > 0;
+                builder.push(&own, compared.then_some((offset, &base)));
+            }
+            let at = COUNT as u64 * PAGE;
+            let bytes = builder.finish();
+            self.own.write_all_at(&bytes, at).unwrap();
+            Changed {
+                pages,
+                own: (&self.own, at + bytes.len() as u64),
+                differences: at,
+            }
         }
 
         fn segments(&self, pages: impl Iterator<Item = Page>) -> Vec<Segment> {
@@ -471,7 +541,7 @@ mod tests {
             let files = Files { own: bench.own.as_raw_fd(), base: Some(bench.base.as_raw_fd()) };
             let turn = Laid::new(&from, &BTreeMap::new(), Vec::new()).unwrap().turn(&to, files, keep).unwrap();
             turn.make_mappings(window).unwrap();
-            let copied = turn.copy(&changed, files.own, window).unwrap();
+            let copied = turn.copy(&bench.changed(&changed), window).unwrap();
             prop_assert!(keep || copied.is_empty());
             prop_assert_eq!(shown(window), shown(fresh));
             fresh.release();
@@ -511,7 +581,7 @@ mod tests {
         let turn = laid.turn(&to, files, true).unwrap();
         turn.make_mappings(window).unwrap();
         let changed = [(USER_START / PAGE + 1, 1), (USER_START / PAGE + 4, 1)];
-        let copied = turn.copy(&changed, files.own, window).unwrap();
+        let copied = turn.copy(&bench.changed(&changed), window).unwrap();
         assert_eq!(own(), [true, true, true, true, false]);
         let part = Copied {
             start: USER_START + PAGE,

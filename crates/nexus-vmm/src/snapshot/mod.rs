@@ -4,6 +4,7 @@
 //! leaves the other whole.
 
 pub mod base;
+pub mod differences;
 mod exact;
 pub mod format;
 mod given;

@@ -1,6 +1,7 @@
 //! Which pages of the stopped guest are its own, and copying them to the `pages` file.
 
 use super::base::{Base, Shown};
+use super::differences::Builder;
 use super::format::{Content, PagesFile, Run};
 use crate::layout::{CHUNK, PAGE};
 use nexus_personality::memory::Memory;
@@ -110,10 +111,11 @@ struct Writer<'a> {
     changed: Vec<(u64, u64)>,
 }
 
-/// Where the pages of a guest are, and which of them its base has not.
+/// Where the pages of a guest are, which of them its base has not, and where it is told how these differ.
 pub struct Saved {
     pub runs: Vec<Run>,
     pub changed: Vec<(u64, u64)>,
+    pub differences: u64,
 }
 
 /// Copy what the guest wrote since it was made, or restored from `base`, to `file`; where each run of pages went, and what the file then is.
@@ -171,6 +173,10 @@ pub fn save(
         writer.mapping(*start, pages, anonymous, has_text)?;
     }
     writer.runs.sort_unstable_by_key(|run| run.start);
+    let differences = writer.offset;
+    if let Some(base) = base {
+        writer.differences(base)?;
+    }
     file.set_len(writer.offset)?;
     let pages = PagesFile {
         length: writer.offset,
@@ -179,6 +185,7 @@ pub fn save(
     let saved = Saved {
         runs: writer.runs,
         changed: writer.changed,
+        differences,
     };
     Ok((saved, pages))
 }
@@ -307,7 +314,7 @@ impl Writer<'_> {
     /// Note the page at `address`, which is stored, as changed, unless the base shows it there.
     fn note(&mut self, address: u64, page: Page) {
         let Some(base) = self.base else { return };
-        if matches!(page, Page::Base(offset) if base.has(address, offset)) {
+        if matches!(page, Page::Base(offset) if base.offset(address) == Some(offset)) {
             return;
         }
         let number = address / PAGE;
@@ -352,6 +359,26 @@ impl Writer<'_> {
             .is_some_and(|page| page.iter().all(|byte| *byte == 0))
     }
 
+    /// How the changed pages differ from what the base shows there, behind all pages.
+    fn differences(&mut self, base: &Base) -> io::Result<()> {
+        let mut differences = Builder::default();
+        let mut below = [0; PAGE as usize];
+        for number in (self.changed.iter()).flat_map(|(first, count)| *first..first + count) {
+            let address = number * PAGE;
+            let page = self.page(address).ok_or_else(|| unreadable(address))?;
+            let offset = base.offset(address);
+            if let Some(offset) = offset {
+                base.read(offset, &mut below)?;
+            }
+            differences.push(&page, offset.map(|offset| (offset, &below)));
+        }
+        let bytes = differences.finish();
+        self.checksum.update(&bytes);
+        self.file.write_all_at(&bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
     fn readable(&self, start: u64, pages: u64) -> bool {
         (0..pages).all(|index| self.page(start + index * PAGE).is_some())
     }
@@ -359,9 +386,7 @@ impl Writer<'_> {
     fn run(&mut self, start: u64, end: u64) -> io::Result<()> {
         let first = self.offset;
         for address in (start..end).step_by(PAGE as usize) {
-            let page = self.page(address).ok_or_else(|| {
-                io::Error::other(format!("guest page {address:#x} cannot be read"))
-            })?;
+            let page = self.page(address).ok_or_else(|| unreadable(address))?;
             self.checksum.update(&page);
             // A page of zeros stays a hole.
             if page.iter().any(|byte| *byte != 0) {
@@ -377,6 +402,10 @@ impl Writer<'_> {
         });
         Ok(())
     }
+}
+
+fn unreadable(address: u64) -> io::Error {
+    io::Error::other(format!("guest page {address:#x} cannot be read"))
 }
 
 /// Where a run that begins with an own page ends, small gaps included.

@@ -1,9 +1,12 @@
 //! Opening a snapshot for restore, and verifying one as a whole.
 
-use super::format::{self, Leaf, Metadata, PagesFile};
+use super::differences;
+use super::format::{self, Content, Leaf, Metadata, PagesFile, Run};
+use super::laid::Changed;
 use super::plan::{self, Segment};
 use super::{BASE, METADATA, PAGES};
 use crate::kvm::cpuid::Template;
+use crate::layout::PAGE;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use nexus_personality::process::Process;
 use std::fs::File;
@@ -24,6 +27,16 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Its changed pages.
+    #[must_use]
+    pub fn changed(&self) -> Changed<'_> {
+        Changed {
+            pages: &self.metadata.changed,
+            own: (&self.pages, self.file.length),
+            differences: self.metadata.differences,
+        }
+    }
+
     /// The host's mappings that show it, for a process restored from it.
     ///
     /// # Errors
@@ -100,14 +113,29 @@ fn pages_file(directory: &Path, name: &str, expected: PagesFile) -> Result<File,
 /// As there.
 pub fn verify(directory: &Path) -> Result<(), String> {
     let opened = snapshot(directory)?;
-    checksum(opened.pages, PAGES, opened.file)?;
-    match (opened.base, opened.metadata.base) {
-        (Some(file), Some(expected)) => checksum(file, BASE, expected),
-        _ => Ok(()),
-    }
+    checksum(&opened.pages, PAGES, opened.file)?;
+    let (Some(base), Some(expected)) = (&opened.base, opened.metadata.base) else {
+        return Ok(());
+    };
+    checksum(base, BASE, expected)?;
+    let metadata = &opened.metadata;
+    let changed = metadata.changed.iter();
+    let pages = changed.flat_map(|(first, count)| *first..first + count);
+    let places = pages.map(|number| place(&metadata.runs, number.saturating_mul(PAGE)));
+    (opened.changed().differences())
+        .and_then(|found| differences::verify(&found, places, &opened.pages, base))
+        .map_err(|e| e.to_string())
 }
 
-fn checksum(mut file: File, name: &str, expected: PagesFile) -> Result<(), String> {
+/// Where in the snapshot's own file the page at this address is, if it is there.
+fn place(runs: &[Run], address: u64) -> Option<u64> {
+    let next = runs.partition_point(|run| run.start <= address);
+    (next.checked_sub(1).and_then(|index| runs.get(index)))
+        .filter(|run| (run.start..run.end).contains(&address) && run.content == Content::Own)
+        .and_then(|run| run.offset.checked_add(address - run.start))
+}
+
+fn checksum(mut file: &File, name: &str, expected: PagesFile) -> Result<(), String> {
     let mut sum = crc32fast::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -84,9 +84,8 @@ impl Taker {
             .save()
             .map_err(|e| format!("the guest cannot be kept: {e}"))?;
         let base = self.base.as_ref();
-        let (pages::Saved { runs, changed }, file) =
-            pages::save(process, window, &self.pagemap, base, &self.pages)
-                .map_err(|e| format!("writing the snapshot's pages: {e}"))?;
+        let (saved, file) = pages::save(process, window, &self.pagemap, base, &self.pages)
+            .map_err(|e| format!("writing the snapshot's pages: {e}"))?;
         let taken = Taken {
             bytes: file.length,
             mappings: state.mappings.len(),
@@ -108,8 +107,9 @@ impl Taker {
             renews,
             taken: now(),
             base: self.base.as_ref().map(|base| base.file),
-            runs,
-            changed,
+            runs: saved.runs,
+            changed: saved.changed,
+            differences: saved.differences,
         };
         let bytes = encode(&metadata, file)?;
         self.pages
