@@ -182,6 +182,16 @@ impl Process {
         config: Config,
         machine: Arc<dyn Machine>,
     ) -> Result<Arc<Self>, Error> {
+        Self::beside(window, config, machine, None)
+    }
+
+    /// As [`Process::new`], with what `other` has open of the same roots.
+    pub(crate) fn beside(
+        window: Window,
+        config: Config,
+        machine: Arc<dyn Machine>,
+        other: Option<&Self>,
+    ) -> Result<Arc<Self>, Error> {
         host::install_handlers().map_err(|source| Error::Host {
             doing: "installing signal handlers",
             source,
@@ -190,7 +200,12 @@ impl Process {
             doing: "opening /proc/self/statm",
             source,
         })?;
-        let names = Namespace::new(&config, Arc::clone(&ledger)).map_err(Error::Refused)?;
+        let names = Namespace::new(
+            &config,
+            Arc::clone(&ledger),
+            other.map(|other| &other.names),
+        )
+        .map_err(Error::Refused)?;
         let mut files = FileTable::default();
         for (fd, flags) in [
             (0, libc::O_RDONLY),

@@ -457,6 +457,9 @@ impl Process {
     /// Make a process of a saved state. The host's mappings are not made: the caller maps contents, each mapping
     /// by its own means or with [`Process::map_contents`], and the device's with [`Process::restore_device`].
     ///
+    /// `other`: a process of which files that are open and the same still are not opened again, where both have the root that
+    /// they lie beneath.
+    ///
     /// # Errors
     /// A sentence that says what of the state is wrong, or no longer as it was.
     pub fn restore(
@@ -464,11 +467,12 @@ impl Process {
         config: Config,
         machine: Arc<dyn Machine>,
         state: &ProcessState,
+        other: Option<&Self>,
     ) -> Result<Arc<Self>, Error> {
-        let process = Self::new(window, config, machine)?;
+        let process = Self::beside(window, config, machine, other)?;
         let inodes = process.restore_inodes(&state.inodes)?;
         process.restore_descriptions(state, &inodes)?;
-        process.restore_mappings(state)?;
+        process.restore_mappings(state, other)?;
         {
             let mut signals = process.signals();
             for (number, action) in state
@@ -503,7 +507,13 @@ impl Process {
         Ok(process)
     }
 
-    fn restore_mappings(&self, state: &ProcessState) -> Result<(), Error> {
+    fn restore_mappings(&self, state: &ProcessState, other: Option<&Self>) -> Result<(), Error> {
+        let known = other.map(Self::mapped_files).unwrap_or_default();
+        let known = |path: &[u8], identity: &Identity| {
+            let file = known.get(path)?;
+            let same = self.names.agrees(&other?.names, path) && file.is(identity);
+            same.then(|| Arc::clone(file))
+        };
         let mut files: BTreeMap<&[u8], Arc<HostFile>> = BTreeMap::new();
         for mapping in &state.mappings {
             let backing = match &mapping.backing {
@@ -518,7 +528,10 @@ impl Process {
                     let file = match files.get(path.as_slice()) {
                         Some(file) => Arc::clone(file),
                         None => {
-                            let file = Arc::new(self.reopen(path, identity)?);
+                            let file = match known(path, identity) {
+                                Some(file) => file,
+                                None => Arc::new(self.reopen(path, identity)?),
+                            };
                             files.insert(path, Arc::clone(&file));
                             file
                         }
@@ -543,6 +556,17 @@ impl Process {
         }
         self.mm().compact();
         Ok(())
+    }
+
+    /// The host's files that are mapped, by guest path.
+    #[must_use]
+    pub fn mapped_files(&self) -> BTreeMap<Vec<u8>, Arc<HostFile>> {
+        let files = self.mm();
+        let files = files.vmas().values().filter_map(|vma| match &vma.backing {
+            Backing::File(file, _) => Some((file.path.clone(), Arc::clone(file))),
+            _ => None,
+        });
+        files.collect()
     }
 
     fn reopen(&self, path: &[u8], identity: &Identity) -> Result<HostFile, Error> {

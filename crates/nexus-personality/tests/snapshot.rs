@@ -11,9 +11,20 @@ use nexus_personality::{Config, Error, Process};
 use std::sync::Arc;
 
 fn restore(config: Config, state: &ProcessState) -> Result<Guest, Error> {
+    restore_beside(config, state, None)
+}
+
+fn restore_beside(
+    config: Config,
+    state: &ProcessState,
+    other: Option<&Process>,
+) -> Result<Guest, Error> {
     let window = Window::reserve().unwrap();
     let machine = Arc::new(FakeMachine::default());
-    let process = Process::restore(window, config, Arc::<FakeMachine>::clone(&machine), state)?;
+    let process = {
+        let machine = Arc::<FakeMachine>::clone(&machine);
+        Process::restore(window, config, machine, state, other)?
+    };
     let starts: Vec<u64> = process.mm().vmas().keys().copied().collect();
     for start in starts {
         process.map_contents(start)?;

@@ -12,7 +12,7 @@ use crate::layout::PAGE;
 use crate::report::{Event, Report, Timeline, now};
 use crate::shell::Shell;
 use crate::snapshot::format::Metadata;
-use crate::snapshot::laid::{Copied, Files, Laid};
+use crate::snapshot::laid::{Copied, Files, Laid, Shown};
 use crate::snapshot::plan::Segment;
 use crate::snapshot::read;
 use crate::snapshot::tidy::Tidier;
@@ -134,8 +134,8 @@ impl Machinery {
     pub fn process(&self, config: &Serve, state: &ProcessState) -> Result<Arc<Process>, String> {
         let machine = Arc::new(Handle::default());
         machine.set(&self.guest);
-        Process::restore(self.window, personality(config, self.clock), machine, state)
-            .map_err(|e| e.to_string())
+        let config = personality(config, self.clock);
+        Process::restore(self.window, config, machine, state, None).map_err(|e| e.to_string())
     }
 
     fn known(&self) -> Known {
@@ -297,7 +297,8 @@ pub fn restore(
     vm.guest.attach(&process);
     count_exits(config, &vm)?;
     vm.guest.set_growing(false);
-    if let Some(laid) = &laid {
+    // Its process with all that this knows of goes as well.
+    if let Some(laid) = laid {
         laid.forbid_execution(vm.guest.vm())
             .map_err(at("making memory slots"))?;
     }
@@ -386,18 +387,19 @@ fn populate(
         personality(config, clock),
         machine,
         &opened.metadata.process,
+        laid.map(Laid::process),
     )
     .map_err(|e| refused(&e))?;
     timeline.mark("process");
     let segments = opened.plan(&process).map_err(|e| refused(&e))?;
     // Without a rest, what is copied would never be mapped.
     let keep = config.tidy_ms.is_some();
-    let nothing = Laid::default();
+    let nothing = Shown::default();
     let files = Files {
         own: opened.pages.as_raw_fd(),
         base: opened.base.as_ref().map(AsRawFd::as_raw_fd),
     };
-    let turn = (laid.unwrap_or(&nothing))
+    let turn = (laid.map_or(&nothing, Laid::shown))
         .turn(&segments, files, keep)
         .map_err(at("looking at the snapshot's files"))?;
     turn.make_mappings(window)

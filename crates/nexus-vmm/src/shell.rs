@@ -138,7 +138,7 @@ fn lay_out(config: &Serve, machinery: &Machinery, window: Window) -> Result<Opti
     let mut pages = touched.map_err(|e| failed(&e))?;
     pages.extend(segments.iter().flat_map(huge_pages));
     machinery.guest.touch(&pages).map_err(|e| failed(&e))?;
-    let laid = Laid::new(&segments, process.mm().vmas(), prepared).map_err(|e| failed(&e))?;
+    let laid = Laid::new(&segments, process, prepared).map_err(|e| failed(&e))?;
     Ok(Some(laid))
 }
 

@@ -86,6 +86,7 @@ fn take_up(metadata: &Metadata, window: Window) -> bool {
         config(),
         Arc::new(Handle::default()),
         &metadata.process,
+        None,
     ) else {
         return false;
     };

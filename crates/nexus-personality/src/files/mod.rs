@@ -18,7 +18,7 @@ pub use description::{Description, Object};
 pub use names::Node;
 pub use table::FileTable;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A file or directory of the host that the root table shows, opened.
 #[derive(Debug)]
@@ -31,6 +31,18 @@ pub struct HostFile {
     pub identity: Identity,
     /// Under a writable root.
     pub writable: bool,
+}
+
+impl HostFile {
+    /// Whether it is this file now.
+    #[must_use]
+    pub fn is(&self, identity: &Identity) -> bool {
+        // SAFETY: a zeroed structure of numbers is valid, and live during the call.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        let known = unsafe { libc::fstat(self.fd.as_raw_fd(), &raw mut stat) } == 0;
+        known && Identity::of(&stat) == *identity
+    }
 }
 
 /// Identity of a host file's content. The time of the last change of its inode is set by the kernel alone, so that

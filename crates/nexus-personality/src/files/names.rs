@@ -39,6 +39,7 @@ pub enum Node {
 
 /// One root, opened.
 struct OpenRoot {
+    root: Root,
     /// Guest path, without the slash at its end; empty for `/`.
     prefix: Vec<u8>,
     directory: OwnedFd,
@@ -48,7 +49,7 @@ struct OpenRoot {
 
 /// All names of one guest.
 pub struct Namespace {
-    roots: Arc<Vec<OpenRoot>>,
+    roots: Arc<Vec<Arc<OpenRoot>>>,
     /// `/tmp`.
     pub tmp: Arc<Inode>,
     /// `/dev/shm`, which counts as `/tmp` does.
@@ -100,6 +101,7 @@ impl OpenRoot {
         let failed = |e: io::Error| format!("root {}: opening {}: {e}", root.guest, host.display());
         if host.is_dir() {
             return Ok(Self {
+                root: root.clone(),
                 prefix,
                 directory: open_path(&host, true).map_err(failed)?,
                 file: None,
@@ -107,6 +109,7 @@ impl OpenRoot {
         }
         match (host.is_file(), host.parent(), host.file_name()) {
             (true, Some(parent), Some(name)) => Ok(Self {
+                root: root.clone(),
                 prefix,
                 directory: open_path(parent, true).map_err(failed)?,
                 file: Some(name.as_bytes().to_vec()),
@@ -143,15 +146,18 @@ impl Namespace {
         }
     }
 
-    /// Open the root table.
+    /// Open the root table, but for what `other` has open of it.
     ///
     /// # Errors
     /// A sentence that names the root and what is wrong with it.
-    pub fn new(config: &Config, ledger: Arc<Ledger>) -> Result<Self, String> {
-        let mut roots = config
-            .roots
-            .iter()
-            .map(OpenRoot::new)
+    pub fn new(config: &Config, ledger: Arc<Ledger>, other: Option<&Self>) -> Result<Self, String> {
+        let known: &[Arc<OpenRoot>] = other.map_or(&[], |other| &other.roots);
+        let open = |root: &Root| match known.iter().find(|open| open.root == *root) {
+            Some(open) => Ok(Arc::clone(open)),
+            None => OpenRoot::new(root).map(Arc::new),
+        };
+        let mut roots = (config.roots.iter())
+            .map(open)
             .collect::<Result<Vec<_>, _>>()?;
         // The longest prefix decides.
         roots.sort_by_key(|r| std::cmp::Reverse(r.prefix.len()));
@@ -201,40 +207,36 @@ impl Namespace {
         Ok(self.is_parent(path).then_some(Node::Synthetic))
     }
 
-    /// The deepest root that holds this path, below `/tmp` only those that lie there themselves.
-    fn lookup_root(&self, path: &[u8]) -> Result<Option<Node>, Errno> {
+    /// The deepest root that holds this path, below `/tmp` only those that lie there themselves; and the path beneath it.
+    fn root_of<'a>(&self, path: &'a [u8]) -> Option<(&Arc<OpenRoot>, &'a [u8])> {
         let in_tmp = below(path, b"/tmp").is_some();
-        for root in self
-            .roots
-            .iter()
+        (self.roots.iter())
             .filter(|r| !in_tmp || below(&r.prefix, b"/tmp").is_some())
-        {
-            let Some(rest) = below(path, &root.prefix) else {
-                continue;
-            };
-            let directory = root.directory.as_raw_fd();
-            match &root.file {
-                Some(name) if rest.is_empty() => {
-                    return Ok(Some(Node::Host {
-                        directory,
-                        relative: name.clone(),
-                    }));
-                }
-                Some(_) => return Err(crate::errno::ENOTDIR),
-                None => {
-                    let relative = if rest.is_empty() {
-                        b".".to_vec()
-                    } else {
-                        rest.to_vec()
-                    };
-                    return Ok(Some(Node::Host {
-                        directory,
-                        relative,
-                    }));
-                }
-            }
+            .find_map(|root| below(path, &root.prefix).map(|rest| (root, rest)))
+    }
+
+    /// Whether both lead to the same place of the host's by this canonical path.
+    pub(crate) fn agrees(&self, other: &Self, path: &[u8]) -> bool {
+        match (self.root_of(path), other.root_of(path)) {
+            (Some((one, _)), Some((other, _))) => Arc::ptr_eq(one, other),
+            _ => false,
         }
-        Ok(None)
+    }
+
+    fn lookup_root(&self, path: &[u8]) -> Result<Option<Node>, Errno> {
+        let Some((root, rest)) = self.root_of(path) else {
+            return Ok(None);
+        };
+        let relative = match &root.file {
+            Some(name) if rest.is_empty() => name.clone(),
+            Some(_) => return Err(crate::errno::ENOTDIR),
+            None if rest.is_empty() => b".".to_vec(),
+            None => rest.to_vec(),
+        };
+        Ok(Some(Node::Host {
+            directory: root.directory.as_raw_fd(),
+            relative,
+        }))
     }
 
     /// Whether a root or a made-up file lies somewhere below this path.

@@ -149,6 +149,25 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
+    pub fn expect(&self, number: u64, address: u64, window: nexus_personality::window::Window) {
+        let found = usize::try_from(number).ok();
+        let found = found.and_then(|number| self.differences.0.get(number));
+        let Some(host) = window.host(address, PAGE) else {
+            return;
+        };
+        let mut mask = found.map_or(0, |entry| entry.mask);
+        while mask != 0 {
+            let at = host + u64::from(mask.trailing_zeros()) * LINE as u64;
+            // SAFETY: a hint, whatever is there.
+            unsafe {
+                core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(
+                    at as *const i8,
+                )
+            };
+            mask &= mask - 1;
+        }
+    }
+
     /// Bytes of the file, a page of them at the most.
     fn bytes(&mut self, at: u64, length: usize) -> io::Result<&[u8]> {
         let (start, count) = self.buffered;

@@ -12,16 +12,18 @@ use crate::kvm::vm::Vm;
 use crate::layout::PAGE;
 use nexus_personality::memory::Memory;
 use nexus_personality::mm::Vma;
+use nexus_personality::process::Process;
 use nexus_personality::window::Window;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A file, whatever its descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key {
+pub struct Key {
     device: u64,
     inode: u64,
 }
@@ -52,13 +54,21 @@ struct Piece {
 }
 
 /// What of a window shows a snapshot.
-#[derive(Default)]
 pub struct Laid {
-    pieces: Vec<Piece>,
+    shown: Shown,
+    /// Whose memory is shown: it has its files open.
+    process: Arc<Process>,
     /// Executable ranges.
     executable: Vec<(u64, u64)>,
     /// Working sets whose pages are present.
     prepared: Vec<PathBuf>,
+}
+
+/// What a window shows, and of which files that are open that is known.
+#[derive(Default)]
+pub struct Shown {
+    pieces: Vec<Piece>,
+    files: HashMap<RawFd, Key>,
 }
 
 /// Pages of a snapshot's own that are shown by copies over the base's mapping.
@@ -99,8 +109,9 @@ fn key(fd: RawFd) -> io::Result<Key> {
     })
 }
 
-fn pieces(segments: &[Segment]) -> io::Result<Vec<Piece>> {
-    let mut keys: HashMap<RawFd, Key> = HashMap::new();
+/// `keys`: of files that stay open.
+fn pieces(segments: &[Segment], keys: &HashMap<RawFd, Key>) -> io::Result<Vec<Piece>> {
+    let mut keys = keys.clone();
     let mut shows = |source: Source| -> io::Result<Shows> {
         match source {
             Source::Zeros => Ok(Shows::Zeros),
@@ -133,15 +144,33 @@ impl Laid {
     /// The host's.
     pub fn new(
         segments: &[Segment],
-        vmas: &BTreeMap<u64, Vma>,
+        process: Arc<Process>,
         prepared: Vec<PathBuf>,
     ) -> io::Result<Self> {
-        let executable = vmas.iter().filter(|(_, v)| v.prot & libc::PROT_EXEC != 0);
+        let executable = |(start, vma): (&u64, &Vma)| {
+            (vma.prot & libc::PROT_EXEC != 0).then_some((*start, vma.end))
+        };
+        let executable = process.mm().vmas().iter().filter_map(executable).collect();
+        let files = (process.mapped_files().values())
+            .map(|file| file.fd.as_raw_fd())
+            .map(|fd| Ok((fd, key(fd)?)))
+            .collect::<io::Result<_>>()?;
         Ok(Self {
-            pieces: pieces(segments)?,
-            executable: executable.map(|(start, v)| (*start, v.end)).collect(),
+            shown: Shown::new(segments, files)?,
+            process,
+            executable,
             prepared,
         })
+    }
+
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    #[must_use]
+    pub fn shown(&self) -> &Shown {
+        &self.shown
     }
 
     #[must_use]
@@ -157,6 +186,19 @@ impl Laid {
         let mut ranges = self.executable.iter();
         ranges.try_for_each(|(start, end)| vm.set_executable(*start, *end, false))
     }
+}
+
+impl Shown {
+    /// By a window that shows these segments, which are in order.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn new(segments: &[Segment], files: HashMap<RawFd, Key>) -> io::Result<Self> {
+        Ok(Self {
+            pieces: pieces(segments, &files)?,
+            files,
+        })
+    }
 
     /// What makes it show `segments`, in which `files` are a snapshot's own pages and its base's: with `keep`, as far as it
     /// does not already, or copies of pages over the base's do.
@@ -167,7 +209,7 @@ impl Laid {
         let own = key(files.own)?;
         let base = files.base.map(key).transpose()?;
         let mut turn = Turn::default();
-        for (segment, piece) in segments.iter().zip(pieces(segments)?) {
+        for (segment, piece) in segments.iter().zip(pieces(segments, &self.files)?) {
             let mut at = segment.start;
             for below in overlapping(&self.pieces, segment.start, segment.end, |l| {
                 (l.start, l.end)
@@ -300,16 +342,29 @@ impl Changed<'_> {
         let (differences, own) = (self.differences()?, self.own.0);
         let mut reader = Reader::new(&differences, own);
         let memory = Memory::new(window);
-        for part in parts {
-            for pages in overlapping(&numbered, part.start, part.end, |n| (n.start, n.end)) {
-                let (start, end) = (pages.start.max(part.start), pages.end.min(part.end));
-                for at in (start..end).step_by(PAGE as usize) {
-                    let number = pages.number + (at - pages.start) / PAGE;
-                    let into = at - part.start;
-                    if !reader.write(number, part.base + into, at, memory)? {
-                        read(own, part.offset + into, window, at, at + PAGE)?;
-                    }
-                }
+        let each = || {
+            parts.iter().flat_map(|part| {
+                overlapping(&numbered, part.start, part.end, |n| (n.start, n.end)).flat_map(
+                    move |pages| {
+                        let (start, end) = (pages.start.max(part.start), pages.end.min(part.end));
+                        (start..end)
+                            .step_by(PAGE as usize)
+                            .map(move |at| (pages.number + (at - pages.start) / PAGE, part, at))
+                    },
+                )
+            })
+        };
+        let mut ahead = each();
+        for (number, _, at) in ahead.by_ref().take(4) {
+            reader.expect(number, at, window);
+        }
+        for (number, part, at) in each() {
+            if let Some((number, _, at)) = ahead.next() {
+                reader.expect(number, at, window);
+            }
+            let into = at - part.start;
+            if !reader.write(number, part.base + into, at, memory)? {
+                read(own, part.offset + into, window, at, at + PAGE)?;
             }
         }
         Ok(())
@@ -539,7 +594,7 @@ mod tests {
                 .map(|(number, _)| (first + number as u64, 1))
                 .collect();
             let files = Files { own: bench.own.as_raw_fd(), base: Some(bench.base.as_raw_fd()) };
-            let turn = Laid::new(&from, &BTreeMap::new(), Vec::new()).unwrap().turn(&to, files, keep).unwrap();
+            let turn = Shown::new(&from, HashMap::new()).unwrap().turn(&to, files, keep).unwrap();
             turn.make_mappings(window).unwrap();
             let copied = turn.copy(&bench.changed(&changed), window).unwrap();
             prop_assert!(keep || copied.is_empty());
@@ -577,7 +632,7 @@ mod tests {
             own: bench.own.as_raw_fd(),
             base: Some(bench.base.as_raw_fd()),
         };
-        let laid = Laid::new(&from, &BTreeMap::new(), Vec::new()).unwrap();
+        let laid = Shown::new(&from, HashMap::new()).unwrap();
         let turn = laid.turn(&to, files, true).unwrap();
         turn.make_mappings(window).unwrap();
         let changed = [(USER_START / PAGE + 1, 1), (USER_START / PAGE + 4, 1)];

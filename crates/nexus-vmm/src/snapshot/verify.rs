@@ -64,6 +64,7 @@ fn planned<T>(config: &Serve, then: impl FnOnce(Vec<Segment>) -> T) -> Result<T,
         personality(config, clock),
         machine,
         &metadata.process,
+        None,
     )
     .map_err(|e| e.to_string())?;
     opened.plan(&process).map(then)
