@@ -47,6 +47,43 @@ def in_shell(pid):
     return b"shell" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+PF_USER_WORKER = 0x4000
+
+
+def threads(pid):
+    """Directories in /proc of a process's threads, but for KVM's own, which never leaves the kernel."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [task for task in tasks if not int((task / "stat").read_text().rpartition(")")[2].split()[6]) & PF_USER_WORKER]
+
+
+def assert_jailed(task):
+    """A process or thread, by its directory in /proc, is jailed as whoever runs a guest is."""
+    status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if ":\t" in line)
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    assert int(status["CapBnd"], 16) == 0 or Path("/proc/self").stat().st_uid != 0
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    # The shell's, and that of whoever runs a guest.
+    assert status["Seccomp_filters"] == "2"
+    if Path("/proc/self").stat().st_uid == 0:
+        assert status["Uid"].split() == ["65534"] * 4
+        assert status["Gid"].split() == ["65534"] * 4
+
+
+def test_a_shell_is_jailed_before_it_has_a_function(shells):
+    node = shells
+    ready(node)
+    daemon = node.nexus.record.processes["nexusd"].pid
+    children = [path.read_text().split() for path in Path(f"/proc/{daemon}/task").glob("*/children")]
+    # With no function, all of its children that run a hypervisor wait for one.
+    waiting = [Path("/proc") / pid for pids in children for pid in pids if in_shell(pid)]
+    assert len(waiting) == 2
+    for directory in waiting:
+        assert_jailed(directory)
+        # And one more thread, which is to open and map what a function needs.
+        assert len(threads(directory.name)) == 2
+
+
 def test_a_cold_start_runs_in_a_shell_that_is_jailed_like_any_instance(shells, handlers):
     node = shells
     node.deploy("shelled", handlers / "lifecycle.py", memory_mib=128, max_instances=1)
@@ -55,14 +92,9 @@ def test_a_cold_start_runs_in_a_shell_that_is_jailed_like_any_instance(shells, h
     assert not response.get("FunctionError"), payload
     pid = pid_of(node, "shelled")
     assert in_shell(pid)
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
-    assert int(status["CapEff"], 16) == 0
-    assert int(status["CapBnd"], 16) == 0 or Path("/proc/self").stat().st_uid != 0
-    assert status["NoNewPrivs"] == "1"
-    assert status["Seccomp"] == "2"
-    if Path("/proc/self").stat().st_uid == 0:
-        assert status["Uid"].split() == ["65534"] * 4
-        assert status["Gid"].split() == ["65534"] * 4
+    # Every thread of it: the one that took up the function has ended.
+    for thread in threads(pid):
+        assert_jailed(thread)
     # Of the numbers that were kept for the hand-over none stays open but what was handed over.
     links = {}
     for link in Path(f"/proc/{pid}/fd").iterdir():

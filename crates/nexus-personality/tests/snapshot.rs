@@ -169,6 +169,51 @@ fn a_file_that_changed_is_refused_by_name() {
 }
 
 #[test]
+fn a_file_that_another_process_has_open_serves_where_it_is_the_same() {
+    let (host, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for directory in [&host, &elsewhere] {
+        std::fs::write(directory.path().join("f"), [7; 5000]).unwrap();
+    }
+    let roots = [("/data", host.path())];
+    let mut other = Guest::new(config(&roots));
+    let fd = other.open("/data/f", 0).cast_unsigned();
+    assert!(other.call("mmap", &[0, 4096, 1, 2, fd, 0]) > 0);
+    let state = json(&other.process.save().unwrap());
+    let file = |g: &Guest| std::sync::Arc::clone(&g.process.mapped_files()[b"/data/f".as_slice()]);
+    let shared = |g: &Guest| std::sync::Arc::ptr_eq(&file(g), &file(&other));
+
+    let g = restore_beside(config(&roots), &state, Some(&other.process)).unwrap();
+    assert!(shared(&g));
+    // Further roots are no matter, unless the path leads elsewhere by one.
+    let beside = [("/data", host.path()), ("/more", elsewhere.path())];
+    assert!(shared(
+        &restore_beside(config(&beside), &state, Some(&other.process)).unwrap()
+    ));
+    let refusal = |roots: &[(&str, &std::path::Path)], state: &ProcessState| {
+        let error = restore_beside(config(roots), state, Some(&other.process)).err();
+        error.expect("refused").to_string()
+    };
+    let away = [("/data", elsewhere.path())];
+    assert!(refusal(&away, &state).contains("no longer the file"));
+    let within = host.path().join("f");
+    let deeper = [("/data", host.path()), ("/data/f", within.as_path())];
+    assert!(!shared(
+        &restore_beside(config(&deeper), &state, Some(&other.process)).unwrap()
+    ));
+    assert!(refusal(&[], &state).contains("can no longer be opened"));
+    // It is looked at again, not taken on trust.
+    let mut forged = json(&state);
+    for mapping in &mut forged.mappings {
+        if let SavedBacking::File { identity, .. } = &mut mapping.backing {
+            identity.changed.1 ^= 1;
+        }
+    }
+    assert!(refusal(&roots, &forged).contains("no longer the file"));
+    std::fs::write(host.path().join("f"), [8; 5000]).unwrap();
+    assert!(refusal(&roots, &state).contains("no longer the file"));
+}
+
+#[test]
 fn what_cannot_be_kept_is_refused_by_name() {
     let mut g = Guest::plain();
     let buffer = g.memory(4096);

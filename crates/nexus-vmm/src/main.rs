@@ -8,7 +8,7 @@ use nexus_vmm::snapshot::{read, verify};
 use std::path::Path;
 use std::process::exit;
 
-const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N [--base-fd N]\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR | --config-stdin\n       nexus-vmm syscalls\n       nexus-vmm jail";
+const USAGE: &str = "usage: nexus-vmm serve --config-fd N\n       nexus-vmm shell --control-fd N [--base-fd N] [--uid N]\n       nexus-vmm run [--memory MIB] [--threads N] [--ro DIR]... [--rw DIR]... [--env K=V]... [--cwd DIR] -- PROGRAM [ARGS]\n       nexus-vmm probe [--json]\n       nexus-vmm verify DIR | --config-stdin\n       nexus-vmm syscalls\n       nexus-vmm jail";
 
 /// One heap for all threads, returned to the kernel when little of it is used: a process of this kind exists thousands
 /// of times, and its threads allocate too rarely to be in each other's way.
@@ -26,13 +26,7 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let status = match words.as_slice() {
         ["serve", "--config-fd", fd] => fd.parse().map_or_else(|_| usage(), serve),
-        ["shell", "--control-fd", fd] => fd.parse().map_or_else(|_| usage(), |fd| shell(fd, None)),
-        ["shell", "--control-fd", control, "--base-fd", base] => {
-            match (control.parse(), base.parse()) {
-                (Ok(control), Ok(base)) => shell(control, Some(base)),
-                _ => usage(),
-            }
-        }
+        ["shell", "--control-fd", control, rest @ ..] => made_ready(control, rest),
         ["run", rest @ ..] => front::run(rest).unwrap_or_else(|reason| {
             eprintln!("nexus-vmm: {reason}");
             STATUS_FAILED
@@ -67,6 +61,25 @@ fn verified(result: Result<(), String>) -> i32 {
             eprintln!("nexus-vmm: {reason}");
             STATUS_REFUSED
         }
+    }
+}
+
+/// A shell, by its options.
+fn made_ready(control: &str, options: &[&str]) -> i32 {
+    let (mut base, mut uid) = (None, None);
+    for option in options.chunks(2) {
+        match option {
+            ["--base-fd", number] if base.is_none() => base = number.parse().ok(),
+            ["--uid", number] if uid.is_none() => uid = number.parse().ok(),
+            _ => return usage(),
+        }
+    }
+    let given = [base.is_some(), uid.is_some()].into_iter();
+    match control.parse() {
+        Ok(control) if 2 * given.filter(|given| *given).count() == options.len() => {
+            shell(control, base, uid)
+        }
+        _ => usage(),
     }
 }
 

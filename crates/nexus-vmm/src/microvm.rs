@@ -10,7 +10,6 @@ use crate::kvm::vm::Vm;
 use crate::kvm::{self, probe};
 use crate::layout::PAGE;
 use crate::report::{Event, Report, Timeline, now};
-use crate::shell::Shell;
 use crate::snapshot::format::Metadata;
 use crate::snapshot::laid::{Copied, Files, Laid, Shown};
 use crate::snapshot::plan::Segment;
@@ -20,7 +19,7 @@ use crate::snapshot::working_set::{self, Recorder};
 use crate::snapshot::write::Taker;
 use crate::{jail, names};
 use nexus_personality::config::Config;
-use nexus_personality::machine::Tid;
+use nexus_personality::machine::{ThreadState, Tid};
 use nexus_personality::process::Process;
 use nexus_personality::snapshot::ProcessState;
 use nexus_personality::window::Window;
@@ -179,7 +178,7 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     vm.guest.attach(&process);
     count_exits(config, &vm)?;
     let first = process.load().map_err(failed)?;
-    jail::confine_microvm(config, None).map_err(failed)?;
+    jail::confine_microvm(config).map_err(failed)?;
     // Behind the jail, which holds for threads that exist and for those they start.
     if let Some(forward) = forward {
         forward.to(&process).map_err(failed)?;
@@ -190,142 +189,182 @@ pub fn run(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i3
     finish(config, &vm, &process, (end, taker), report)
 }
 
-/// Go on from the configuration's snapshot, in a `shell` where one is there, or from its base, to take a snapshot that
-/// rests on it; the exit status of this process.
+/// Go on from the configuration's snapshot, or from its base, to take a snapshot that rests on it; the exit status of this
+/// process.
 ///
 /// # Errors
 /// See [`Failure`].
-pub fn restore(
-    config: &Serve,
-    report: &Arc<Report>,
-    started: Duration,
-    shell: Option<Shell>,
-) -> Result<i32, Failure> {
-    if shell.is_none() {
-        jail::close_inherited(config, report.fd()).map_err(failed)?;
-        widen_descriptor_table();
-    }
-    let mut timeline = Timeline::new("configured", now());
-    let named = config.base.as_deref().or(config.snapshot.as_deref());
-    let directory = named.unwrap_or(Path::new(""));
-    let refused =
-        |reason: String| Failure::Refused(format!("snapshot {}: {reason}", directory.display()));
-    let opened = read::snapshot(directory).map_err(refused)?;
-    let taker = match (&config.snapshot, &config.base) {
-        (Some(target), Some(_)) => Some(based(target, &opened).map_err(Failure::Failed)?),
-        _ => None,
-    };
-    let metadata = &opened.metadata;
-    if metadata.threads.len() > config.max_threads {
-        return Err(refused(format!(
-            "it has {} threads",
-            metadata.threads.len()
-        )));
-    }
-    let known = machine_of(metadata).map_err(refused)?;
-    let clock = known.2;
-    timeline.mark("decoded");
-    let mut recorder = (config.record.then(Recorder::new).transpose())
-        .map_err(at("preparing to record the working set"))?;
-    // One made on other terms is given up; its window serves.
-    let (window, made, laid, filter) = match shell {
-        Some(shell) => (
-            shell.window,
-            Some(shell.machinery).filter(|m| m.is(&known)),
-            shell.laid,
-            Some(shell.filter),
-        ),
-        None => (
-            Window::reserve().map_err(at("reserving the guest's address space"))?,
-            None,
-            None,
-            None,
-        ),
-    };
-    let handle = Arc::new(Handle::default());
-    // The machine and the memory take equally long to make. Joined before the jail, which must hold for every thread.
-    let count = metadata.threads.len();
-    let make = move || {
-        let vm = Machinery::new(Some(known), window, report)?;
-        vm.guest.prepare_vcpus(count).map_err(at("making vCPUs"))?;
-        Ok(vm)
-    };
-    let mut fill = || {
-        let machine = Arc::clone(&handle);
-        populate(
-            config,
-            (window, laid.as_ref()),
-            machine,
-            &opened,
-            clock,
-            &mut timeline,
-        )
-    };
-    let (vm, filled) = match made {
-        Some(vm) => {
-            vm.guest.set_report(report);
-            fill().map(|filled| (vm, filled))
+pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Result<i32, Failure> {
+    jail::close_inherited(config, report.fd()).map_err(failed)?;
+    widen_descriptor_table();
+    let restored = Restored::make(config, report, None)?;
+    jail::confine_microvm(config).map_err(failed)?;
+    restored.run(config, report, started)
+}
+
+/// A guest that is to go on: everything is open, and nothing of it runs.
+pub struct Restored {
+    vm: Machinery,
+    process: Arc<Process>,
+    threads: Vec<ThreadState>,
+    renews: Option<Tid>,
+    recorder: Option<Recorder>,
+    tidier: Option<Tidier>,
+    taker: Option<Taker>,
+    timeline: Timeline,
+}
+
+impl Restored {
+    /// From the configuration's snapshot, in a shell's machine and memory where there is one.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn make(
+        config: &Serve,
+        report: &Arc<Report>,
+        made: Option<(Machinery, Option<Laid>)>,
+    ) -> Result<Self, Failure> {
+        let mut timeline = Timeline::new("configured", now());
+        let named = config.base.as_deref().or(config.snapshot.as_deref());
+        let directory = named.unwrap_or(Path::new(""));
+        let refused = |reason: String| {
+            Failure::Refused(format!("snapshot {}: {reason}", directory.display()))
+        };
+        let opened = read::snapshot(directory).map_err(refused)?;
+        let taker = match (&config.snapshot, &config.base) {
+            (Some(target), Some(_)) => Some(based(target, &opened).map_err(Failure::Failed)?),
+            _ => None,
+        };
+        let metadata = &opened.metadata;
+        if metadata.threads.len() > config.max_threads {
+            return Err(refused(format!(
+                "it has {} threads",
+                metadata.threads.len()
+            )));
         }
-        None => side_by_side(make, fill),
+        let known = machine_of(metadata).map_err(refused)?;
+        let clock = known.2;
+        timeline.mark("decoded");
+        let mut recorder = (config.record.then(Recorder::new).transpose())
+            .map_err(at("preparing to record the working set"))?;
+        // One made on other terms is given up; its window serves.
+        let (window, made, laid) = match made {
+            Some((made, laid)) => (made.window, Some(made).filter(|m| m.is(&known)), laid),
+            None => (
+                Window::reserve().map_err(at("reserving the guest's address space"))?,
+                None,
+                None,
+            ),
+        };
+        let handle = Arc::new(Handle::default());
+        // The machine and the memory take equally long to make. Joined before the jail, which must hold for every thread.
+        let count = metadata.threads.len();
+        let make = move || {
+            let vm = Machinery::new(Some(known), window, report)?;
+            vm.guest.prepare_vcpus(count).map_err(at("making vCPUs"))?;
+            Ok(vm)
+        };
+        let mut fill = || {
+            let machine = Arc::clone(&handle);
+            populate(
+                config,
+                (window, laid.as_ref()),
+                machine,
+                &opened,
+                clock,
+                &mut timeline,
+            )
+        };
+        let (vm, filled) = match made {
+            Some(vm) => {
+                vm.guest.set_report(report);
+                fill().map(|filled| (vm, filled))
+            }
+            None => side_by_side(make, fill),
+        }
+        .map_err(|failure| match failure {
+            Failure::Refused(reason) => refused(reason),
+            other => other,
+        })?;
+        timeline.mark("joined");
+        let Filled {
+            process,
+            segments,
+            copied,
+        } = filled;
+        if let Some(recorder) = &mut recorder {
+            recorder.tell_all(&segments, window, opened.metadata.changed.clone());
+        }
+        let read::Opened {
+            mut metadata,
+            pages,
+            base,
+            ..
+        } = opened;
+        let files = || [pages].into_iter().chain(base).collect();
+        let tidier = (config
+            .tidy_ms
+            .map(|_| Tidier::new(files(), copied))
+            .transpose())
+        .map_err(at("preparing to tidy up"))?;
+        handle.set(&vm.guest);
+        vm.guest.attach(&process);
+        count_exits(config, &vm)?;
+        vm.guest.set_growing(false);
+        // Its process with all that this knows of goes as well.
+        if let Some(laid) = laid {
+            laid.forbid_execution(vm.guest.vm())
+                .map_err(at("making memory slots"))?;
+        }
+        process.mm().back_all().map_err(at("making memory slots"))?;
+        vm.guest.set_growing(true);
+        timeline.mark("backed");
+        process
+            .restore_device(metadata.process.device)
+            .map_err(|e| refused(e.to_string()))?;
+        Ok(Self {
+            vm,
+            process,
+            threads: std::mem::take(&mut metadata.threads),
+            renews: metadata.renews,
+            recorder,
+            tidier,
+            taker,
+            timeline,
+        })
     }
-    .map_err(|failure| match failure {
-        Failure::Refused(reason) => refused(reason),
-        other => other,
-    })?;
-    timeline.mark("joined");
-    let Filled {
-        process,
-        segments,
-        copied,
-    } = filled;
-    if let Some(recorder) = &mut recorder {
-        recorder.tell_all(&segments, window, opened.metadata.changed.clone());
+
+    /// Behind the jail: run it to its end; the exit status of this process.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn run(
+        mut self,
+        config: &Serve,
+        report: &Report,
+        started: Duration,
+    ) -> Result<i32, Failure> {
+        self.timeline.mark("jailed");
+        ready(self.vm.flavour, report, started, &self.timeline);
+        if let Some(renews) = self.renews {
+            self.vm.guest.hold_for(renews);
+            // It is what the first result waits for.
+            self.threads.sort_by_key(|state| state.tid != renews);
+        }
+        for state in self.threads {
+            (self.vm.guest.start(state)).map_err(at("starting a thread of the snapshot"))?;
+        }
+        give_back_heap();
+        let end = watch(
+            config,
+            &self.vm.guest,
+            &self.process,
+            report,
+            self.recorder,
+            self.tidier,
+        );
+        finish(config, &self.vm, &self.process, (end, self.taker), report)
     }
-    let read::Opened {
-        mut metadata,
-        pages,
-        base,
-        ..
-    } = opened;
-    let files = || [pages].into_iter().chain(base).collect();
-    let tidier = (config
-        .tidy_ms
-        .map(|_| Tidier::new(files(), copied))
-        .transpose())
-    .map_err(at("preparing to tidy up"))?;
-    handle.set(&vm.guest);
-    vm.guest.attach(&process);
-    count_exits(config, &vm)?;
-    vm.guest.set_growing(false);
-    // Its process with all that this knows of goes as well.
-    if let Some(laid) = laid {
-        laid.forbid_execution(vm.guest.vm())
-            .map_err(at("making memory slots"))?;
-    }
-    process.mm().back_all().map_err(at("making memory slots"))?;
-    vm.guest.set_growing(true);
-    timeline.mark("backed");
-    process
-        .restore_device(metadata.process.device)
-        .map_err(|e| refused(e.to_string()))?;
-    jail::confine_microvm(config, filter.as_ref()).map_err(failed)?;
-    timeline.mark("jailed");
-    ready(vm.flavour, report, started, &timeline);
-    let mut threads = std::mem::take(&mut metadata.threads);
-    if let Some(renews) = metadata.renews {
-        vm.guest.hold_for(renews);
-        // It is what the first result waits for.
-        threads.sort_by_key(|state| state.tid != renews);
-    }
-    drop(metadata);
-    for state in threads {
-        vm.guest
-            .start(state)
-            .map_err(at("starting a thread of the snapshot"))?;
-    }
-    give_back_heap();
-    let end = watch(config, &vm.guest, &process, report, recorder, tidier);
-    finish(config, &vm, &process, (end, taker), report)
 }
 
 /// Ready to take the snapshot of a guest that goes on from the one opened.

@@ -1,7 +1,8 @@
 //! `isolation=process`: the same guest program as a jailed process of the host.
 
 use crate::config::Serve;
-use crate::jail::{self, files, filter, privileges};
+use crate::jail::files::Rules;
+use crate::jail::{self, filter, privileges};
 use crate::report::{Event, Report, now};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
@@ -92,8 +93,13 @@ fn confine(config: &Serve, keep: &[RawFd]) -> Result<(), jail::Error> {
     privileges::drop_all(config.jail.uid)?;
     if config.jail.landlock {
         let readable = readable(config);
-        let readable: Vec<&Path> = readable.iter().map(PathBuf::as_path).collect();
-        files::confine(&readable, &WRITABLE_FILES.map(Path::new))?;
+        let readable = readable.iter().map(|path| (path.as_path(), false));
+        let writable = WRITABLE_FILES.map(|path| (Path::new(path), true));
+        let rules = (readable.chain(writable))
+            .try_fold(Rules::new()?, |rules, (path, writable)| {
+                rules.beneath(path, writable)
+            })?;
+        rules.restrict()?;
     }
     filter::confine_process()
 }

@@ -105,6 +105,13 @@ impl Report {
         Self(Mutex::new(file))
     }
 
+    /// As [`Report::new`], of one that had no descriptor.
+    pub fn take_over(&self, fd: Option<RawFd>) {
+        let Self(file) = Self::new(fd);
+        let file = file.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = file;
+    }
+
     /// The descriptor, for whoever closes all others.
     #[must_use]
     pub fn fd(&self) -> Option<RawFd> {

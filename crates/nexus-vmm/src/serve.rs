@@ -39,11 +39,9 @@ fn run_since(config: &Serve, started: Duration) -> i32 {
         Mode::Process => process::run(config, &report, started)
             .map(|never| match never {})
             .map_err(Failure::Failed),
-        Mode::Initialise if config.base.is_some() => {
-            microvm::restore(config, &report, started, None)
-        }
+        Mode::Initialise if config.base.is_some() => microvm::restore(config, &report, started),
         Mode::Run | Mode::Initialise => microvm::run(config, &report, started),
-        Mode::Restore => microvm::restore(config, &report, started, None),
+        Mode::Restore => microvm::restore(config, &report, started),
     };
     finished(result, &report)
 }

@@ -1,99 +1,182 @@
 //! `nexus-vmm shell`: a VM made ahead of need. It belongs to no function and runs nothing, until its node hands it the
 //! descriptors and the configuration of one restore. (unsafe: descriptors taken from a message.)
 //!
-//! What can be done without knowing the function is done here: the VM with its first vCPU, limits, capabilities, and
-//! a first filter of system calls, which leaves what opening and mapping a snapshot and the rest of the jail take.
+//! What can be done without knowing the function is done here: the VM with its first vCPU, a base's memory, and the jail of the
+//! guest's threads but for the files that the function may read. One other thread is held by a wider filter of system calls, which
+//! leaves what opening and mapping a snapshot takes, and has ended when the guest runs.
 
 use crate::config::{Mode, Serve};
-use crate::jail::{self, filter::Filter};
+use crate::jail::{self, files::Rules};
 use crate::kvm::touch::Touch;
 use crate::layout::CHUNK;
-use crate::microvm::{self, Failure, Machinery};
+use crate::microvm::{self, Failure, Machinery, Restored};
 use crate::report::{Report, now};
-use crate::serve::{STATUS_FAILED, STATUS_REFUSED, finished};
+use crate::serve::finished;
 use crate::snapshot::laid::Laid;
 use crate::snapshot::plan::{self, Segment};
 use crate::snapshot::read;
 use crate::snapshot::working_set;
+use nexus_personality::config::Root;
 use nexus_personality::window::Window;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Descriptors in a hand-over, and so the numbers that a shell keeps free for them: 0 to 15.
 const MOST: usize = 16;
 
 /// A VM without a process, and the memory it shows: a base's, or none.
-pub struct Shell {
-    pub machinery: Machinery,
-    pub window: Window,
-    pub laid: Option<Laid>,
-    /// Of its jail, once it has a function.
-    pub filter: Filter,
+struct Shell {
+    machinery: Machinery,
+    laid: Option<Laid>,
+    /// The base's roots, and what Landlock is to let through of them.
+    roots: (Vec<Root>, Rules),
+}
+
+/// What a shell has become, but for its jail's last part.
+struct Function {
+    config: Serve,
+    started: Duration,
+    restored: Restored,
+    rules: Option<Rules>,
 }
 
 /// Make a shell, wait for its function, run that; the exit status of this process. 0: the node needs it no more.
-/// `base`: descriptor of the configuration that its base would be restored with.
+/// `base`: descriptor of the configuration that its base would be restored with. `uid`: who runs guests, where the caller is root.
 #[must_use]
-pub fn shell(control: RawFd, base: Option<RawFd>) -> i32 {
-    match prepare(control, base).and_then(|(shell, control)| {
-        let config = receive(&control).map_err(|e| Failure::Failed(format!("shell: {e}")))?;
+pub fn shell(control: RawFd, base: Option<RawFd>, uid: Option<u32>) -> i32 {
+    // Its function's, once it has one; until then faults go to standard error.
+    let report = Arc::new(Report::new(None));
+    let result = prepare(control, base, &report)
+        .and_then(|(shell, control)| run(shell, control, uid, &report));
+    finished(result, &report)
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::Failed(format!("shell: {error}"))
+}
+
+/// This thread, which starts the guest's, is jailed before there is a function, but for what the function may read. What it takes
+/// to become that function is done by another thread, which has ended when the guest runs.
+fn run(
+    shell: Shell,
+    control: UnixStream,
+    uid: Option<u32>,
+    report: &Arc<Report>,
+) -> Result<i32, Failure> {
+    let say = control.try_clone().map_err(failed)?;
+    let theirs = Arc::clone(report);
+    let becoming = thread::Builder::new()
+        .spawn(move || shell.receive(control, uid, &theirs))
+        .map_err(failed)?;
+    jail::confine_guests(uid).map_err(failed)?;
+    // The node waits for this: a shell that is not ready is slower than none. Not by send(2), which the filter refuses.
+    (File::from(OwnedFd::from(say)).write_all(&[1])).map_err(failed)?;
+    let became = becoming.join();
+    let became =
+        became.unwrap_or_else(|_| Err(failed("the thread that takes up a function ended")));
+    let Some(function) = became? else {
+        return Ok(0);
+    };
+    if let Some(rules) = function.rules {
+        rules.restrict().map_err(failed)?;
+    }
+    let Function {
+        config,
+        restored,
+        started,
+        ..
+    } = function;
+    restored.run(&config, report, started)
+}
+
+impl Shell {
+    /// Wait for the function, and have everything ready for it to go on. `None`: there will be none.
+    fn receive(
+        self,
+        control: UnixStream,
+        uid: Option<u32>,
+        report: &Arc<Report>,
+    ) -> Result<Option<Function>, Failure> {
+        let Some(config) = receive(&control).map_err(failed)? else {
+            return Ok(None);
+        };
         drop(control);
-        Ok((shell, config))
-    }) {
-        Ok((_, None)) => 0,
-        Ok((shell, Some(config))) => run(shell, config),
-        Err(Failure::Refused(reason)) => {
-            eprintln!("nexus-vmm: refused: {reason}");
-            STATUS_REFUSED
+        let started = now();
+        report.take_over(config.report);
+        if config.mode != Mode::Restore || config.record {
+            return Err(failed("it can only restore, and record nothing"));
         }
-        Err(Failure::Failed(reason)) => {
-            eprintln!("nexus-vmm: {reason}");
-            STATUS_FAILED
+        if config.jail.uid != uid {
+            return Err(failed("its function is to have another user"));
         }
+        let (roots, rules) = self.roots;
+        let rules = match config.jail.landlock {
+            true => Some(further(&config, &roots, rules).map_err(failed)?),
+            false => None,
+        };
+        let restored = Restored::make(&config, report, Some((self.machinery, self.laid)))?;
+        Ok(Some(Function {
+            config,
+            started,
+            restored,
+            rules,
+        }))
     }
 }
 
-fn prepare(control: RawFd, base: Option<RawFd>) -> Result<(Shell, UnixStream), Failure> {
-    let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
+/// What Landlock lets through for a function, where these rules do it for these roots.
+fn further(config: &Serve, roots: &[Root], rules: Rules) -> Result<Rules, jail::Error> {
+    if roots.iter().all(|root| config.roots.contains(root)) {
+        let others = config.roots.iter().filter(|root| !roots.contains(root));
+        jail::beneath(rules, others)
+    } else {
+        jail::beneath(Rules::new()?, &config.roots)
+    }
+}
+
+fn prepare(
+    control: RawFd,
+    base: Option<RawFd>,
+    report: &Arc<Report>,
+) -> Result<(Shell, UnixStream), Failure> {
     if usize::try_from(control).is_ok_and(|n| n < MOST) {
-        return Err(failed(&format!(
+        return Err(failed(format!(
             "--control-fd {control}: it must be {MOST} or above"
         )));
     }
     let given: Vec<RawFd> = [control].into_iter().chain(base).collect();
-    jail::close_others(&given).map_err(|e| failed(&e))?;
-    let base = base.map(Serve::read).transpose().map_err(|e| failed(&e))?;
+    jail::close_others(&given).map_err(failed)?;
+    let base = base.map(Serve::read).transpose().map_err(failed)?;
     // SAFETY: the caller names an inherited descriptor that nothing else in this process owns.
     let control = unsafe { UnixStream::from_raw_fd(control) };
-    keep_numbers_free().map_err(|e| failed(&e))?;
+    keep_numbers_free().map_err(failed)?;
     microvm::widen_descriptor_table();
-    let window = Window::reserve().map_err(|e| failed(&e))?;
-    // No function's report yet: the machine's faults go to standard error.
-    let machinery = Machinery::new(None, window, &Arc::new(Report::new(None)))?;
-    machinery.guest.prepare_vcpus(1).map_err(|e| failed(&e))?;
-    let laid = match base {
-        Some(base) => lay_out(&base, &machinery, window)?,
+    let window = Window::reserve().map_err(failed)?;
+    let machinery = Machinery::new(None, window, report)?;
+    machinery.guest.prepare_vcpus(1).map_err(failed)?;
+    let laid = match &base {
+        Some(base) => lay_out(base, &machinery, window)?,
         None => None,
     };
-    let filter = jail::filter::microvm().map_err(|e| failed(&e))?;
-    jail::confine_shell().map_err(|e| failed(&e))?;
-    // The node waits for this: a shell that is not ready is slower than none.
-    // SAFETY: one live byte, to a socket of ours; the filter lets write(2) through, and send(2) not.
-    if unsafe { libc::write(control.as_raw_fd(), [1_u8].as_ptr().cast(), 1) } != 1 {
-        return Err(failed(&io::Error::last_os_error()));
-    }
-    let shell = Shell {
-        machinery,
-        window,
-        laid,
-        filter,
-    };
-    Ok((shell, control))
+    let roots = base.map_or_else(Vec::new, |base| base.roots);
+    let rules = Rules::new().and_then(|rules| jail::beneath(rules, &roots));
+    let roots = (roots, rules.map_err(failed)?);
+    jail::confine_shell().map_err(failed)?;
+    Ok((
+        Shell {
+            machinery,
+            laid,
+            roots,
+        },
+        control,
+    ))
 }
 
 /// Show a base's memory, with the pages that its functions use within the guest's reach. `None`: it is none for this machine, or
@@ -222,17 +305,4 @@ fn receive(control: &UnixStream) -> Result<Option<Serve>, String> {
         .ok_or_else(|| "the hand-over brings nothing".to_owned())
         .and_then(Serve::read)
         .map(Some)
-}
-
-fn run(shell: Shell, config: Serve) -> i32 {
-    let started = now();
-    let report = Arc::new(Report::new(config.report));
-    if config.mode != Mode::Restore {
-        let reason = "a shell can only restore".to_owned();
-        return finished(Err(Failure::Failed(reason)), &report);
-    }
-    finished(
-        microvm::restore(&config, &report, started, Some(shell)),
-        &report,
-    )
 }

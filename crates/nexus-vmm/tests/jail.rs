@@ -41,7 +41,7 @@ fn behind_the_jail(attempt: impl FnOnce() -> i32) -> i32 {
                 libc::dup2(own, number);
             }
         }
-        let confined = close_inherited(&config, None).and_then(|()| confine_microvm(&config, None));
+        let confined = close_inherited(&config, None).and_then(|()| confine_microvm(&config));
         let status = if confined.is_ok() { attempt() } else { 99 };
         // SAFETY: no preconditions.
         unsafe { libc::_exit(status) };

@@ -107,7 +107,7 @@ fn a_vmm_changes_nothing_where_snapshots_are_kept() {
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
     if child == 0 {
-        let confined = close_inherited(&config, None).and_then(|()| confine_microvm(&config, None));
+        let confined = close_inherited(&config, None).and_then(|()| confine_microvm(&config));
         let status = match confined {
             Ok(()) => i32::from(attempts(&store).iter().any(|(_, result)| *result >= 0)),
             Err(_) => 2,

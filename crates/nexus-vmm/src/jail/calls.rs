@@ -239,6 +239,10 @@ pub static ALLOWED: &[Group] = &[
         ],
     },
     Group {
+        why: "in a shell, the function's roots, once there is one",
+        calls: &[call!(SYS_landlock_restrict_self)],
+    },
+    Group {
         why: "the machine: running vCPUs, and what is made on demand",
         calls: &[call!(SYS_ioctl, Only::OneOf(1, REQUESTS))],
     },
@@ -270,7 +274,6 @@ pub static SHELL: &[Group] = &[
             call!(SYS_capset),
             call!(SYS_landlock_create_ruleset),
             call!(SYS_landlock_add_rule),
-            call!(SYS_landlock_restrict_self),
             call!(SYS_seccomp),
         ],
     },

@@ -3,50 +3,66 @@
 use super::Error;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use std::path::Path;
 
 const NEWEST: ABI = ABI::V6;
 
-/// Deny the file system but for what lies beneath `readable` (read, execute) and `writable`; deny TCP, and
-/// signals and abstract sockets to the outside where the kernel can.
-///
-/// # Errors
-/// The kernel has no Landlock.
-pub fn confine(readable: &[&Path], writable: &[&Path]) -> Result<(), Error> {
-    let step = "Landlock";
-    let mut rules = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))
-        .and_then(|r| r.handle_access(AccessNet::from_all(NEWEST)))
-        .and_then(|r| r.scope(Scope::from_all(NEWEST)))
-        .and_then(Ruleset::create)
-        .map_err(|e| Error::of(step, e))?;
-    for (paths, access) in [
-        (readable, AccessFs::from_read(NEWEST)),
-        (writable, AccessFs::from_all(NEWEST)),
-    ] {
-        for path in paths {
-            let Ok(fd) = PathFd::new(path) else {
-                continue; // what does not exist needs no permission
-            };
-            let access = if path.is_dir() {
-                access
-            } else {
-                access & AccessFs::from_file(NEWEST)
-            };
-            rules = rules
-                .add_rule(PathBeneath::new(fd, access))
-                .map_err(|e| Error::of(step, format!("{}: {e}", path.display())))?;
+const STEP: &str = "Landlock";
+
+/// What is to be left of the file system; no TCP, and no signals and abstract sockets to the outside where the kernel can.
+pub struct Rules(RulesetCreated);
+
+impl Rules {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn new() -> Result<Self, Error> {
+        Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(NEWEST))
+            .and_then(|r| r.handle_access(AccessNet::from_all(NEWEST)))
+            .and_then(|r| r.scope(Scope::from_all(NEWEST)))
+            .and_then(Ruleset::create)
+            .map(|rules| Self(rules.no_new_privs(false)))
+            .map_err(|e| Error::of(STEP, e))
+    }
+
+    /// And what lies beneath this: to be read and executed, or `writable`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn beneath(self, path: &Path, writable: bool) -> Result<Self, Error> {
+        let Ok(fd) = PathFd::new(path) else {
+            return Ok(self); // what does not exist needs no permission
+        };
+        let access = match writable {
+            true => AccessFs::from_all(NEWEST),
+            false => AccessFs::from_read(NEWEST),
+        };
+        let access = match path.is_dir() {
+            true => access,
+            false => access & AccessFs::from_file(NEWEST),
+        };
+        (self.0.add_rule(PathBeneath::new(fd, access)))
+            .map(Self)
+            .map_err(|e| Error::of(STEP, format!("{}: {e}", path.display())))
+    }
+
+    /// For the calling thread and those that it starts. It must have given up to gain privileges.
+    ///
+    /// # Errors
+    /// The kernel has no Landlock.
+    pub fn restrict(self) -> Result<(), Error> {
+        let status = self.0.restrict_self().map_err(|e| Error::of(STEP, e))?;
+        if status.ruleset == RulesetStatus::NotEnforced {
+            return Err(Error::of(
+                STEP,
+                "this kernel has no Landlock (set jail.landlock to false to run without it)",
+            ));
         }
+        Ok(())
     }
-    let status = rules.restrict_self().map_err(|e| Error::of(step, e))?;
-    if status.ruleset == RulesetStatus::NotEnforced {
-        return Err(Error::of(
-            step,
-            "this kernel has no Landlock (set jail.landlock to false to run without it)",
-        ));
-    }
-    Ok(())
 }

@@ -34,6 +34,14 @@ impl Filter {
     pub fn install(&self) -> Result<(), Error> {
         seccompiler::apply_filter_all_threads(&self.0).map_err(|e| Error::of("seccomp", e))
     }
+
+    /// On the calling thread and those that it starts, for good.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn install_here(&self) -> Result<(), Error> {
+        seccompiler::apply_filter(&self.0).map_err(|e| Error::of("seccomp", e))
+    }
 }
 
 fn condition_rule(argument: u8, operator: Op, value: u64) -> Result<SeccompRule, Error> {

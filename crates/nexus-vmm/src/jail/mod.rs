@@ -7,7 +7,8 @@ pub mod page;
 pub mod privileges;
 
 use crate::config::Serve;
-use filter::Filter;
+use files::Rules;
+use nexus_personality::config::Root;
 use std::os::fd::RawFd;
 
 const OPEN_FILES: u64 = 4096;
@@ -36,31 +37,35 @@ impl Error {
     }
 }
 
-/// Before a guest in a microVM runs: everything it needs is open. `filter`: [`filter::microvm`], where it was made ahead of need.
+/// Before a guest in a microVM runs: everything it needs is open.
 ///
 /// # Errors
 /// A step failed.
-pub fn confine_microvm(config: &Serve, filter: Option<&Filter>) -> Result<(), Error> {
+pub fn confine_microvm(config: &Serve) -> Result<(), Error> {
     privileges::limit(None, OPEN_FILES)?;
+    privileges::give_up_gaining()?;
     if config.jail.landlock {
         // Before the change of user, who may not search what leads to the roots.
-        let beneath = |writable: bool| {
-            let roots = config
-                .roots
-                .iter()
-                .filter(move |root| root.writable == writable);
-            roots.map(|root| root.host.as_path()).collect::<Vec<_>>()
-        };
-        files::confine(&beneath(false), &beneath(true))?;
+        beneath(Rules::new()?, &config.roots)?.restrict()?;
     }
     privileges::drop_all(config.jail.uid)?;
-    match filter {
-        Some(filter) => filter.install(),
-        None => filter::microvm()?.install(),
-    }
+    filter::microvm()?.install()
 }
 
-/// Of a VMM that has no function yet: all of the jail that does not depend on one. It runs no guest.
+/// Let through what lies beneath these roots as well.
+///
+/// # Errors
+/// The kernel refuses a rule.
+pub fn beneath<'a>(
+    rules: Rules,
+    roots: impl IntoIterator<Item = &'a Root>,
+) -> Result<Rules, Error> {
+    roots.into_iter().try_fold(rules, |rules, root| {
+        rules.beneath(&root.host, root.writable)
+    })
+}
+
+/// Of a VMM that has no function yet, for all of its threads: what even the one that is to open and map things can do without.
 ///
 /// # Errors
 /// A step failed.
@@ -68,6 +73,16 @@ pub fn confine_shell() -> Result<(), Error> {
     privileges::limit(None, OPEN_FILES)?;
     privileges::give_up_gaining()?;
     filter::confine_shell()
+}
+
+/// And the rest but for its function's roots, for the thread that calls and those that it starts: the guest's among them. What is
+/// left to do for that function is another thread's, which has ended when the guest runs.
+///
+/// # Errors
+/// A step failed.
+pub fn confine_guests(uid: Option<u32>) -> Result<(), Error> {
+    privileges::drop_all(uid)?;
+    filter::microvm()?.install_here()
 }
 
 /// Close every descriptor above 2 but these. First of all.

@@ -36,7 +36,7 @@ pub fn markdown() -> String {
     groups(&mut page, ALLOWED, true);
     let _ = writeln!(
         page,
-        "\n## What a shell may do besides\n\nA shell has no function and runs no guest. These calls end with its jail; until then the arguments of those above are not looked at.\n"
+        "\n## What a shell may do besides\n\nA shell has no function and runs no guest. The thread that will run one has the jail above already, but for Landlock, which names its function's files. These calls are\nanother thread's, which takes up the function and has ended when the guest runs; the arguments of those above are not looked at there.\n"
     );
     groups(&mut page, SHELL, false);
     let _ = writeln!(

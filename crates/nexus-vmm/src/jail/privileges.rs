@@ -73,7 +73,7 @@ fn set_limit(
     Ok(())
 }
 
-/// Become `uid` (where root), without capabilities, never to gain privileges again, not to be traced by others,
+/// Have the calling thread become `uid` (where root), without capabilities, never to gain privileges again, not to be traced by others,
 /// and to end with the process that started this one.
 ///
 /// # Errors
@@ -123,15 +123,16 @@ pub fn give_up_gaining() -> Result<(), Error> {
 }
 
 fn change_user(uid: u32) -> Result<(), Error> {
-    // SAFETY: no pointers but an empty list; before any other thread exists, so raw calls suffice.
+    // Not by the C library, which changes all threads: where there is another one it has work left that takes root.
+    // SAFETY: no pointers but an empty list.
     unsafe {
-        if libc::setgroups(0, std::ptr::null()) != 0 {
+        if libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) != 0 {
             return Err(Error::last("drop supplementary groups"));
         }
-        if libc::setresgid(uid, uid, uid) != 0 {
+        if libc::syscall(libc::SYS_setresgid, uid, uid, uid) != 0 {
             return Err(Error::last("change group"));
         }
-        if libc::setresuid(uid, uid, uid) != 0 {
+        if libc::syscall(libc::SYS_setresuid, uid, uid, uid) != 0 {
             return Err(Error::last("change user"));
         }
     }

@@ -358,6 +358,10 @@ pub fn shell(config: &Config, control: OwnedFd, base: Option<&[u8]>) -> io::Resu
         c"--control-fd".to_owned(),
         number(numbers::CONTROL)?,
     ];
+    if let Some(uid) = config.instance_uid() {
+        let uid = CString::new(uid.to_string()).map_err(io::Error::from)?;
+        arguments.extend([c"--uid".to_owned(), uid]);
+    }
     let mut descriptors = vec![
         (null.try_clone()?, 0),
         (null, 1),
