@@ -204,6 +204,7 @@ impl Channel {
         Circumstances {
             scope: self.current.scope(),
             copies: self.copies.clone(),
+            room: None,
             inputs: Arc::clone(&self.inputs),
             open_ended: self.uploads.is_busy() || self.current.is_connected(),
             current: Arc::clone(&self.current),
@@ -440,7 +441,10 @@ impl Channel {
 
     fn operate(&mut self, s: &Submission, head: &RawSlice, body: RawSlice) {
         self.completer.count_operation(body.len());
-        let around = self.circumstances();
+        let mut around = self.circumstances();
+        if around.copies.is_some() {
+            around.room = self.completer.arena.room(s.room.0, s.room.1);
+        }
         let body = if s.flags & abi::STREAM_BODY == 0 {
             RequestBody::Whole(body)
         } else {
@@ -471,6 +475,7 @@ impl Channel {
                     let source = match reply.body {
                         Content::Http(reader) => Source::Http(reader),
                         Content::Memory(bytes) => Source::Memory(bytes),
+                        Content::Placed(length) => Source::Placed(length),
                     };
                     // What was read ahead, and what was deferred, tells nothing that is new.
                     let inputs = source.is_live().then_some(&*around.inputs);

@@ -102,6 +102,8 @@ pub struct Reply {
 pub enum Content {
     Http(Box<BodyReader>),
     Memory(Bytes),
+    /// So many bytes are where the reply is to be already.
+    Placed(usize),
 }
 
 /// A completion with a status below 0.

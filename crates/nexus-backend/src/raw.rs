@@ -1,12 +1,17 @@
 //! Bytes that somebody else may change meanwhile: addresses with a length, never references. `unsafe`: raw
 //! pointers.
 
+use bytes::Bytes;
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use tokio::sync::{mpsc, oneshot};
 
 type Owner = Arc<dyn Any + Send + Sync>;
+
+/// Memory of [`RawRoom::own`].
+#[derive(Debug)]
+struct Own(Box<[AtomicU8]>);
 
 /// Bytes to read, once. Keeps the memory they are in.
 #[derive(Clone, Debug)]
@@ -138,14 +143,41 @@ impl RawRoom {
 
     /// Memory of our own.
     pub fn own(len: usize) -> Self {
-        let owner: Vec<AtomicU8> = std::iter::repeat_with(AtomicU8::default)
-            .take(len)
-            .collect();
+        // Zeros that the kernel makes where they are written, not here.
+        // SAFETY: zero is a value of an atomic integer.
+        let owner: Box<[AtomicU8]> = unsafe { Box::new_zeroed_slice(len).assume_init() };
         let ptr = owner.as_ptr().cast_mut().cast();
         Self {
             ptr,
             len,
-            owner: Some(Arc::new(owner)),
+            owner: Some(Arc::new(Own(owner))),
+        }
+    }
+
+    /// What is there, of memory of our own that nobody writes any more; a copy where somebody has another part of it.
+    pub fn into_bytes(self) -> Bytes {
+        let Self { ptr, len, owner } = self;
+        let own = (owner.clone()).and_then(|owner| owner.downcast::<Own>().ok());
+        let whole =
+            own.filter(|own| own.0.as_ptr().cast() == ptr.cast_const() && own.0.len() == len);
+        let Some(own) = whole else {
+            return Bytes::from(Self { ptr, len, owner }.to_vec());
+        };
+        drop(owner);
+        match Arc::try_unwrap(own) {
+            Ok(Own(bytes)) => {
+                let bytes = Box::into_raw(bytes) as *mut [u8];
+                // SAFETY: the box just taken apart; bytes are laid out as atomic bytes are, and no room of it is left to write by.
+                Bytes::from(unsafe { Box::from_raw(bytes) })
+            }
+            Err(own) => Bytes::from(
+                Self {
+                    ptr,
+                    len,
+                    owner: Some(own),
+                }
+                .to_vec(),
+            ),
         }
     }
 
@@ -237,5 +269,29 @@ impl Part {
     /// Its bytes are needed no more: the guest may reuse their place.
     pub fn used(self) {
         let _ = self.done.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_our_own_becomes_bytes_without_a_copy_where_nobody_else_has_it() {
+        let room = RawRoom::own(10_000);
+        assert_eq!(room.skip(9_990).write(b"0123456789abc"), 10);
+        let (ptr, bytes) = (room.ptr().cast_const(), room.into_bytes());
+        assert_eq!(bytes.as_ptr(), ptr);
+        assert!(bytes.starts_with(&[0; 9_990]) && bytes.ends_with(b"0123456789"));
+        let room = RawRoom::own(4);
+        let other = room.clone();
+        let bytes = room.into_bytes();
+        assert_ne!(bytes.as_ptr(), other.ptr().cast_const());
+        other.write(b"late");
+        assert_eq!(&bytes[..], [0; 4]);
+        assert_eq!(&other.first(3).into_bytes()[..], b"lat");
+        assert!(
+            RawRoom::empty().into_bytes().is_empty() && RawRoom::own(0).into_bytes().is_empty()
+        );
     }
 }

@@ -22,6 +22,8 @@ const MAX_STREAMS: usize = 256;
 pub enum Source {
     /// An event.
     Memory(Bytes),
+    /// It is in its room already.
+    Placed(usize),
     /// A server's answer.
     Http(Box<BodyReader>),
     Conversation(Held),
@@ -110,6 +112,7 @@ impl Source {
     fn total(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
+            Self::Placed(length) => *length as u64,
             Self::Http(reader) => reader.total().unwrap_or(UNKNOWN_LENGTH),
             Self::Conversation(_) | Self::Call(_) => UNKNOWN_LENGTH,
         }
@@ -117,7 +120,7 @@ impl Source {
 
     /// It still comes from a server.
     pub fn is_live(&self) -> bool {
-        !matches!(self, Self::Memory(_))
+        !matches!(self, Self::Memory(_) | Self::Placed(_))
     }
 
     /// Fill `room`.
@@ -140,6 +143,7 @@ impl Source {
                 let _ = bytes.split_to(count);
                 Ok((count, !bytes.is_empty()))
             }
+            Self::Placed(length) => Ok(((*length).min(room.len()), false)),
             Self::Conversation(held) if !held.announced => {
                 held.announced = true;
                 Ok((0, true))

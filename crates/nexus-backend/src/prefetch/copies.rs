@@ -3,12 +3,12 @@
 use super::predict::{Predictor, Source};
 use super::{MAX_BYTES, MAX_OBJECT, PrefetchOptions, Prefetcher};
 use crate::FunctionIdentity;
+use crate::completer::body_start;
 use crate::operation::{self, Content as Body, Engine, Refusal, Reply, Task};
 use crate::raw::{RawRoom, RawSlice, RequestBody};
 use crate::writes::ledger::{ObjectName, now_ns};
 use crate::writes::promise::{ReplyHead, parse_date};
 use crate::writes::put::with_condition;
-use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -42,21 +42,40 @@ impl Inputs {
     }
 }
 
+/// The room of the reply in which a read ahead is to end: whoever asks for it while it is under way gets it straight there.
+#[derive(Debug, Default)]
+struct Wanted(Mutex<Option<RawRoom>>);
+
+impl Wanted {
+    fn at(&self, room: Option<RawRoom>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = room;
+    }
+
+    /// The place of a body of this length behind a head of that length, where the room is known and large enough.
+    fn place(&self, head: usize, length: usize) -> Option<RawRoom> {
+        let room = (self.0.lock().unwrap_or_else(PoisonError::into_inner)).take()?;
+        let place = room.skip(body_start(head));
+        (place.len() >= length).then(|| place.first(length))
+    }
+}
+
 /// An object as it was read.
 #[derive(Debug)]
 struct Content {
     head: Vec<u8>,
     answer: ReplyHead,
-    bytes: Bytes,
+    body: Body,
     /// The store had answered: the read was true between its beginning and now.
     answered_ns: u64,
-    _room: Reserved,
+    _reserved: Option<Reserved>,
 }
 
 /// One read ahead.
 #[derive(Debug)]
 pub(crate) struct Copy {
     began_ns: Arc<AtomicU64>,
+    /// Where it is wanted, once somebody waits for it.
+    wanted: Arc<Wanted>,
     content: oneshot::Receiver<Option<Content>>,
     task: AbortHandle,
     source: Source,
@@ -109,17 +128,20 @@ impl Copies {
         let mut copies = HashMap::new();
         for (object, source) in wanted {
             let (sender, content) = oneshot::channel();
+            let wanted_at = Arc::new(Wanted::default());
             let began_ns = Arc::new(AtomicU64::new(0));
             let (engine, identity) = (Arc::clone(engine), identity.clone());
             let (name, region) = (object.clone(), region.clone());
             let (began, ended) = (Arc::clone(&began_ns), Arc::clone(&end_ns));
+            let place = Arc::clone(&wanted_at);
             let task = tokio::spawn(async move {
-                let content = read(&engine, &identity, &name, &region, &began).await;
+                let content = read(&engine, &identity, &name, &region, &began, &place).await;
                 ended.fetch_max(now_ns(), Ordering::Relaxed);
                 let _ = sender.send(content);
             });
             let copy = Copy {
                 began_ns,
+                wanted: wanted_at,
                 content,
                 task: task.abort_handle(),
                 source,
@@ -157,7 +179,7 @@ impl Copies {
         self.lock().remove(object)
     }
 
-    /// The answer to the GET of an object, where its copy may give it. `None`: ask the store.
+    /// The answer to the GET of an object, where its copy may give it; it will be written to `room`. `None`: ask the store.
     pub(crate) async fn take(
         &self,
         engine: &Engine,
@@ -165,6 +187,7 @@ impl Copies {
         (object, copy): (&ObjectName, Copy),
         head: &[u8],
         inputs: &Inputs,
+        room: Option<RawRoom>,
     ) -> Option<Result<Reply, Refusal>> {
         if !self.is_as_read(engine, head) {
             // Read with other parameters: this copy is of no use to anybody.
@@ -173,10 +196,12 @@ impl Copies {
         }
         let Copy {
             began_ns,
+            wanted,
             content,
             source,
             ..
         } = copy;
+        wanted.at(room);
         let content = content.await.ok().flatten()?;
         let began = began_ns.load(Ordering::Acquire);
         // Nothing that the function may know is younger than this read.
@@ -299,6 +324,7 @@ async fn read(
     object: &ObjectName,
     region: &str,
     began_ns: &AtomicU64,
+    wanted: &Wanted,
 ) -> Option<Content> {
     engine.writes.ledger.settle_object(object).await;
     began_ns.store(now_ns(), Ordering::Release);
@@ -321,8 +347,13 @@ async fn read(
     }
     let total = reader.total().filter(|total| *total <= MAX_OBJECT)?;
     let length = usize::try_from(total).ok()?;
-    let reserved = Reserved::of(&engine.prefetch, length)?;
-    let room = RawRoom::own(length);
+    let (room, reserved) = match wanted.place(reply.head.len(), length) {
+        Some(room) => (room, None),
+        None => (
+            RawRoom::own(length),
+            Some(Reserved::of(&engine.prefetch, length)?),
+        ),
+    };
     let mut filled = 0;
     while filled < length {
         match reader.read_into(&room.skip(filled)).await {
@@ -335,9 +366,12 @@ async fn read(
     Some(Content {
         head: reply.head,
         answer,
-        bytes: Bytes::from(room.to_vec()),
+        body: match &reserved {
+            Some(_) => Body::Memory(room.into_bytes()),
+            None => Body::Placed(length),
+        },
         answered_ns,
-        _room: reserved,
+        _reserved: reserved,
     })
 }
 
@@ -358,7 +392,7 @@ impl Content {
     fn into_reply(self) -> Reply {
         Reply {
             head: self.head,
-            body: Body::Memory(self.bytes),
+            body: self.body,
         }
     }
 }

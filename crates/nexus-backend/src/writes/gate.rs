@@ -8,7 +8,7 @@ use super::target::Target;
 use crate::FunctionIdentity;
 use crate::operation::{self, Engine, Refusal, Reply, Task};
 use crate::prefetch::{Copies, Inputs};
-use crate::raw::{RawSlice, RequestBody};
+use crate::raw::{RawRoom, RawSlice, RequestBody};
 use nexus_abi::operation as abi;
 use std::sync::Arc;
 
@@ -19,6 +19,8 @@ pub struct Circumstances {
     pub scope: Option<Arc<Scope>>,
     /// What was read ahead for the invocation.
     pub copies: Option<Arc<Copies>>,
+    /// Where the reply is to be written, where something was read ahead.
+    pub room: Option<RawRoom>,
     pub inputs: Arc<Inputs>,
     /// Something is open that bytes can leave by at any time (a body in parts, a conversation, a socket): they would overtake a
     /// deferred write.
@@ -109,7 +111,9 @@ pub async fn execute(
         (target.is_get, target.objects.as_slice(), &around.copies)
         && let Some(copy) = copies.of(object)
     {
-        let taken = copies.take(engine, identity, (object, copy), head, &around.inputs);
+        let asked = (object, copy);
+        let room = around.room.clone();
+        let taken = copies.take(engine, identity, asked, head, &around.inputs, room);
         if let Some(reply) = Box::pin(taken).await {
             return reply;
         }

@@ -290,6 +290,8 @@ pub async fn exchange(
         Content::Memory(bytes) => {
             return Ok((answer, String::from_utf8_lossy(&bytes).into_owned()));
         }
+        // Of reads ahead alone.
+        Content::Placed(_) => return Ok((answer, String::new())),
     };
     let room = RawRoom::own(MAX_ERROR);
     let mut filled = 0;
