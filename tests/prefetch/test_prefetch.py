@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
@@ -84,6 +85,29 @@ def test_an_input_since_makes_it_ask_again_and_a_write_makes_it_read_again(node:
     put = {"op": "PutObject", "bucket": BUCKET, "key": "in/5", "text": "new!"}
     answer = _invoke(node, "f", {"id": "5", "ops": [{"pause": 0.05}, put, _get("in/5")]})
     assert answer[2][2] == "new!"
+    assert _outcome(node, "f") == (0, 0, 1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100_000, 1_000_000, 3_000_000])
+def test_a_read_that_is_under_way_ends_where_it_is_waited_for(node: Killable, filled: FaultyStore, length: int) -> None:
+    node.deploy("f", prefetch={"templates": [f"s3://{BUCKET}/in/{{id}}"]})
+    body = "".join(f"{n:09}\n" for n in range(length // 10 + 1))[:length]
+    filled.write(f"{BUCKET}/in/long", body)
+    filled.objects[f"{BUCKET}/in/long"].modified -= 100
+    _invoke(node, "f", {"ops": []})
+    filled.read_delays[f"{BUCKET}/in/long"] = (0, 0.3)
+    answer = _invoke(node, "f", {"id": "long", "ops": [_get("in/long"), _get("in/6")]})
+    assert [a[2] for a in answer] == [body, "6!"]
+    assert _outcome(node, "f") == (1, 0, 0)
+    # Something is learnt meanwhile: it is asked for again, whether it is the same or not.
+    answer = _invoke(node, "f", {"id": "long", "ops": [_get("in/6"), _get("in/long")]})
+    assert [a[2] for a in answer] == ["6!", body]
+    assert _outcome(node, "f") == (0, 1, 0)
+    timer = threading.Timer(0.15, filled.write, (f"{BUCKET}/in/long", "short"))
+    timer.start()
+    answer = _invoke(node, "f", {"id": "long", "ops": [_get("in/6"), _get("in/long")]})
+    timer.join()
+    assert [a[2] for a in answer] == ["6!", "short"]
     assert _outcome(node, "f") == (0, 0, 1)
 
 
