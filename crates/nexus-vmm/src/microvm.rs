@@ -354,7 +354,6 @@ impl Restored {
         for state in self.threads {
             (self.vm.guest.start(state)).map_err(at("starting a thread of the snapshot"))?;
         }
-        give_back_heap();
         let end = watch(
             config,
             &self.vm.guest,
@@ -474,7 +473,7 @@ pub(crate) fn widen_descriptor_table() {
     }
 }
 
-/// What parsing the snapshot took: 0.2 MiB that each of thousands of instances would keep. Beside the guest's first steps.
+/// Free parts of the hypervisor's own heap.
 fn give_back_heap() {
     // SAFETY: no preconditions; the allocator does its own locking.
     unsafe { libc::malloc_trim(0) };
@@ -534,6 +533,9 @@ fn watch(
         recorder.listen();
     }
     let mut next = WATCH;
+    // What parsing the snapshot took, 0.2 MiB that each of thousands would keep. Not beside the guest's first steps, which it delays:
+    // what is unmapped here each processor that the guest runs on is told of.
+    let mut parsed = true;
     let rest = Duration::from_millis(config.tidy_ms.unwrap_or(0));
     loop {
         if let (Some(tidier), None) = (&mut tidier, &recorder)
@@ -554,6 +556,9 @@ fn watch(
         let pause = recorder.as_ref().map_or(next, |_| WATCH_RECORDING);
         if let Some(end) = guest.wait(pause, recorder.is_none()) {
             return end;
+        }
+        if std::mem::take(&mut parsed) {
+            give_back_heap();
         }
         recorder = recorder.filter(|r| !r.poll(process, guest.window(), report));
         match process.ledger().look(WATCH_SLACK) {
