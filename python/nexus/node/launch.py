@@ -38,8 +38,8 @@ class Settings:
     :param max_instances: instances of all functions together.
     :param shells: empty microVMs kept ready for cold starts, 0 to 64.
     :param store_round_trip_ms: milliseconds that the store is away from nexusd; for measurements.
-    :param store_directory: for what the local store of a new node keeps; by default ``store`` in its state directory, which is a
-        link to it otherwise.
+    :param store_directory: for what the local store of a new node keeps; by default ``store`` in its state directory, which
+        is a link to it otherwise.
     :param tidy_ms: rest after which an instance gives back memory that shows what its snapshot shows, or nearly, and after four
         more what KVM keeps for its memory; 0: never.
     :param cgroups: put all instances into a control group, where the node may make one (it says in its log where not).

@@ -275,7 +275,10 @@ mod tests {
             pages.push(page);
         }
         let behind = builder.finish();
-        assert!(behind.len() as u64 >= count as u64 * ENTRY && behind.len() as u64 % PAGE == 0);
+        assert!(
+            behind.len() as u64 >= count as u64 * ENTRY
+                && (behind.len() as u64).is_multiple_of(PAGE)
+        );
         own.extend_from_slice(&behind);
         (file(&own), file(&base), pages, count as u64 * PAGE)
     }
