@@ -56,15 +56,17 @@ def threads(pid):
     return [task for task in tasks if not int((task / "stat").read_text().rpartition(")")[2].split()[6]) & PF_USER_WORKER]
 
 
-def assert_jailed(task):
-    """A process or thread, by its directory in /proc, is jailed as whoever runs a guest is."""
+def assert_jailed(task, filters=2):
+    """A process or thread, by its directory in /proc, is jailed as whoever runs a guest is.
+
+    In a shell there are two filters: the shell's, and that of whoever runs a guest.
+    """
     status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if ":\t" in line)
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
     assert int(status["CapBnd"], 16) == 0 or Path("/proc/self").stat().st_uid != 0
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
-    # The shell's, and that of whoever runs a guest.
-    assert status["Seccomp_filters"] == "2"
+    assert int(status["Seccomp_filters"]) == filters
     if Path("/proc/self").stat().st_uid == 0:
         assert status["Uid"].split() == ["65534"] * 4
         assert status["Gid"].split() == ["65534"] * 4
@@ -103,6 +105,22 @@ def test_a_cold_start_runs_in_a_shell_that_is_jailed_like_any_instance(shells, h
     assert [number for number, target in links.items() if target == "/dev/null"] == [0]
     # The way to the backend for connections, and not the socket by which the shell was handed its start.
     assert len([target for target in links.values() if target.startswith("socket:")]) == 1
+
+
+def test_what_serves_a_timer_of_the_snapshot_is_jailed_as_well(shells, handlers):
+    node = shells
+    node.deploy("ticking", handlers / "ticking.py", memory_mib=128, max_instances=1)
+    # The first clone records what it uses, and runs in no shell.
+    for filters in (1, 2):
+        ready(node)
+        payload, _ = cold(node, "ticking", {})
+        assert payload["rung"] >= 2
+        pid = pid_of(node, "ticking")
+        assert in_shell(pid) == (filters == 2)
+        # The main thread, the guest's, and the timer's.
+        assert len(threads(pid)) == 3
+        for thread in threads(pid):
+            assert_jailed(thread, filters)
 
 
 def test_clones_in_shells_differ(shells, handlers):

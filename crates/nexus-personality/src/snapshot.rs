@@ -114,6 +114,9 @@ pub enum SavedContent {
     Fifo,
 }
 
+/// What is left of each interval timer, and its interval.
+pub type SavedTimers = [(std::time::Duration, std::time::Duration); itimer::KINDS];
+
 /// A process, saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessState {
@@ -127,7 +130,7 @@ pub struct ProcessState {
     /// Soft and hard limits, by number of resource.
     pub limits: [[u64; 2]; 16],
     /// What is left of each interval timer, and its interval.
-    pub timers: [(std::time::Duration, std::time::Duration); itimer::KINDS],
+    pub timers: SavedTimers,
     pub descriptions: Vec<SavedDescription>,
     pub inodes: Vec<SavedInode>,
     pub device: DeviceMap,
@@ -455,7 +458,8 @@ impl Process {
     }
 
     /// Make a process of a saved state. The host's mappings are not made: the caller maps contents, each mapping
-    /// by its own means or with [`Process::map_contents`], and the device's with [`Process::restore_device`].
+    /// by its own means or with [`Process::map_contents`], and the device's with [`Process::restore_device`]. No thread is started: timers
+    /// go on with [`Process::restore_timers`].
     ///
     /// `other`: a process of which files that are open and the same still are not opened again, where both have the root that
     /// they lie beneath.
@@ -489,12 +493,6 @@ impl Process {
         }
         process.set_umask(state.umask);
         *process.limits() = state.limits;
-        for (kind, (left, interval)) in state.timers.iter().enumerate() {
-            if !left.is_zero() {
-                Timers::set(&process, kind, *left, *interval)
-                    .ok_or_else(|| refused("its timers cannot be set"))?;
-            }
-        }
         *process.cwd() = state.cwd.clone();
         let (start, end) = state.heap;
         if start > end || end > crate::window::USER_END {
@@ -505,6 +503,20 @@ impl Process {
         process.set_number_key(state.number_key);
         process.reserve_tids(state.last_tid);
         Ok(process)
+    }
+
+    /// Have the interval timers go on, which takes a thread: to be called behind the jail, of which every thread must be.
+    ///
+    /// # Errors
+    /// There can be no further thread.
+    pub fn restore_timers(self: &Arc<Self>, timers: &SavedTimers) -> Result<(), Error> {
+        for (kind, (left, interval)) in timers.iter().enumerate() {
+            if !left.is_zero() {
+                Timers::set(self, kind, *left, *interval)
+                    .ok_or_else(|| refused("its timers cannot be set"))?;
+            }
+        }
+        Ok(())
     }
 
     fn restore_mappings(&self, state: &ProcessState, other: Option<&Self>) -> Result<(), Error> {

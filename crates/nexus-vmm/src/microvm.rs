@@ -21,7 +21,7 @@ use crate::{jail, names};
 use nexus_personality::config::Config;
 use nexus_personality::machine::{ThreadState, Tid};
 use nexus_personality::process::Process;
-use nexus_personality::snapshot::ProcessState;
+use nexus_personality::snapshot::{ProcessState, SavedTimers};
 use nexus_personality::window::Window;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -202,12 +202,13 @@ pub fn restore(config: &Serve, report: &Arc<Report>, started: Duration) -> Resul
     restored.run(config, report, started)
 }
 
-/// A guest that is to go on: everything is open, and nothing of it runs.
+/// A guest that is to go on: everything is open, and nothing of it runs. No thread was started that lives on: it would not be jailed.
 pub struct Restored {
     vm: Machinery,
     process: Arc<Process>,
     threads: Vec<ThreadState>,
     renews: Option<Tid>,
+    timers: SavedTimers,
     recorder: Option<Recorder>,
     tidier: Option<Tidier>,
     taker: Option<Taker>,
@@ -327,6 +328,7 @@ impl Restored {
             process,
             threads: std::mem::take(&mut metadata.threads),
             renews: metadata.renews,
+            timers: metadata.process.timers,
             recorder,
             tidier,
             taker,
@@ -351,6 +353,7 @@ impl Restored {
             // It is what the first result waits for.
             self.threads.sort_by_key(|state| state.tid != renews);
         }
+        (self.process.restore_timers(&self.timers)).map_err(failed)?;
         for state in self.threads {
             (self.vm.guest.start(state)).map_err(at("starting a thread of the snapshot"))?;
         }
