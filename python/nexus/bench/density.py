@@ -66,6 +66,7 @@ def measure(isolation: str, instances: int, calls: int, functions: int) -> repor
                 "memory is looked at when all have rested for half a minute",
                 f"{calls} warm calls (GET+PUT of 64 KiB), one after another, by turns among the functions; client to client",
                 "a function's calls go to the instance used last: the others are idle but alive",
+                "what the store keeps lies in memory",
             ],
         )
 
