@@ -172,7 +172,11 @@ if sys.argv[1] == "verify":
     sys.exit(125)
 
 if sys.argv[1] == "shell":
-    assert sys.argv[2:] in (["--control-fd", "16"], ["--control-fd", "16", "--base-fd", "7"]), sys.argv
+    options = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
+    assert options.pop("--control-fd") == "16", sys.argv
+    # As whom it runs guests: nobody, where the node is root.
+    assert options.pop("--uid", None) == ("65534" if os.geteuid() == 0 else None), sys.argv
+    assert options in ({}, {"--base-fd": "7"}), sys.argv
     control = socket.socket(fileno=16)
     control.send(b"\1")
     numbers, fds, _, _ = socket.recv_fds(control, 64, 16)
