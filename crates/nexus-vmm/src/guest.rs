@@ -86,7 +86,7 @@ pub struct Guest {
     discarded: AtomicBool,
     /// Whether slots grow beyond what is asked for: not in a restore, which asks for all at once.
     growing: AtomicBool,
-    report: Mutex<Arc<Report>>,
+    report: Arc<Report>,
     /// Counts exits, where there is an arena.
     exits: OnceLock<Exits>,
 }
@@ -140,7 +140,7 @@ impl Guest {
             hold: Hold::default(),
             discarded: AtomicBool::new(false),
             growing: AtomicBool::new(true),
-            report: Mutex::new(report),
+            report,
             exits: OnceLock::new(),
         })
     }
@@ -182,11 +182,6 @@ impl Guest {
         touch::touch(&self.vm, &mut vcpu, pages)?;
         lock(&self.pool).push(vcpu);
         Ok(())
-    }
-
-    /// Report to another place from here on.
-    pub fn set_report(&self, report: &Arc<Report>) {
-        *lock(&self.report) = Arc::clone(report);
     }
 
     /// See the field.
@@ -248,7 +243,7 @@ impl Guest {
         lock(&self.hosts).insert(state.tid, host);
         let _ = entered.send(());
         if !self.hold.pass(state.tid) {
-            lock(&self.report).send(&Event::NotRenewed);
+            self.report.send(&Event::NotRenewed);
         }
         let served = std::panic::catch_unwind(AssertUnwindSafe(|| {
             // Signals that were sent before the snapshot.
@@ -351,7 +346,7 @@ impl Guest {
 
     /// Report the exception that a guest ends with.
     fn tell(&self, exception: &Exception, rip: u64, signal: i32) {
-        lock(&self.report).send(&Event::Fault {
+        self.report.send(&Event::Fault {
             vector: exception.vector,
             error_code: exception.error_code,
             rip: format!("{rip:#x}"),
@@ -500,7 +495,7 @@ impl Guest {
     /// The parts that another microVM of this process is made of.
     #[must_use]
     pub fn parts(&self) -> (Arc<Kvm>, Option<Clock>, Arc<Report>) {
-        let report = Arc::clone(&lock(&self.report));
+        let report = Arc::clone(&self.report);
         (Arc::clone(&self.kvm), self.clock, report)
     }
 

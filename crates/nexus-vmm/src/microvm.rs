@@ -277,10 +277,7 @@ impl Restored {
             )
         };
         let (vm, filled) = match made {
-            Some(vm) => {
-                vm.guest.set_report(report);
-                fill().map(|filled| (vm, filled))
-            }
+            Some(vm) => fill().map(|filled| (vm, filled)),
             None => side_by_side(make, fill),
         }
         .map_err(|failure| match failure {

@@ -77,10 +77,7 @@ impl Base {
 
     /// Where in its file the page is that a restore of the base shows at this guest address, if one of its own.
     pub fn offset(&self, address: u64) -> Option<u64> {
-        let next = self.runs.partition_point(|run| run.start <= address);
-        (next.checked_sub(1).and_then(|index| self.runs.get(index)))
-            .filter(|run| (run.start..run.end).contains(&address))
-            .map(|run| run.offset + (address - run.start))
+        Run::place(&self.runs, address).map(|(_, offset)| offset)
     }
 
     /// A page of the base.

@@ -7,6 +7,8 @@
 
 use crate::layout::PAGE;
 use nexus_personality::memory::Memory;
+use nexus_personality::window::Window;
+use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -149,7 +151,8 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    pub fn expect(&self, number: u64, address: u64, window: nexus_personality::window::Window) {
+    /// Have the processor fetch the lines that this page's differences will be written to: they have lain there since a shell was made.
+    pub fn expect(&self, number: u64, address: u64, window: Window) {
         let found = usize::try_from(number).ok();
         let found = found.and_then(|number| self.differences.0.get(number));
         let Some(host) = window.host(address, PAGE) else {
@@ -160,9 +163,7 @@ impl<'a> Reader<'a> {
             let at = host + u64::from(mask.trailing_zeros()) * LINE as u64;
             // SAFETY: a hint, whatever is there.
             unsafe {
-                core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(
-                    at as *const i8,
-                )
+                _mm_prefetch::<_MM_HINT_ET0>(at as *const i8);
             };
             mask &= mask - 1;
         }
@@ -237,7 +238,7 @@ pub fn verify(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use nexus_personality::window::{USER_START, Window};
+    use nexus_personality::window::USER_START;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use std::os::fd::AsRawFd;

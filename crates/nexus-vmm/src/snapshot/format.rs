@@ -37,6 +37,19 @@ pub struct Run {
     pub offset: u64,
 }
 
+impl Run {
+    /// Where in its file the page at this address is, by runs that ascend; and which file that is.
+    #[must_use]
+    pub fn place(runs: &[Self], address: u64) -> Option<(Content, u64)> {
+        let next = runs.partition_point(|run| run.start <= address);
+        let run = next.checked_sub(1).and_then(|index| runs.get(index))?;
+        let into = address
+            .checked_sub(run.start)
+            .filter(|_| address < run.end)?;
+        Some((run.content, run.offset.checked_add(into)?))
+    }
+}
+
 /// One CPUID leaf as it was given to KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaf(pub [u32; 7]);

@@ -53,6 +53,9 @@ struct Piece {
     shows: Shows,
 }
 
+/// Pages whose lines are fetched before they are written.
+const AHEAD: usize = 4;
+
 /// What of a window shows a snapshot.
 pub struct Laid {
     shown: Shown,
@@ -355,7 +358,7 @@ impl Changed<'_> {
             })
         };
         let mut ahead = each();
-        for (number, _, at) in ahead.by_ref().take(4) {
+        for (number, _, at) in ahead.by_ref().take(AHEAD) {
             reader.expect(number, at, window);
         }
         for (number, part, at) in each() {

@@ -121,18 +121,14 @@ pub fn verify(directory: &Path) -> Result<(), String> {
     let metadata = &opened.metadata;
     let changed = metadata.changed.iter();
     let pages = changed.flat_map(|(first, count)| *first..first + count);
-    let places = pages.map(|number| place(&metadata.runs, number.saturating_mul(PAGE)));
+    let place = |number: u64| match Run::place(&metadata.runs, number.saturating_mul(PAGE)) {
+        Some((Content::Own, offset)) => Some(offset),
+        _ => None,
+    };
+    let places = pages.map(place);
     (opened.changed().differences())
         .and_then(|found| differences::verify(&found, places, &opened.pages, base))
         .map_err(|e| e.to_string())
-}
-
-/// Where in the snapshot's own file the page at this address is, if it is there.
-fn place(runs: &[Run], address: u64) -> Option<u64> {
-    let next = runs.partition_point(|run| run.start <= address);
-    (next.checked_sub(1).and_then(|index| runs.get(index)))
-        .filter(|run| (run.start..run.end).contains(&address) && run.content == Content::Own)
-        .and_then(|run| run.offset.checked_add(address - run.start))
 }
 
 fn checksum(mut file: &File, name: &str, expected: PagesFile) -> Result<(), String> {
