@@ -83,6 +83,38 @@ def unread(event):
     return {"same": same, "digests": digests, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
+def kept(event):
+    """Reads, keeps, sends on and lets go of bodies that lie in the arena, in several threads."""
+    wrong = []
+
+    def work(thread):
+        mine = {}
+        for step in range(event["steps"]):
+            key = f"kept/{(thread * 7 + step * 5) % event['objects']}"
+            body = s3.get_object(Bucket=event["bucket"], Key=key)["Body"].read()
+            if step % 4 == 1:
+                body += b"grown"
+            elif step % 4 == 2:
+                s3.put_object(Bucket=event["bucket"], Key=f"sent/{thread}/{step}", Body=body)
+                back = s3.get_object(Bucket=event["bucket"], Key=f"sent/{thread}/{step}")["Body"].read()
+                if back != body:
+                    wrong.append(("sent", thread, step))
+            mine[step] = (key, body)
+            if step % 6 == 5:
+                mine.pop(min(mine))
+            for number, (key, body) in mine.items():
+                expected = event["digests"][key]
+                if hashlib.sha256(body.removesuffix(b"grown")).hexdigest() != expected:
+                    wrong.append(("kept", thread, number))
+
+    workers = [threading.Thread(target=work, args=(thread,)) for thread in range(event["threads"])]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return wrong
+
+
 def threads(event):
     """Many transfers of ten threads each at a time."""
     config = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB, max_concurrency=10)
@@ -107,4 +139,4 @@ def threads(event):
 
 
 def handler(event, context):
-    return {"large": large, "unread": unread, "threads": threads}[event["what"]](event)
+    return {"large": large, "unread": unread, "kept": kept, "threads": threads}[event["what"]](event)

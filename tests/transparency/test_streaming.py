@@ -57,6 +57,18 @@ def test_unread_bodies_hold_little(node, bucket):
     assert done["digests"] == [hashlib.sha256(data).hexdigest()] * 2
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bodies_that_are_kept_stay_what_they_are(node, bucket, threads):
+    digests = {}
+    for number, size in enumerate((70_000, 131_072, 300_001, MIB - 64, MIB, MIB + 1, 2 * MIB)):
+        data = os.urandom(size)
+        digests[f"kept/{number}"] = hashlib.sha256(data).hexdigest()
+        node.s3.put_object(Bucket=bucket, Key=f"kept/{number}", Body=data)
+    event = {"what": "kept", "bucket": bucket, "objects": len(digests), "digests": digests, "threads": threads, "steps": 18}
+    for _ in range(2):
+        assert run(node, 512, event) == []
+
+
 def test_transfers_of_ten_threads_do_not_starve_each_other(node, bucket):
     if node.isolation == "process":
         pytest.skip("the same code, and the machine has two cores")

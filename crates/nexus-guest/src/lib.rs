@@ -6,6 +6,7 @@
 mod answer;
 mod latch;
 mod line;
+mod loans;
 mod request;
 
 use pyo3::prelude::*;
@@ -14,6 +15,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<line::Line>()?;
     module.add_class::<latch::Latch>()?;
+    module.add_class::<loans::Loans>()?;
     module.add_class::<answer::Answers>()?;
     module.add_class::<request::Requests>()
 }

@@ -43,7 +43,7 @@ impl Line {
     }
 
     /// Write a request into the heap at `offset` and publish its submission; what is left of `held` bytes there, up to `room_max`,
-    /// is the reply's room. Returns the bytes that the request takes, or 0, and has done nothing, where not even `room_min` are left.
+    /// is the reply's room. A body that is lent is not copied, and has to stay. Returns the bytes that the request takes, or 0, and has done nothing, where not even `room_min` are left.
     #[expect(clippy::too_many_arguments, reason = "a submission has as many fields")]
     fn submit(
         &self,
@@ -58,7 +58,12 @@ impl Line {
     ) -> PyResult<usize> {
         let length = body.len_bytes();
         let body_start = head.len().next_multiple_of(BODY_ALIGNMENT);
-        let fixed = body_start + length.next_multiple_of(BODY_ALIGNMENT);
+        // A body that lies in the arena stays there.
+        let lent = (body.buf_ptr() as usize)
+            .checked_sub(self.at(0) as usize)
+            .filter(|at| length > 0 && *at < self.arena.len_bytes());
+        let own = if lent.is_some() { 0 } else { length };
+        let fixed = body_start + own.next_multiple_of(BODY_ALIGNMENT);
         if fixed == 0
             || held.checked_sub(fixed).is_none_or(|room| room < room_min)
             || !body.is_c_contiguous()
@@ -71,7 +76,7 @@ impl Line {
         // SAFETY: a contiguous buffer of `length` bytes, which it keeps while it is held; `inside` has looked at the target.
         unsafe {
             self.at(offset + body_start)
-                .copy_from(body.buf_ptr().cast(), length)
+                .copy_from(body.buf_ptr().cast(), own)
         };
         let tail = self.index(control::SUBMIT_TAIL);
         let position = tail.load(Ordering::Relaxed);
@@ -84,7 +89,10 @@ impl Line {
         for (at, value) in [
             (submission::HEAD_OFFSET, placed(offset, head.len())),
             (submission::HEAD_LENGTH, head.len()),
-            (submission::BODY_OFFSET, placed(offset + body_start, length)),
+            (
+                submission::BODY_OFFSET,
+                placed(lent.unwrap_or(offset + body_start), length),
+            ),
             (submission::BODY_LENGTH, length),
             (submission::ROOM_OFFSET, placed(offset + fixed, room)),
             (submission::ROOM_LENGTH, room),

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Protocol
 
 from .. import abi
+from . import loans
 from .errors import ArenaFullError, DeviceUnavailableError
 from .heap import ALIGNMENT, Heap, aligned
 from .mutex import Barred, Mutex
@@ -66,12 +67,14 @@ class Ticket:
     """One submission in flight, and then its outcome.
 
     Its heap is `held` bytes at `offset`, of which the last `room` are for the reply. What goes before them is given back
-    when it completes, but for one that its thread waits for anyway: that gives all back at once.
+    when it completes, but for one that its thread waits for anyway: that gives all back at once. A `body` that lies in the
+    arena itself stays there as long.
     """
 
-    __slots__ = ("abandoned", "completion", "gate", "held", "offset", "room", "silent", "waited")
+    __slots__ = ("abandoned", "body", "completion", "gate", "held", "offset", "room", "silent", "waited")
 
-    def __init__(self, offset: int, held: int, room: int, waited: bool) -> None:
+    def __init__(self, offset: int, held: int, room: int, waited: bool, body: Buffer) -> None:
+        self.body = body
         self.offset = offset
         self.held = held
         self.room = room
@@ -108,6 +111,9 @@ class Channel:
         self.touched = self._mapped = self._held_until = abi.HEAP
         self._copies = 0
         self._line = native and native.Line(transport.arena)
+        # An object in the arena would not be in a snapshot, and change under a process made by fork.
+        self._loans = loans.of(transport.arena) if transport.clones else None
+        self._lends = False
         # Heap kept for the next call: offset and length.
         self._lease = NOTHING
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
@@ -148,6 +154,9 @@ class Channel:
 
         A hypervisor does that. Elsewhere, and where other threads may never rest, what is more than KEPT bytes goes at once.
         """
+        if self._loans:
+            with self._lock:
+                self._take_back()
         if self._transport.clones and threading.active_count() == 1:
             with self._lock:
                 self._end_lease()
@@ -168,6 +177,31 @@ class Channel:
             self.touched = abi.HEAP + KEPT
             self._mapped = min(self._mapped, self.touched)
             self._copies = 0
+
+    def lend(self) -> None:
+        """From now on: no snapshot will be taken of this process, so large bodies may stay where they lie."""
+        self._lends = self._loans is not None
+
+    def lent(self, body: Buffer) -> int:
+        """Where in the arena a body lies that was lent; 0 for any other."""
+        return self._loans.offset(body) if self._loans else 0
+
+    def take(self, start: int, end: int, body: int, length: int) -> bytes | None:
+        """A reply's whole body, lent, where that is less work than a copy; the rest of `start` to `end` is given back then."""
+        if not self._lends or self._loans is None:
+            return None
+        with self._lock:
+            return self._lend(self._loans, start, end, body, length)
+
+    def _lend(self, lender: loans.Loans, start: int, end: int, body: int, length: int) -> bytes | None:
+        data = lender.lend(self._heap, start, end, body, length)
+        if data is not None and self._starving:
+            self._wake_starving()
+        return data
+
+    def _take_back(self) -> None:
+        if self._loans:
+            self._loans.take_back(self._heap)
 
     def woken(self) -> None:
         """Behind what may have been a rest: see whether the memory of the heap's free end was given back."""
@@ -259,13 +293,16 @@ class Channel:
         head_length = len(head)
         body_start = (head_length + _ROUND) & -ALIGNMENT
         body_length = body.nbytes if isinstance(body, memoryview) else len(body)
-        fixed = body_start + ((body_length + _ROUND) & -ALIGNMENT)
+        lent = self._loans.offset(body) if self._loans else 0
+        fixed = body_start + (0 if lent else (body_length + _ROUND) & -ALIGNMENT)
         lock = self._lock
         if not lock.try_acquire():
             lock.acquire()
         try:
             if self._lease is not NOTHING:
                 self._end_lease()
+            if self._loans:
+                self._loans.take_back(self._heap)
             place = None
             if len(self._tickets) < abi.RING_ENTRIES:
                 place = self._heap.allocate(fixed, room_min, room_max)
@@ -276,13 +313,13 @@ class Channel:
             if end > self._held_until:
                 self._rings.held_until = self._held_until = end
             arena = self.arena
-            body_offset = offset + body_start
+            body_offset = lent or offset + body_start
             self.touched = max(self.touched, offset + fixed)
             arena[offset : offset + head_length] = head
-            if body_length:
+            if body_length and not lent:
                 self._put(body_offset, body, body_length)
             self._last_id = identity = self._last_id + 1
-            ticket = self._tickets[identity] = Ticket(offset, fixed + room, room, silent)
+            ticket = self._tickets[identity] = Ticket(offset, fixed + room, room, silent, body if lent else b"")
             self._rings.submit(
                 identity,
                 operation,
@@ -331,6 +368,11 @@ class Channel:
         try:
             if self._tickets or self._leader:
                 return None
+            own = len(head) + len(body)
+            if self._loans:
+                if self._loans.offset(body):
+                    own = len(head)
+                self._loans.take_back(self._heap)
             start, held = self._lease
             if held < room_max:
                 self._end_lease()
@@ -340,14 +382,14 @@ class Channel:
                 start, held = self._lease = (place[0], place[1] + _USUAL)
                 if start + held > self._held_until:
                     self._rings.held_until = self._held_until = start + held
-            if start + len(head) + len(body) > self._mapped:
-                self._map(start, start + min(len(head) + len(body) + 2 * ALIGNMENT, held))
+            if start + own > self._mapped:
+                self._map(start, start + min(own + 2 * ALIGNMENT, held))
             self._last_id = identity = self._last_id + 1
             fixed = line.submit(identity, operation, start, held, room_min, room_max, head, body)
             if not fixed:
                 return None
             self._lease = NOTHING
-            ticket = self._tickets[identity] = Ticket(start, held, held - fixed, waited=True)
+            ticket = self._tickets[identity] = Ticket(start, held, held - fixed, True, body)
             ticket.silent = False
             self._leader = threading.get_ident()
             leading = True
@@ -362,7 +404,7 @@ class Channel:
                 taken = line.take(identity, room, start + held, small)
                 if taken is not None:
                     del self._tickets[identity]
-                    self._keep(start, held, taken)
+                    taken = self._keep(start, held, taken)
                 self._leader = 0
                 leading = False
                 if self._followers:
@@ -375,21 +417,26 @@ class Channel:
             raise
         return ticket if taken is None else taken
 
-    def _keep(self, start: int, held: int, taken: Taken) -> None:
+    def _keep(self, start: int, held: int, taken: Taken) -> Taken:
         """Keep the heap of a call that has ended for the next one, or give back what its body leaves. Under the lock."""
-        _, _, _, data, body, length, _, _ = taken
+        status, flags, head, data, body, length, stream, total = taken
         end = body + length
         self.touched = max(self.touched, end)
         if data is not None or not length:
             self._lease = (start, held)
             if end > self._mapped:
                 self._map(body, end)
-            return
+            return taken
+        if self._lends and self._loans is not None and length > COPIED and not flags & abi.MORE:
+            data = self._lend(self._loans, start, start + held, body, length)
+            if data is not None:
+                return status, flags, head, data, body, length, stream, total
         end = aligned(end)
         self._heap.release(start, body - start)
         self._heap.release(end, start + held - end)
         if self._starving:
             self._wake_starving()
+        return taken
 
     def _end_lease(self) -> None:
         start, held = self._lease
@@ -585,6 +632,7 @@ class Channel:
             raise ArenaFullError(f"{fixed} bytes do not fit into an arena of {len(self._memory)} bytes")
         while True:
             self._drain()
+            self._take_back()
             if len(self._tickets) < abi.RING_ENTRIES:
                 place = self._heap.allocate(fixed, room_min, room_max)
                 if place is not None:

@@ -33,6 +33,10 @@ class Reply:
         stays = length > COPIED or (length > 0 and self.more)
         try:
             self.head = channel.arena[head : head + head_length].decode() if head_length else ""
+            if stays and not self.more:
+                self.data = channel.take(start, end, body, length)
+                if self.data is not None:
+                    return
             if length and not stays:
                 self.data = channel.copy(body, body + length)
         except MemoryError:  # the program may go on, and the heap with it
@@ -101,7 +105,13 @@ def call(
 ) -> Reply:
     """One operation, start to end. Raises BackendError where it fails."""
     taken: Taken | Ticket | None = None
-    if type(body) is not memoryview and len(body) <= COPIED and not flags and not stream and not timeout_ms:
+    if (
+        type(body) is not memoryview
+        and (len(body) <= COPIED or channel.lent(body))
+        and not flags
+        and not stream
+        and not timeout_ms
+    ):
         taken = channel.alone(operation, head, body, room_min, room_max)
     if taken is None:
         _, taken = channel.submit(

@@ -116,6 +116,7 @@ def send_parts(channel: Channel, identity: int, body: memoryview) -> None:
 
 def run(channel: Channel, handler: Handler) -> None:
     """Handle events until the instance is ended."""
+    channel.lend()
     outcome: Outcome | None = None
     head = b""
     while True:
