@@ -150,7 +150,7 @@ def test_a_large_use_of_the_heap_is_given_back(channel):
     gc.collect()
     call(channel, ECHO, b'{"size": 900000}', room_max=1 << 20).release()
     ask(channel, 900_000, room=1 << 20).read()
-    channel.touched = abi.MIN_SIZE
+    channel.pages.touched = abi.MIN_SIZE
     channel.shrink()
     assert resident() < 1_300_000
     assert ask(channel, 900_000, room=1 << 20).read() == pattern(900_000)
@@ -183,10 +183,10 @@ def test_a_hypervisor_is_told_what_the_heap_holds(monkeypatch):
     channel.woken()
     assert rings.held_until == told
     # The hypervisor has done it: heap behind that is new to the guest.
-    channel.view(abi.HEAP, told + (1 << 19))
+    channel.pages.view(abi.HEAP, told + (1 << 19))
     rings.held_until = 0
     channel.woken()
-    assert rings.held_until == channel._mapped == told
+    assert rings.held_until == channel.pages.mapped == told
     assert held.read() == pattern(size)
     channel.shrink()
     assert rings.held_until == abi.HEAP
@@ -206,11 +206,11 @@ def test_a_reply_that_memory_does_not_suffice_for_leaves_the_heap(channel):
             raise MemoryError
 
     line = channel._line
-    channel.copy = copy
+    channel.pages.copy = copy
     channel._line = line and Line()
     with pytest.raises(MemoryError):
         ask(channel, 1000)
-    del channel.copy
+    del channel.pages.copy
     channel._line = line
     assert ask(channel, 1000).read() == pattern(1000)
     assert channel.heap_free == free
@@ -323,10 +323,10 @@ def test_a_small_copy_that_memory_does_not_suffice_for_leaves_the_heap(channel):
     def copy(start, end):
         raise MemoryError
 
-    channel.copy = copy
+    channel.pages.copy = copy
     with pytest.raises(MemoryError):
         ask(channel, COPIED, room=1 << 17)  # not mapped yet, so not copied natively
-    del channel.copy
+    del channel.pages.copy
     assert channel.heap_free == free
 
 

@@ -213,11 +213,14 @@ def test_nothing_is_lent_that_is_not_the_heaps(lending):
             lender.lend(offset, length)
 
 
-def test_a_second_arena_copies():
-    with mmap.mmap(-1, 1 << 20) as other:
-        from nexus.guest.device import loans
+def test_one_arena_lends_at_a_time(lending):
+    from nexus.guest.device import loans
 
+    body = ask(lending, MIB)
+    assert lending.lent(body)
+    with mmap.mmap(-1, 1 << 20) as other:
         assert loans.of(other) is None
+    assert body == content(MIB, 1)
 
 
 @pytest.mark.parametrize("allocator", ["debug", "malloc", "malloc_debug"])

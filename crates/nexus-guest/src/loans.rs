@@ -44,26 +44,29 @@ const LENGTH: usize = 2;
 /// Bytes of the object by which it is found out what objects are.
 const PROBE: usize = 4096;
 
-/// What this process lends from.
-struct Lender {
-    first: usize,
-    last: usize,
+/// What is known of this interpreter.
+struct Interpreter {
     /// The allocator that there was.
     inner: Allocator,
     /// The header of a `bytes` object that nobody else knows yet.
     header: [usize; HEADER],
 }
 
-static LENDER: OnceLock<Lender> = OnceLock::new();
+static INTERPRETER: OnceLock<Interpreter> = OnceLock::new();
+/// The arena that is lent from: its first address, and the one behind its last.
+static FIRST: AtomicUsize = AtomicUsize::new(0);
+static LAST: AtomicUsize = AtomicUsize::new(0);
+/// Objects in it, those counted that have ended and were not told yet.
+static LENT: AtomicUsize = AtomicUsize::new(0);
 /// Objects that are no more: the first word of each is the address of the next.
 static RETURNED: AtomicPtr<usize> = AtomicPtr::new(null_mut());
-/// What was given back last to the allocator whose ways are being found out.
-static FREED: AtomicUsize = AtomicUsize::new(0);
+/// The object by which the allocator's ways are being found out; 0 once the allocator has been given it.
+static AWAITED: AtomicUsize = AtomicUsize::new(0);
 static PROBED: OnceLock<Allocator> = OnceLock::new();
 
 /// Makes `bytes` of what lies in an arena's heap, without a copy, and tells when they are no more.
 ///
-/// A process has one arena to lend from, which stays mapped from then on. The interpreter's lock is held throughout.
+/// A process lends from one arena at a time, which stays mapped from then on. The interpreter's lock is held throughout.
 #[pyclass(frozen, module = "nexus.guest.device._native")]
 pub struct Loans {
     arena: PyBuffer<u8>,
@@ -72,21 +75,25 @@ pub struct Loans {
 #[pymethods]
 impl Loans {
     /// `arena`: a writable buffer of the whole arena. Raises RuntimeError where this interpreter's objects are not what they are known
-    /// as here, or where another arena lends already.
+    /// as here, or while objects lie in another arena.
     #[new]
     fn new(arena: &Bound<'_, PyAny>) -> PyResult<Self> {
         let buffer = PyBuffer::<u8>::get(arena)?;
         if buffer.readonly() || !buffer.is_c_contiguous() || buffer.len_bytes() < HEAP {
             return Err(PyValueError::new_err("not an arena"));
         }
+        if INTERPRETER.get().is_none() {
+            install(arena.py())?;
+        }
         let first = buffer.buf_ptr() as usize;
-        if LENDER.get().is_none() {
-            install(arena.py(), first, first + buffer.len_bytes())?;
+        if FIRST.load(Ordering::Relaxed) != first {
+            if LENT.load(Ordering::Relaxed) > 0 {
+                return Err(PyRuntimeError::new_err("another arena lends"));
+            }
+            FIRST.store(first, Ordering::Relaxed);
+            LAST.store(first + buffer.len_bytes(), Ordering::Relaxed);
             // A lent object may be the last that there is.
             std::mem::forget(PyBuffer::<u8>::get(arena)?);
-        }
-        if LENDER.get().is_none_or(|lender| lender.first != first) {
-            return Err(PyRuntimeError::new_err("another arena lends already"));
         }
         Ok(Self { arena: buffer })
     }
@@ -109,18 +116,21 @@ impl Loans {
         let end = offset
             .checked_add(length)
             .filter(|end| *end < self.arena.len_bytes());
-        let (Some(lender), Some(end), true) = (
-            LENDER.get(),
+        let base = self.arena.buf_ptr().cast::<u8>();
+        let (Some(interpreter), Some(end), true) = (
+            INTERPRETER.get(),
             end,
-            offset >= HEAP + HEADER_BYTES && offset.is_multiple_of(HEADER_BYTES),
+            offset >= HEAP + HEADER_BYTES
+                && offset.is_multiple_of(HEADER_BYTES)
+                && FIRST.load(Ordering::Relaxed) == base as usize,
         ) else {
             return Err(PyValueError::new_err(format!(
                 "{length} bytes at {offset:#x} cannot be lent"
             )));
         };
-        let mut header = lender.header;
+        let mut header = interpreter.header;
         header[LENGTH] = length;
-        let base = self.arena.buf_ptr().cast::<u8>();
+        LENT.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the place is in the arena, as was just looked at, and the caller's. What is there then is an object of
         // one reference, which is handed on.
         unsafe {
@@ -135,12 +145,16 @@ impl Loans {
     /// Offsets of what is not lent any more, since they were asked for last.
     fn returned(&self) -> Vec<usize> {
         let mut offsets = Vec::new();
+        if FIRST.load(Ordering::Relaxed) != self.arena.buf_ptr() as usize {
+            return offsets;
+        }
         let mut object = RETURNED.swap(null_mut(), Ordering::Acquire);
         while !object.is_null() {
             offsets.push(object as usize - self.arena.buf_ptr() as usize + HEADER_BYTES);
             // SAFETY: `give_back` has put this object into the list, and it is nobody else's now.
             object = unsafe { object.read() } as *mut usize;
         }
+        LENT.fetch_sub(offsets.len(), Ordering::Relaxed);
         offsets
     }
 
@@ -155,7 +169,7 @@ impl Loans {
 }
 
 /// Find out whether large `bytes` are what they are known as, and whether their end can be seen; if so, see it from now on.
-fn install(py: Python<'_>, first: usize, last: usize) -> PyResult<()> {
+fn install(py: Python<'_>) -> PyResult<()> {
     let mut inner = std::mem::MaybeUninit::<Allocator>::uninit();
     // SAFETY: it fills in all of its argument.
     let inner = unsafe {
@@ -176,12 +190,13 @@ fn install(py: Python<'_>, first: usize, last: usize) -> PyResult<()> {
         )
     };
     let kind = object.get_type().as_ptr() as usize;
+    AWAITED.store(address as usize, Ordering::Relaxed);
     drop(object);
     let known = bytes == address as usize + HEADER_BYTES
         && header[0] as u32 == 1
         && header[1] == kind
         && header[LENGTH] == PROBE
-        && FREED.load(Ordering::Relaxed) == address as usize;
+        && AWAITED.load(Ordering::Relaxed) == 0;
     if !known {
         // SAFETY: it was there before.
         unsafe { PyMem_SetAllocator(RAW, &raw const inner) };
@@ -189,12 +204,7 @@ fn install(py: Python<'_>, first: usize, last: usize) -> PyResult<()> {
             "this interpreter allocates in another way",
         ));
     }
-    LENDER.get_or_init(|| Lender {
-        first,
-        last,
-        inner,
-        header,
-    });
+    INTERPRETER.get_or_init(|| Interpreter { inner, header });
     let lending = Allocator {
         realloc: move_out,
         free: give_back,
@@ -206,21 +216,30 @@ fn install(py: Python<'_>, first: usize, last: usize) -> PyResult<()> {
 }
 
 unsafe extern "C" fn see(ctx: *mut c_void, memory: *mut c_void) {
-    FREED.store(memory as usize, Ordering::Relaxed);
+    // Other threads free things meanwhile.
+    if memory as usize == AWAITED.load(Ordering::Relaxed) {
+        AWAITED.store(0, Ordering::Relaxed);
+    }
     if let Some(inner) = PROBED.get() {
         // SAFETY: as we were called.
         unsafe { (inner.free)(ctx, memory) };
     }
 }
 
-unsafe extern "C" fn give_back(ctx: *mut c_void, memory: *mut c_void) {
-    let Some(lender) = LENDER.get() else {
-        return; // it was there before this function was
-    };
+/// Bytes from an object to the end of the arena that it lies in; `None`: it lies elsewhere.
+fn lent(memory: *mut c_void) -> Option<usize> {
     let address = memory as usize;
-    if address < lender.first || address >= lender.last {
-        // SAFETY: as we were called; it is not ours.
-        return unsafe { (lender.inner.free)(ctx, memory) };
+    let last = LAST.load(Ordering::Relaxed);
+    (address >= FIRST.load(Ordering::Relaxed) && address < last).then(|| last - address)
+}
+
+unsafe extern "C" fn give_back(ctx: *mut c_void, memory: *mut c_void) {
+    if lent(memory).is_none() {
+        if let Some(interpreter) = INTERPRETER.get() {
+            // SAFETY: as we were called; it is not ours.
+            unsafe { (interpreter.inner.free)(ctx, memory) };
+        }
+        return;
     }
     let object = memory.cast::<usize>();
     let mut next = RETURNED.load(Ordering::Relaxed);
@@ -235,21 +254,20 @@ unsafe extern "C" fn give_back(ctx: *mut c_void, memory: *mut c_void) {
 }
 
 unsafe extern "C" fn move_out(ctx: *mut c_void, memory: *mut c_void, size: usize) -> *mut c_void {
-    let Some(lender) = LENDER.get() else {
-        return null_mut();
+    let Some(interpreter) = INTERPRETER.get() else {
+        return null_mut(); // never: it was there before this function was
     };
-    let address = memory as usize;
-    if address < lender.first || address >= lender.last {
+    let Some(readable) = lent(memory) else {
         // SAFETY: as we were called; it is not ours.
-        return unsafe { (lender.inner.realloc)(ctx, memory, size) };
-    }
+        return unsafe { (interpreter.inner.realloc)(ctx, memory, size) };
+    };
     // SAFETY: as any allocation; what is copied lies in the arena and in what was allocated; and then the object has moved.
     unsafe {
-        let moved = (lender.inner.malloc)(ctx, size);
+        let moved = (interpreter.inner.malloc)(ctx, size);
         if !moved.is_null() {
             moved
                 .cast::<u8>()
-                .copy_from_nonoverlapping(memory.cast(), size.min(lender.last - address));
+                .copy_from_nonoverlapping(memory.cast(), size.min(readable));
             give_back(ctx, memory);
         }
         moved

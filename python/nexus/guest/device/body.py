@@ -28,7 +28,7 @@ def pinned(channel: Channel, start: int, held: int, offset: int, length: int) ->
     """A read-only view of the arena that gives `held` bytes at `start` back once no slice of it is left."""
     import ctypes
 
-    channel.view(offset, offset + length)
+    channel.pages.view(offset, offset + length)
     array = (ctypes.c_ubyte * length).from_buffer(channel.arena, offset)
     weakref.finalize(array, channel.discard, start, held, 0)
     return memoryview(array).cast("B").toreadonly()
@@ -57,7 +57,7 @@ class ArenaBody(io.RawIOBase):
     def _part(self) -> memoryview:
         if self._spilled is not None:
             return memoryview(self._spilled)[self._offset : self._offset + self._length]
-        return self._channel.view(self._offset, self._offset + self._length)
+        return self._channel.pages.view(self._offset, self._offset + self._length)
 
     def _consume(self, count: int) -> None:
         self._offset += count
@@ -157,7 +157,7 @@ class ArenaBody(io.RawIOBase):
         """All that is left, which is at hand. Under the guard, which is given back."""
         try:
             begin, end = self._offset, self._offset + self._length
-            data = self._channel.copy(begin, end) if self._spilled is None else self._spilled[begin:end]
+            data = self._channel.pages.copy(begin, end) if self._spilled is None else self._spilled[begin:end]
             if data:
                 self._consume(end - begin)
             return data

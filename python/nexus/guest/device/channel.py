@@ -4,9 +4,7 @@ One thread at a time waits in the kernel, as *leader*. It hands completions to t
 own, the lead to another. A submission costs one doorbell, a wait that finds its completion costs nothing more.
 """
 
-import contextlib
 import errno
-import mmap
 import threading
 import time
 import weakref
@@ -19,28 +17,21 @@ from .errors import ArenaFullError, DeviceUnavailableError
 from .heap import ALIGNMENT, Heap, aligned
 from .mutex import Barred, Mutex
 from .native import native
+from .pages import MAPPED_FROM, Buffer, Pages
 from .ring import Completion, Rings
 from .transport import Transport
 
-Buffer = bytes | bytearray | memoryview
 # A thread that waits for heap or for a place in the ring gives up after this long without any progress (seconds).
 STARVATION_LIMIT = 120.0
 # What is in flight when the snapshot is to be taken is waited for (seconds).
 DRAIN_LIMIT = 10.0
 # Heap that an idle instance keeps the memory of (bytes): giving it back costs an exit and faults.
 KEPT = 1 << 20
-# Heap about to be used for the first time is mapped at once from this size on (bytes): one exit instead of a fault a page.
-_MAPPED_FROM = 1 << 16
-# A whole body of that size goes to and from heap that is not mapped without mapping it, by one exit, as often as this
-# between two rests. Mapped, it still costs a fault for each group of pages, once.
-_COPIES = 16
 # A whole body of up to this many bytes leaves the arena at once: less work than keeping account of it there.
 COPIED = 1 << 16
 NOTHING = (0, 0)
 # What the request of a call takes at most, of which there is one at a time (bytes).
 _USUAL = COPIED + (1 << 14)
-# linux/mman.h; older Pythons' mmap does not name it.
-_MADV_POPULATE_WRITE = 23
 _ROUND = ALIGNMENT - 1
 # Requests whose body follows in parts hold one place while each part needs another: keep enough of them free.
 MAX_STREAMED = 16
@@ -92,7 +83,7 @@ class Channel:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.arena = transport.arena
-        self._memory = memoryview(transport.arena)
+        self.pages = Pages(transport)
         self._rings = Rings(transport.arena)
         self._heap = Heap(abi.HEAP, len(transport.arena))
         self._lock: Mutex = Mutex()
@@ -106,10 +97,8 @@ class Channel:
         self._last_id = 0
         # Of instances: another number after each restore, since nothing of before is known to the backend then.
         self.restores = 0
-        # Up to where the heap has been written to, by either side; up to where this side has touched it itself; and up to
-        # where it may hold something, which a hypervisor is told.
-        self.touched = self._mapped = self._held_until = abi.HEAP
-        self._copies = 0
+        # Up to where the heap may hold something, which a hypervisor is told.
+        self._held_until = abi.HEAP
         self._line = native and native.Line(transport.arena)
         # An object in the arena would not be in a snapshot, and change under a process made by fork.
         self._loans = loans.of(transport.arena) if transport.clones else None
@@ -162,21 +151,11 @@ class Channel:
                 self._end_lease()
                 self._rings.held_until = self._held_until = self._heap.held_until
             return
-        if self.touched <= abi.HEAP + KEPT:
+        if self.pages.touched <= abi.HEAP + KEPT:
             return
         with self._lock:
             self._end_lease()
-            for start, length in self._heap.free_ranges():
-                first = max(start, abi.HEAP + KEPT) + mmap.PAGESIZE - 1 & -mmap.PAGESIZE
-                last = min(start + length, self.touched) + mmap.PAGESIZE - 1 & -mmap.PAGESIZE
-                if start + length < last:
-                    last -= mmap.PAGESIZE
-                if first < last:
-                    with contextlib.suppress(OSError):  # memory is kept then, nothing else
-                        self.arena.madvise(mmap.MADV_REMOVE, first, last - first)
-            self.touched = abi.HEAP + KEPT
-            self._mapped = min(self._mapped, self.touched)
-            self._copies = 0
+            self.pages.remove(self._heap.free_ranges(), abi.HEAP + KEPT)
 
     def lend(self) -> None:
         """From now on: no snapshot will be taken of this process, so large bodies may stay where they lie."""
@@ -209,46 +188,7 @@ class Channel:
             return
         with self._lock:
             self._rings.held_until = self._held_until
-            self.touched = min(self.touched, self._held_until)
-            self._mapped = min(self._mapped, self._held_until)
-            self._copies = 0
-
-    def view(self, start: int, end: int) -> memoryview:
-        """Heap from `start` to `end`, about to be written by this side, or read of what the other wrote."""
-        if end > self._mapped:
-            self._map(start, end)
-        return self._memory[start:end]
-
-    def copy(self, start: int, end: int) -> bytes:
-        """The bytes of the heap from `start` to `end`."""
-        if end > self._mapped:
-            if end - start >= _MAPPED_FROM and self._copies < _COPIES:
-                self._copies += 1
-                data = self._transport.read(start, end - start)
-                if len(data) == end - start:
-                    return data
-            self._map(start, end)
-        return self.arena[start:end]
-
-    def _put(self, start: int, data: Buffer, length: int) -> None:
-        """Write a body to the heap."""
-        end = start + length
-        if end > self._mapped:
-            if length >= _MAPPED_FROM and self._copies < _COPIES:
-                self._copies += 1
-                if self._transport.write(start, data) == length:
-                    return
-            self._map(start, end)
-        self.arena[start:end] = data
-
-    def _map(self, start: int, end: int) -> None:
-        first = max(self._mapped, start) & -mmap.PAGESIZE
-        if end - first >= _MAPPED_FROM:
-            with contextlib.suppress(OSError):  # pages are mapped as they are touched, then
-                self.arena.madvise(_MADV_POPULATE_WRITE, first, end - first)
-        # What lies below and is not small may be a body that nobody has looked at.
-        if start - self._mapped < _MAPPED_FROM:
-            self._mapped = end
+            self.pages.given_back(self._held_until)
 
     def hold(self, holder: Holder) -> None:
         """Remember, weakly, that `holder` sits on heap which it could give back."""
@@ -314,10 +254,11 @@ class Channel:
                 self._rings.held_until = self._held_until = end
             arena = self.arena
             body_offset = lent or offset + body_start
-            self.touched = max(self.touched, offset + fixed)
+            pages = self.pages
+            pages.touched = max(pages.touched, offset + fixed)
             arena[offset : offset + head_length] = head
             if body_length and not lent:
-                self._put(body_offset, body, body_length)
+                pages.put(body_offset, body, body_length)
             self._last_id = identity = self._last_id + 1
             ticket = self._tickets[identity] = Ticket(offset, fixed + room, room, silent, body if lent else b"")
             self._rings.submit(
@@ -382,8 +323,8 @@ class Channel:
                 start, held = self._lease = (place[0], place[1] + _USUAL)
                 if start + held > self._held_until:
                     self._rings.held_until = self._held_until = start + held
-            if start + own > self._mapped:
-                self._map(start, start + min(own + 2 * ALIGNMENT, held))
+            if start + own > self.pages.mapped:
+                self.pages.map(start, start + min(own + 2 * ALIGNMENT, held))
             self._last_id = identity = self._last_id + 1
             fixed = line.submit(identity, operation, start, held, room_min, room_max, head, body)
             if not fixed:
@@ -400,7 +341,7 @@ class Channel:
             with lock:
                 room = start + fixed
                 # What is larger, and not mapped, the kernel copies with less work.
-                small = COPIED if room + COPIED <= self._mapped else _MAPPED_FROM - 1
+                small = COPIED if room + COPIED <= self.pages.mapped else MAPPED_FROM - 1
                 taken = line.take(identity, room, start + held, small)
                 if taken is not None:
                     del self._tickets[identity]
@@ -421,11 +362,12 @@ class Channel:
         """Keep the heap of a call that has ended for the next one, or give back what its body leaves. Under the lock."""
         status, flags, head, data, body, length, stream, total = taken
         end = body + length
-        self.touched = max(self.touched, end)
+        pages = self.pages
+        pages.touched = max(pages.touched, end)
         if data is not None or not length:
             self._lease = (start, held)
-            if end > self._mapped:
-                self._map(body, end)
+            if end > pages.mapped:
+                pages.map(body, end)
             return taken
         if self._lends and self._loans is not None and length > COPIED and not flags & abi.MORE:
             data = self._lend(self._loans, start, start + held, body, length)
@@ -474,10 +416,10 @@ class Channel:
                 return False
             self._rings.attach()
             self.restores += 1
-            self._heap = Heap(abi.HEAP, len(self._memory))
+            self._heap = Heap(abi.HEAP, len(self.arena))
             self._lease = NOTHING
-            self.touched = self._mapped = self._held_until = abi.HEAP
-            self._copies = 0
+            self._held_until = abi.HEAP
+            self.pages.forget()
             self._holders.clear()
             self._discarded.clear()
             return True
@@ -629,7 +571,7 @@ class Channel:
     def _allocate_slowly(self, fixed: int, room_min: int, room_max: int) -> tuple[int, int]:
         """Wait until there is a place in the ring and in the heap. Under the lock, which it gives up to wait."""
         if fixed + aligned(room_min) > self._heap.end - self._heap.start:
-            raise ArenaFullError(f"{fixed} bytes do not fit into an arena of {len(self._memory)} bytes")
+            raise ArenaFullError(f"{fixed} bytes do not fit into an arena of {len(self.arena)} bytes")
         while True:
             self._drain()
             self._take_back()

@@ -3,9 +3,10 @@
 import json
 
 from .. import abi
-from .channel import COPIED, Buffer, Channel, Taken, Ticket
+from .channel import COPIED, Channel, Taken, Ticket
 from .errors import BackendError, DeviceUnavailableError
 from .heap import aligned
+from .pages import Buffer
 
 
 class Reply:
@@ -29,7 +30,7 @@ class Reply:
         self.body_offset = 0
         self.data: bytes | None = None
         kept = body + aligned(length)
-        channel.touched = max(channel.touched, kept)
+        channel.pages.touched = max(channel.pages.touched, kept)
         stays = length > COPIED or (length > 0 and self.more)
         try:
             self.head = channel.arena[head : head + head_length].decode() if head_length else ""
@@ -38,7 +39,7 @@ class Reply:
                 if self.data is not None:
                     return
             if length and not stays:
-                self.data = channel.copy(body, body + length)
+                self.data = channel.pages.copy(body, body + length)
         except MemoryError:  # the program may go on, and the heap with it
             channel.release(start, end - start)
             raise
@@ -60,7 +61,7 @@ class Reply:
         reply.body_length = length
         if length and data is None and length <= COPIED and not reply.more:
             try:
-                data = channel.copy(offset, offset + length)
+                data = channel.pages.copy(offset, offset + length)
             finally:  # where memory does not suffice, too
                 channel.release(offset, aligned(length))
         reply.data = data
@@ -72,7 +73,7 @@ class Reply:
         """The body, or the part of it that has come. Of the arena it may be a view, valid until `release`."""
         if self.data is not None:
             return memoryview(self.data)
-        return self._channel.view(self.body_offset, self.body_offset + self.body_length)
+        return self._channel.pages.view(self.body_offset, self.body_offset + self.body_length)
 
     def release(self) -> None:
         """Give the body's heap back. May be called again."""

@@ -10,7 +10,7 @@ from botocore.response import StreamingBody
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from ....device import ArenaBody, BackendError, Channel, Reply
-from ....device.channel import Buffer
+from ....device.pages import Buffer
 from .. import errors
 
 try:
