@@ -50,8 +50,11 @@ def measure(isolation: str, instances: int, calls: int, functions: int) -> repor
         rows = [
             report.Row("live instances", len(pids), ""),
             report.Row("MemAvailable per instance", taken / len(pids), "MiB"),
-            report.Row("warm call p50", report.quantile(among, 0.5), "ms", report.quantile(alone, 0.5)),
-            report.Row("warm call p99", report.quantile(among, 0.99), "ms", report.quantile(alone, 0.99)),
+            *(
+                report.Row(f"{what} p{share}", report.quantile(here, share / 100), "ms", report.quantile(there, share / 100))
+                for what, here, there in zip(("warm call", "warm call, in the node,"), among, alone, strict=True)
+                for share in (50, 99)
+            ),
             report.Row("CPU of all idle instances and nexusd", idle, "%"),
             report.Row("time to bring them up", filled_s, "s"),
             *_disk(bench, len(names)),
@@ -65,6 +68,7 @@ def measure(isolation: str, instances: int, calls: int, functions: int) -> repor
                 f"{len(names)} functions, examples/s3_small.py; each instance did one GET+PUT of 64 KiB before",
                 "memory is looked at when all have rested for half a minute",
                 f"{calls} warm calls (GET+PUT of 64 KiB), one after another, by turns among the functions; client to client",
+                "in the node: from request to response, by its own clock",
                 "a function's calls go to the instance used last: the others are idle but alive",
                 "what the store keeps lies in memory",
             ],
@@ -86,8 +90,8 @@ def _event(until: float = 0) -> dict[str, object]:
     return {"bucket": BUCKET, "key": "in", "target": "out", "until": until}
 
 
-def _calls(bench: Session, names: list[str], count: int) -> list[float]:
-    """Milliseconds of each of ``count`` warm calls."""
+def _calls(bench: Session, names: list[str], count: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of each of ``count`` warm calls for the client, and for the node (of as many as it remembers)."""
     for name in names:
         bench.node.invoke(name, _event())
     times = []
@@ -95,7 +99,8 @@ def _calls(bench: Session, names: list[str], count: int) -> list[float]:
         began = time.perf_counter_ns()
         bench.node.invoke(names[number % len(names)], _event())
         times.append((time.perf_counter_ns() - began) / 1e6)
-    return times
+    taken = (timing for name in names for timing in bench.node.timings(name, max(count // len(names), 1)))
+    return times, [(timing["responded_ns"] - timing["received_ns"]) / 1e6 for timing in taken]
 
 
 def _fill(bench: Session, name: str, wanted: int, each: float) -> float:
