@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import pytest
 from fake_backend import FakeBackend, Stream, _Bytes
@@ -223,11 +224,28 @@ def test_one_arena_lends_at_a_time(lending):
     assert body == content(MIB, 1)
 
 
-@pytest.mark.parametrize("allocator", ["debug", "malloc", "malloc_debug"])
-def test_with_another_allocator_bodies_are_copied(allocator):
-    """Its objects lie otherwise, or their end is not seen."""
+def test_while_allocations_are_traced_bodies_are_copied(channel):
+    before = ask(channel, MIB)
+    assert channel.lent(before)
+    tracemalloc.start()
+    try:
+        del before
+        body = ask(channel, MIB, 2)
+        assert not channel.lent(body)
+        assert body == content(MIB, 2)
+    finally:
+        tracemalloc.stop()
+    assert channel.lent(ask(channel, MIB, 3))
+
+
+@pytest.mark.parametrize(
+    "setting", ["PYTHONMALLOC=debug", "PYTHONMALLOC=malloc", "PYTHONMALLOC=malloc_debug", "PYTHONTRACEMALLOC=1"]
+)
+def test_with_another_allocator_bodies_are_copied(setting):
+    """Its objects lie otherwise, their end is not seen, or might not be seen later."""
+    name, _, value = setting.partition("=")
     code = "import mmap; from nexus.guest.device import loans; print(loans.of(mmap.mmap(-1, 1 << 20)), bytes(10000) == bytes(10000))"
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONMALLOC": allocator}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env={**os.environ, name: value}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["None", "True"]

@@ -107,12 +107,13 @@ impl Loans {
     const BEHIND: usize = 1;
 
     /// The `length` bytes at `offset`, which with those before and behind them are the object's until `returned` tells `offset`.
+    /// None while something else, a tracer perhaps, sees to what is freed.
     fn lend<'py>(
         &self,
         py: Python<'py>,
         offset: usize,
         length: usize,
-    ) -> PyResult<Bound<'py, PyBytes>> {
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let end = offset
             .checked_add(length)
             .filter(|end| *end < self.arena.len_bytes());
@@ -128,6 +129,9 @@ impl Loans {
                 "{length} bytes at {offset:#x} cannot be lent"
             )));
         };
+        if current().free as usize != give_back as *const () as usize {
+            return Ok(None);
+        }
         let mut header = interpreter.header;
         header[LENGTH] = length;
         LENT.fetch_add(1, Ordering::Relaxed);
@@ -137,8 +141,10 @@ impl Loans {
             base.wrapping_add(end).write(0);
             let object = base.wrapping_add(offset - HEADER_BYTES);
             ptr::copy_nonoverlapping(header.as_ptr().cast(), object, HEADER_BYTES);
-            Ok(Bound::from_owned_ptr(py, object.cast::<PyObject>())
-                .cast_into_unchecked::<PyBytes>())
+            Ok(Some(
+                Bound::from_owned_ptr(py, object.cast::<PyObject>())
+                    .cast_into_unchecked::<PyBytes>(),
+            ))
         }
     }
 
@@ -170,12 +176,12 @@ impl Loans {
 
 /// Find out whether large `bytes` are what they are known as, and whether their end can be seen; if so, see it from now on.
 fn install(py: Python<'_>) -> PyResult<()> {
-    let mut inner = std::mem::MaybeUninit::<Allocator>::uninit();
-    // SAFETY: it fills in all of its argument.
-    let inner = unsafe {
-        PyMem_GetAllocator(RAW, inner.as_mut_ptr());
-        inner.assume_init()
-    };
+    // Its end would take our hook away.
+    let tracer = py.import("_tracemalloc");
+    if tracer.is_ok_and(|tracer| is_tracing(&tracer)) {
+        return Err(PyRuntimeError::new_err("allocations are traced"));
+    }
+    let inner = current();
     PROBED.get_or_init(|| inner);
     let seen = Allocator { free: see, ..inner };
     // SAFETY: it differs from what was there by handing on what it was given.
@@ -213,6 +219,21 @@ fn install(py: Python<'_>) -> PyResult<()> {
     // SAFETY: it differs from what was there for what lies in the arena alone, where the other allocates nothing.
     unsafe { PyMem_SetAllocator(RAW, &raw const lending) };
     Ok(())
+}
+
+fn is_tracing(tracer: &Bound<'_, PyModule>) -> bool {
+    let answer = tracer.call_method0("is_tracing");
+    answer.and_then(|answer| answer.extract()).unwrap_or(true)
+}
+
+/// The allocator of the moment.
+fn current() -> Allocator {
+    let mut allocator = std::mem::MaybeUninit::<Allocator>::uninit();
+    // SAFETY: it fills in all of its argument.
+    unsafe {
+        PyMem_GetAllocator(RAW, allocator.as_mut_ptr());
+        allocator.assume_init()
+    }
 }
 
 unsafe extern "C" fn see(ctx: *mut c_void, memory: *mut c_void) {

@@ -29,15 +29,16 @@ class Loans:
     def lend(self, heap: Heap, start: int, end: int, offset: int, length: int) -> bytes | None:
         """The `length` bytes at `offset` as an object, whose heap is its own from now on; all else of `start` to `end` is given back.
 
-        None where it does not fit there; nothing is given back then.
+        None where it does not fit there, or cannot be lent just now; nothing is given back then.
         """
         first, last = offset - ALIGNMENT, aligned(offset + length + self._native.BEHIND)
         if first < start or last > end or last > self._until:
             return None
-        heap.release(start, first - start)
-        heap.release(last, end - last)
-        self._lent[offset] = (first, last - first)
-        lent: bytes = self._native.lend(offset, length)
+        lent: bytes | None = self._native.lend(offset, length)
+        if lent is not None:
+            heap.release(start, first - start)
+            heap.release(last, end - last)
+            self._lent[offset] = (first, last - first)
         return lent
 
     def offset(self, body: object) -> int:
