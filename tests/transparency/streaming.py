@@ -83,8 +83,18 @@ def unread(event):
     return {"same": same, "digests": digests, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
+def in_threads(count, work):
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
 def kept(event):
     """Reads, keeps, sends on and lets go of bodies that lie in the arena, in several threads."""
+    from nexus.guest.device import open_channel
+
     wrong = []
 
     def work(thread):
@@ -107,12 +117,9 @@ def kept(event):
                 if hashlib.sha256(body.removesuffix(b"grown")).hexdigest() != expected:
                     wrong.append(("kept", thread, number))
 
-    workers = [threading.Thread(target=work, args=(thread,)) for thread in range(event["threads"])]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return wrong
+    in_threads(event["threads"], work)
+    body = s3.get_object(Bucket=event["bucket"], Key="kept/1")["Body"].read()
+    return {"wrong": wrong, "lent": bool(open_channel().lent(body))}
 
 
 def threads(event):
@@ -130,11 +137,7 @@ def threads(event):
         except BaseException as error:
             failures.append(repr(error))
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(event["transfers"])]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(event["transfers"], work)
     return failures
 
 

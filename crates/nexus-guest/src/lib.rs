@@ -1,7 +1,8 @@
 //! `nexus.guest.device._native`: what each call of a guest's SDK passes through, once it is known to be an ordinary one.
 //!
 //! The Python modules beside it do all of this too, for interpreters that cannot load it, and everything that is not
-//! ordinary: several calls in flight, heap that is short, bodies that stay in the arena.
+//! ordinary: several calls in flight, heap that is short, bodies that stay in the arena as a view. Only a loan has no twin: without
+//! it bodies are copied.
 
 mod answer;
 mod latch;

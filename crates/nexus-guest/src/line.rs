@@ -43,7 +43,8 @@ impl Line {
     }
 
     /// Write a request into the heap at `offset` and publish its submission; what is left of `held` bytes there, up to `room_max`,
-    /// is the reply's room. A body that is lent is not copied, and has to stay. Returns the bytes that the request takes, or 0, and has done nothing, where not even `room_min` are left.
+    /// is the reply's room. A body that is lent is not copied, and has to stay. Returns the bytes that the request takes, or 0, and has
+    /// done nothing, where not even `room_min` are left.
     #[expect(clippy::too_many_arguments, reason = "a submission has as many fields")]
     fn submit(
         &self,

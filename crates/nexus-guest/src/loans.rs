@@ -43,6 +43,7 @@ const HEADER_BYTES: usize = HEADER * size_of::<usize>();
 const LENGTH: usize = 2;
 /// Bytes of the object by which it is found out what objects are.
 const PROBE: usize = 4096;
+const DIFFERENT: &str = "this interpreter allocates in another way";
 
 /// What is known of this interpreter.
 struct Interpreter {
@@ -62,6 +63,7 @@ static LENT: AtomicUsize = AtomicUsize::new(0);
 static RETURNED: AtomicPtr<usize> = AtomicPtr::new(null_mut());
 /// The object by which the allocator's ways are being found out; 0 once the allocator has been given it.
 static AWAITED: AtomicUsize = AtomicUsize::new(0);
+/// The allocator below the one that finds out.
 static PROBED: OnceLock<Allocator> = OnceLock::new();
 
 /// Makes `bytes` of what lies in an arena's heap, without a copy, and tells when they are no more.
@@ -97,10 +99,6 @@ impl Loans {
         }
         Ok(Self { arena: buffer })
     }
-
-    /// Bytes that an object needs before its first byte.
-    #[classattr]
-    const BEFORE: usize = HEADER_BYTES;
 
     /// Bytes that an object needs behind its last byte.
     #[classattr]
@@ -182,7 +180,10 @@ fn install(py: Python<'_>) -> PyResult<()> {
         return Err(PyRuntimeError::new_err("allocations are traced"));
     }
     let inner = current();
-    PROBED.get_or_init(|| inner);
+    // Once: what it hands on to may be another allocator the next time.
+    if PROBED.set(inner).is_err() {
+        return Err(PyRuntimeError::new_err(DIFFERENT));
+    }
     let seen = Allocator { free: see, ..inner };
     // SAFETY: it differs from what was there by handing on what it was given.
     unsafe { PyMem_SetAllocator(RAW, &raw const seen) };
@@ -206,9 +207,7 @@ fn install(py: Python<'_>) -> PyResult<()> {
     if !known {
         // SAFETY: it was there before.
         unsafe { PyMem_SetAllocator(RAW, &raw const inner) };
-        return Err(PyRuntimeError::new_err(
-            "this interpreter allocates in another way",
-        ));
+        return Err(PyRuntimeError::new_err(DIFFERENT));
     }
     INTERPRETER.get_or_init(|| Interpreter { inner, header });
     let lending = Allocator {

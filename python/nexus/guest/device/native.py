@@ -1,7 +1,7 @@
 """`native`: what the nexus-guest crate does for this package, or None where this interpreter cannot load it.
 
-Everything works without it: each of its classes has a twin in Python, which also has what is not ordinary to itself. It is
-there because an SDK call goes through these few hundred lines each time, with cold caches.
+Everything works without it: each of its classes has a twin in Python, which also has what is not ordinary to itself, but for
+Loans, without which bodies are copied. It is there because an SDK call goes through these few hundred lines each time, with cold caches.
 """
 
 import os
