@@ -338,7 +338,7 @@ def test_who_waits_for_heap_leads_in_its_own_name(channel):
     class Watched(EventfdTransport):
         def wait(self, timeout_ms):
             if timeout_ms == 1000:
-                seen.append(channel._leader)
+                seen.append(channel.seat.leader)
                 waiting.set()
             return super().wait(timeout_ms)
 
@@ -463,7 +463,7 @@ def test_a_caller_that_waits_tells_the_backend_by_its_wait():
     # Nor is it forgotten where another has the lead.
     with channel.lock:
         assert channel.take_lead()
-        channel._leader = -1
+        channel.seat.leader = -1
     call(channel, ECHO, b"{}", room_max=4096)
     assert told == ["ring and wait", "ring"]
 

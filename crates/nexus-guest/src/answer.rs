@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict, PyString};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -71,6 +71,24 @@ pub struct Answers {
     prefixed: Option<(String, usize)>,
     timestamp: Py<PyAny>,
     zone: Py<PyAny>,
+    payload: Option<Payload>,
+}
+
+/// How an answer's body becomes a member: the twin of `incoming` in `shims/boto3_api/api/body.py`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Payload {
+    member: Py<PyString>,
+    /// Of the bytes, a stream.
+    stream: Py<PyAny>,
+    /// Of a stream and the length that its header tells, botocore's body.
+    plain: Py<PyAny>,
+    /// The same with a checksum, and what it is expected to be.
+    checked: Py<PyAny>,
+    /// Of what is expected, a checksum that is that.
+    verified: Py<PyAny>,
+    /// Names of checksums and of their headers, in botocore's order of preference.
+    checksums: Vec<(Py<PyString>, Py<PyString>)>,
 }
 
 /// Status, headers by lower-case name, retries, and the result but for its body.
@@ -78,13 +96,16 @@ type Read<'py> = (u16, Bound<'py, PyDict>, u32, Bound<'py, PyDict>);
 
 #[pymethods]
 impl Answers {
-    /// `members`: header, member and kind of each, in botocore's order; `timestamp`: the class `datetime`; `zone`: its tzinfo.
+    /// `members`: header, member and kind of each, in botocore's order; `timestamp`: the class `datetime`; `zone`: its tzinfo; `payload`:
+    /// the member that is the body, see `Payload`.
     #[new]
+    #[pyo3(signature = (members, timestamp, zone, payload=None))]
     fn new(
         py: Python<'_>,
         members: Vec<(String, Py<PyString>, String)>,
         timestamp: Py<PyAny>,
         zone: Py<PyAny>,
+        payload: Option<Payload>,
     ) -> PyResult<Self> {
         let interned = |name: &str, member| Known {
             name: PyString::intern(py, name).unbind(),
@@ -119,12 +140,49 @@ impl Answers {
             prefixed,
             timestamp,
             zone,
+            payload,
         })
     }
 
     /// What an answer's head says; None where Python has to look: an answer of 300 or over, headers that come twice, odd values.
     fn read<'py>(&self, py: Python<'py>, head: &str) -> PyResult<Option<Read<'py>>> {
-        let Ok(answer) = serde_json::from_str::<Answer<'_>>(head) else {
+        self.parse(py, head.as_bytes())
+    }
+}
+
+impl Answers {
+    /// The whole result of an answer whose body is `data`; None as for [`Self::read`], and where a body is missing.
+    pub fn result<'py>(
+        &self,
+        py: Python<'py>,
+        head: &[u8],
+        data: Option<&Bound<'py, PyBytes>>,
+        verified: bool,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        if self.payload.is_some() && data.is_none() {
+            return Ok(None);
+        }
+        let Some((_, headers, retries, result)) = self.parse(py, head)? else {
+            return Ok(None);
+        };
+        let mut checksum = None;
+        if let (Some(payload), Some(data)) = (&self.payload, data) {
+            let (body, name) = payload.body(py, &headers, data, verified)?;
+            result.set_item(&payload.member, body)?;
+            checksum = name;
+        }
+        let details = result.get_item(pyo3::intern!(py, "ResponseMetadata"))?;
+        if let Some(details) = details {
+            if let Some(name) = checksum {
+                details.set_item(pyo3::intern!(py, "ChecksumAlgorithm"), name)?;
+            }
+            details.set_item(pyo3::intern!(py, "RetryAttempts"), retries)?;
+        }
+        Ok(Some(result))
+    }
+
+    fn parse<'py>(&self, py: Python<'py>, head: &[u8]) -> PyResult<Option<Read<'py>>> {
+        let Ok(answer) = serde_json::from_slice::<Answer<'_>>(head) else {
             return Ok(None);
         };
         if answer.status >= 300 {
@@ -188,6 +246,41 @@ impl Answers {
             }
         }
         Ok(Some((answer.status, headers, answer.retries, result)))
+    }
+}
+
+impl Payload {
+    /// The body, and the name of the checksum that applies.
+    fn body<'py>(
+        &self,
+        py: Python<'py>,
+        headers: &Bound<'py, PyDict>,
+        data: &Bound<'py, PyBytes>,
+        verified: bool,
+    ) -> PyResult<(Bound<'py, PyAny>, Option<&Py<PyString>>)> {
+        let stream = self.stream.bind(py).call1((data,))?;
+        let length = headers.get_item(pyo3::intern!(py, "content-length"))?;
+        let mut found = None;
+        for (name, header) in self.checksums.iter().filter(|_| verified) {
+            if let Some(expected) = headers.get_item(header)?
+                && !expected.cast::<PyString>()?.to_str()?.contains('-')
+            {
+                found = Some((name, expected));
+                break;
+            }
+        }
+        let body = match &found {
+            None => self.plain.bind(py).call1((&stream, length))?,
+            Some((_, expected)) => {
+                let checksum = self.verified.bind(py).call1((expected,))?;
+                self.checked
+                    .bind(py)
+                    .call1((&stream, length, checksum, expected))?
+            }
+        };
+        let buffer = pyo3::intern!(py, "getbuffer");
+        body.setattr(buffer, stream.getattr(buffer)?)?;
+        Ok((body, found.map(|(name, _)| name)))
     }
 }
 

@@ -25,12 +25,12 @@ impl Latch {
     }
 
     /// Take it if it is free.
-    fn try_acquire(&self) -> bool {
+    pub fn try_acquire(&self) -> bool {
         !self.taken.swap(true, Relaxed)
     }
 
     /// Give it back, and wake one who waits.
-    fn release(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.taken.store(false, Relaxed);
         let waiting = self.waiting.bind(py);
         if !waiting.is_empty() {
@@ -39,7 +39,7 @@ impl Latch {
         Ok(())
     }
 
-    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub fn __enter__(slf: &Bound<'_, Self>) -> PyResult<()> {
         if !slf.get().try_acquire() {
             slf.call_method0("acquire")?;
         }

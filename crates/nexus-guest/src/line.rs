@@ -1,5 +1,6 @@
 //! One call at a time over an arena's two rings. `unsafe`: the arena is shared memory, which the host may write at any moment.
 
+use crate::request::Head;
 use nexus_abi::arena::{
     BODY_ALIGNMENT, COMPLETE_RING, ENTRY_SIZE, HEAP, RING_ENTRIES, SUBMIT_RING, completion,
     control, submission,
@@ -7,7 +8,7 @@ use nexus_abi::arena::{
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyDict, PyString};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Status, flags, head (JSON), body where it was copied out, its offset and length in bytes, stream, length of the whole body.
@@ -21,6 +22,13 @@ type Taken<'py> = (
     u64,
     u64,
 );
+
+/// What a completion says; of a head that tells how, with the result made of it, and the end of what the reply takes.
+#[derive(IntoPyObject)]
+enum Outcome<'py> {
+    Result((Bound<'py, PyDict>, usize)),
+    Taken(Taken<'py>),
+}
 
 /// The rings and the heap of one arena, seen from the guest.
 ///
@@ -54,59 +62,34 @@ impl Line {
         held: usize,
         room_min: usize,
         room_max: usize,
-        head: &[u8],
+        head: &Bound<'_, PyAny>,
         body: PyBuffer<u8>,
     ) -> PyResult<usize> {
-        let length = body.len_bytes();
-        let body_start = head.len().next_multiple_of(BODY_ALIGNMENT);
-        // A body that lies in the arena stays there.
-        let lent = (body.buf_ptr() as usize)
-            .checked_sub(self.at(0) as usize)
-            .filter(|at| length > 0 && *at < self.arena.len_bytes());
-        let own = if lent.is_some() { 0 } else { length };
-        let fixed = body_start + own.next_multiple_of(BODY_ALIGNMENT);
-        if fixed == 0
-            || held.checked_sub(fixed).is_none_or(|room| room < room_min)
-            || !body.is_c_contiguous()
-        {
+        let head = match head.cast_exact::<Head>() {
+            Ok(made) => made.get().json.as_bytes(),
+            Err(_) => head.cast::<PyBytes>()?.as_bytes(),
+        };
+        if !body.is_c_contiguous() {
             return Ok(0);
         }
-        let room = (held - fixed).min(room_max);
-        self.inside(offset, held)?;
-        self.put(offset, head);
-        // SAFETY: a contiguous buffer of `length` bytes, which it keeps while it is held; `inside` has looked at the target.
-        unsafe {
-            self.at(offset + body_start)
-                .copy_from(body.buf_ptr().cast(), own)
+        let bytes = match body.len_bytes() {
+            0 => &[][..],
+            // SAFETY: a contiguous buffer, which stays one while it is held; what lies in the arena is not looked at.
+            length => unsafe { std::slice::from_raw_parts(body.buf_ptr().cast(), length) },
         };
-        let tail = self.index(control::SUBMIT_TAIL);
-        let position = tail.load(Ordering::Relaxed);
-        let entry = SUBMIT_RING + slot(position);
-        let placed = |at: usize, length: usize| if length == 0 { 0 } else { at };
-        let mut bytes = [0u8; ENTRY_SIZE];
-        let mut set = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-        set(submission::ID, &identity.to_le_bytes());
-        set(submission::OPERATION, &operation.to_le_bytes());
-        for (at, value) in [
-            (submission::HEAD_OFFSET, placed(offset, head.len())),
-            (submission::HEAD_LENGTH, head.len()),
-            (
-                submission::BODY_OFFSET,
-                placed(lent.unwrap_or(offset + body_start), length),
-            ),
-            (submission::BODY_LENGTH, length),
-            (submission::ROOM_OFFSET, placed(offset + fixed, room)),
-            (submission::ROOM_LENGTH, room),
-        ] {
-            set(at, &u32::try_from(value)?.to_le_bytes());
+        let own = if self.lies_in(bytes) { 0 } else { bytes.len() };
+        let fixed = Self::taken_by(head.len(), own);
+        if fixed == 0 || held.checked_sub(fixed).is_none_or(|room| room < room_min) {
+            return Ok(0);
         }
-        self.put(entry, &bytes);
-        tail.store(position.wrapping_add(1), Ordering::Release);
+        self.publish(identity, operation, (offset, held), room_max, head, bytes)?;
         Ok(fixed)
     }
 
     /// The next completion, if it is that of `identity` and its reply lies between `start` and `end`; its body is copied out where it has
-    /// up to `small` bytes and all of it is there. None, and nothing is done, for any other.
+    /// up to `small` bytes and all of it is there. None, and nothing is done, for any other. `head`: the request's, which tells how an
+    /// ordinary answer becomes a result.
+    #[pyo3(signature = (identity, start, end, small, head=None))]
     fn take<'py>(
         &self,
         py: Python<'py>,
@@ -114,9 +97,173 @@ impl Line {
         start: usize,
         end: usize,
         small: usize,
-    ) -> PyResult<Option<Taken<'py>>> {
-        let head = self.index(control::COMPLETE_HEAD);
-        let position = head.load(Ordering::Relaxed);
+        head: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Outcome<'py>>> {
+        if let Some(head) = head
+            && let Ok(head) = head.cast_exact::<Head>()
+            && let Some(made) = self.result(py, identity, start, end, small, head.get())?
+        {
+            return Ok(Some(Outcome::Result(made)));
+        }
+        let Some(reply) = self.reply(identity, start, end)? else {
+            return Ok(None);
+        };
+        let head = reply.head(self);
+        let taken = (
+            reply.status,
+            reply.flags,
+            PyString::from_bytes(py, &head)?,
+            reply.small(py, self, small)?,
+            reply.body,
+            reply.length,
+            reply.stream,
+            reply.total,
+        );
+        self.taken();
+        Ok(Some(Outcome::Taken(taken)))
+    }
+}
+
+/// A completion, and where its reply lies, which is inside the heap.
+struct Reply {
+    status: i32,
+    flags: u32,
+    text: usize,
+    text_length: usize,
+    body: usize,
+    length: usize,
+    stream: u64,
+    total: u64,
+}
+
+impl Reply {
+    fn head(&self, line: &Line) -> Vec<u8> {
+        let mut bytes = vec![0u8; self.text_length];
+        // SAFETY: `Line::reply` has looked at the place, where there is text; the target is fresh.
+        unsafe {
+            bytes
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(line.at(self.text), self.text_length)
+        };
+        bytes
+    }
+
+    fn whole(&self) -> bool {
+        self.flags & nexus_abi::operation::MORE == 0
+    }
+
+    /// The body's bytes, where it is there, is whole, and has not more than `most`.
+    fn small<'py>(
+        &self,
+        py: Python<'py>,
+        line: &Line,
+        most: usize,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        if self.length == 0 || self.length > most || !self.whole() {
+            return Ok(None);
+        }
+        PyBytes::new_with(py, self.length, |target| {
+            // SAFETY: as above; `target` is fresh.
+            unsafe {
+                target
+                    .as_mut_ptr()
+                    .copy_from_nonoverlapping(line.at(self.body), self.length)
+            };
+            Ok(())
+        })
+        .map(Some)
+    }
+}
+
+impl Line {
+    /// Bytes of the heap that a request takes.
+    pub fn taken_by(head: usize, body: usize) -> usize {
+        head.next_multiple_of(BODY_ALIGNMENT) + body.next_multiple_of(BODY_ALIGNMENT)
+    }
+
+    /// Whether a body lies in the arena, where it stays.
+    pub fn lies_in(&self, body: &[u8]) -> bool {
+        let at = (body.as_ptr() as usize).checked_sub(self.at(0) as usize);
+        !body.is_empty() && at.is_some_and(|at| at < self.arena.len_bytes())
+    }
+
+    /// Write a request to the heap, `held` bytes at `start`, and publish its submission.
+    pub fn publish(
+        &self,
+        identity: u64,
+        operation: u16,
+        (offset, held): (usize, usize),
+        room_max: usize,
+        head: &[u8],
+        body: &[u8],
+    ) -> PyResult<()> {
+        let lent = self.lies_in(body);
+        let own = if lent { 0 } else { body.len() };
+        let fixed = Self::taken_by(head.len(), own);
+        let body_start = offset + fixed - own.next_multiple_of(BODY_ALIGNMENT);
+        let room = held.saturating_sub(fixed).min(room_max);
+        self.inside(offset, held.max(fixed))?;
+        self.put(offset, head);
+        // SAFETY: `inside` has looked at the target. What does not lie in the arena does not overlap it.
+        unsafe { self.at(body_start).copy_from(body.as_ptr(), own) };
+        let tail = self.index(control::SUBMIT_TAIL);
+        let position = tail.load(Ordering::Relaxed);
+        let entry = SUBMIT_RING + slot(position);
+        let placed = |at: usize, length: usize| if length == 0 { 0 } else { at };
+        let body_at = if lent {
+            body.as_ptr() as usize - self.at(0) as usize
+        } else {
+            body_start
+        };
+        let mut bytes = [0u8; ENTRY_SIZE];
+        let mut set = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        set(submission::ID, &identity.to_le_bytes());
+        set(submission::OPERATION, &operation.to_le_bytes());
+        for (at, value) in [
+            (submission::HEAD_OFFSET, placed(offset, head.len())),
+            (submission::HEAD_LENGTH, head.len()),
+            (submission::BODY_OFFSET, placed(body_at, body.len())),
+            (submission::BODY_LENGTH, body.len()),
+            (submission::ROOM_OFFSET, placed(offset + fixed, room)),
+            (submission::ROOM_LENGTH, room),
+        ] {
+            set(at, &u32::try_from(value)?.to_le_bytes());
+        }
+        self.put(entry, &bytes);
+        tail.store(position.wrapping_add(1), Ordering::Release);
+        Ok(())
+    }
+
+    /// What an ordinary answer becomes, and the end of the heap that it takes. None, and nothing is done, for any other.
+    pub fn result<'py>(
+        &self,
+        py: Python<'py>,
+        identity: u64,
+        start: usize,
+        end: usize,
+        small: usize,
+        head: &Head,
+    ) -> PyResult<Option<(Bound<'py, PyDict>, usize)>> {
+        let (Some(answers), Some(reply)) = (&head.answers, self.reply(identity, start, end)?)
+        else {
+            return Ok(None);
+        };
+        if reply.status < 0 || !reply.whole() || reply.length > small {
+            return Ok(None);
+        }
+        let text = reply.head(self);
+        let data = reply.small(py, self, small)?;
+        let result = answers.get();
+        let Some(result) = result.result(py, &text, data.as_ref(), head.verified)? else {
+            return Ok(None);
+        };
+        self.taken();
+        Ok(Some((result, reply.body + reply.length)))
+    }
+
+    /// The next completion, if it is that of `identity` and its reply lies between `start` and `end`.
+    fn reply(&self, identity: u64, start: usize, end: usize) -> PyResult<Option<Reply>> {
+        let position = self.index(control::COMPLETE_HEAD).load(Ordering::Relaxed);
         if self.index(control::COMPLETE_TAIL).load(Ordering::Acquire) == position {
             return Ok(None);
         }
@@ -126,53 +273,33 @@ impl Line {
         if large_field(completion::ID) != identity {
             return Ok(None);
         }
-        let place = |offset: usize, length: usize| {
-            (small_field(offset) as usize, small_field(length) as usize)
+        let reply = Reply {
+            status: i32::from_le_bytes(self.get(entry + completion::STATUS)),
+            flags: small_field(completion::FLAGS),
+            text: small_field(completion::HEAD_OFFSET) as usize,
+            text_length: small_field(completion::HEAD_LENGTH) as usize,
+            body: small_field(completion::BODY_OFFSET) as usize,
+            length: small_field(completion::BODY_LENGTH) as usize,
+            stream: large_field(completion::STREAM),
+            total: large_field(completion::TOTAL_LENGTH),
         };
-        let (text, text_length) = place(completion::HEAD_OFFSET, completion::HEAD_LENGTH);
-        let (body, length) = place(completion::BODY_OFFSET, completion::BODY_LENGTH);
         let apart = |at: usize, length: usize| length > 0 && (at < start || at + length > end);
-        if apart(text, text_length) || apart(body, length) {
+        if apart(reply.text, reply.text_length) || apart(reply.body, reply.length) {
             return Ok(None); // whoever takes it next says so
         }
         self.inside(start, end.saturating_sub(start))?;
-        let flags = small_field(completion::FLAGS);
-        let mut bytes = vec![0u8; text_length];
-        // SAFETY: `inside` and `apart` have looked at the place, where there is text; the target is fresh.
-        unsafe {
-            bytes
-                .as_mut_ptr()
-                .copy_from_nonoverlapping(self.at(text), text_length)
-        };
-        let text = PyString::from_bytes(py, &bytes)?;
-        let copied = length > 0 && length <= small && flags & nexus_abi::operation::MORE == 0;
-        let data = copied.then(|| {
-            PyBytes::new_with(py, length, |target| {
-                // SAFETY: as above; `target` is fresh.
-                unsafe {
-                    target
-                        .as_mut_ptr()
-                        .copy_from_nonoverlapping(self.at(body), length)
-                };
-                Ok(())
-            })
-        });
-        let taken = (
-            i32::from_le_bytes(self.get(entry + completion::STATUS)),
-            flags,
-            text,
-            data.transpose()?,
-            body,
-            length,
-            large_field(completion::STREAM),
-            large_field(completion::TOTAL_LENGTH),
-        );
-        head.store(position.wrapping_add(1), Ordering::Release);
-        Ok(Some(taken))
+        Ok(Some(reply))
     }
-}
 
-impl Line {
+    /// The next completion is done with.
+    fn taken(&self) {
+        let head = self.index(control::COMPLETE_HEAD);
+        head.store(
+            head.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Release,
+        );
+    }
+
     fn at(&self, offset: usize) -> *mut u8 {
         self.arena.buf_ptr().cast::<u8>().wrapping_add(offset)
     }

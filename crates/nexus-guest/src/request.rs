@@ -1,5 +1,6 @@
 //! An S3 request's head (JSON), of an operation's parameters.
 
+use crate::answer::Answers;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PySet, PyString};
 use std::collections::HashMap;
@@ -82,15 +83,16 @@ impl Requests {
         }
     }
 
-    /// The head, or None where Python has to look.
-    fn build<'py>(
+    /// The head, or None where Python has to look. `answers`: what reads the answer to it.
+    pub fn build(
         &self,
-        py: Python<'py>,
-        parameters: &Bound<'py, PyDict>,
+        py: Python<'_>,
+        parameters: &Bound<'_, PyDict>,
         region: &str,
         endpoint: Option<&str>,
         validates: bool,
-    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        answers: Option<Py<Answers>>,
+    ) -> PyResult<Option<Head>> {
         for name in &self.required {
             if !parameters.contains(name)? {
                 return Ok(None);
@@ -99,6 +101,7 @@ impl Requests {
         let mut bucket = None;
         let mut key = None;
         let mut checksum_mode = self.checksum_mode && validates;
+        let mut verified = validates;
         let mut headers = Pairs::default();
         let mut query = Pairs::default();
         let mut encoded = self.encoded;
@@ -113,7 +116,10 @@ impl Requests {
                 let Some(text) = text(&value, *place, *kind) else {
                     return Ok(None);
                 };
-                checksum_mode &= name != "ChecksumMode";
+                if name == "ChecksumMode" {
+                    checksum_mode = false;
+                    verified = true;
+                }
                 encoded &= name != "EncodingType";
                 let pairs = if *place == Place::Header {
                     &mut headers
@@ -181,7 +187,31 @@ impl Requests {
             None => head.push_str("null"),
         }
         head.push('}');
-        Ok(Some(PyBytes::new(py, head.as_bytes())))
+        Ok(Some(Head {
+            json: head,
+            answers,
+            verified,
+        }))
+    }
+}
+
+/// A request's head, and how its answer is read.
+#[pyclass(frozen, module = "nexus.guest.device._native")]
+pub struct Head {
+    pub json: String,
+    pub answers: Option<Py<Answers>>,
+    /// Whether the answer's body is asked to be what its checksum says.
+    pub verified: bool,
+}
+
+#[pymethods]
+impl Head {
+    fn __len__(&self) -> usize {
+        self.json.len()
+    }
+
+    fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.json.as_bytes())
     }
 }
 

@@ -6,7 +6,7 @@ import threading
 from .body import ArenaBody
 from .channel import Channel
 from .errors import ArenaFullError, BackendError, DeviceUnavailableError
-from .reply import Reply, call
+from .reply import Reply, call, exchange, settled
 from .selection import Selection
 from .transport import DeviceTransport, EventfdTransport, Transport, open_transport
 
@@ -22,8 +22,10 @@ __all__ = [
     "Selection",
     "Transport",
     "call",
+    "exchange",
     "open_channel",
     "open_transport",
+    "settled",
 ]
 
 _lock = threading.Lock()

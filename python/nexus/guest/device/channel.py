@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import abi
 from . import loans
@@ -19,6 +19,7 @@ from .mutex import Barred, Mutex
 from .native import native
 from .pages import MAPPED_FROM, Buffer, Pages
 from .ring import Completion, Rings
+from .seat import Seat
 from .transport import Transport
 
 # A thread that waits for heap or for a place in the ring gives up after this long without any progress (seconds).
@@ -29,7 +30,6 @@ DRAIN_LIMIT = 10.0
 KEPT = 1 << 20
 # A whole body of up to this many bytes leaves the arena at once: less work than keeping account of it there.
 COPIED = 1 << 16
-NOTHING = (0, 0)
 # What the request of a call takes at most, of which there is one at a time (bytes).
 _USUAL = COPIED + (1 << 14)
 _ROUND = ALIGNMENT - 1
@@ -37,6 +37,8 @@ _ROUND = ALIGNMENT - 1
 MAX_STREAMED = 16
 
 
+# A request's head: as it is, or an object of the native module which also reads the answer.
+Head = Any
 # Status, flags, head, body where it has been copied out, its offset and length, stream, length of the whole body.
 Taken = tuple[int, int, str, bytes | None, int, int, int, int]
 
@@ -64,7 +66,7 @@ class Ticket:
 
     __slots__ = ("abandoned", "body", "completion", "gate", "held", "offset", "room", "silent", "waited")
 
-    def __init__(self, offset: int, held: int, room: int, waited: bool, body: Buffer) -> None:
+    def __init__(self, offset: int, held: int, room: int, waited: bool, body: Buffer, silent: bool) -> None:
         self.body = body
         self.offset = offset
         self.held = held
@@ -74,7 +76,7 @@ class Ticket:
         self.gate: threading.Lock | None = None
         self.abandoned = False
         # The backend has not been told yet.
-        self.silent = waited
+        self.silent = silent
 
 
 class Channel:
@@ -92,9 +94,7 @@ class Channel:
         self._starving: dict[threading.Lock, None] = {}
         self._holders: dict[int, weakref.ref[Holder]] = {}
         self._discarded: deque[tuple[int, int, int]] = deque()
-        # The thread that leads (ident); 0: none.
-        self._leader = 0
-        self._last_id = 0
+        self.seat = Seat()
         # Of instances: another number after each restore, since nothing of before is known to the backend then.
         self.restores = 0
         # Up to where the heap may hold something, which a hypervisor is told.
@@ -103,8 +103,20 @@ class Channel:
         # An object in the arena would not be in a snapshot, and change under a process made by fork.
         self._loans = loans.of(transport.arena) if transport.clones else None
         self._lends = False
-        # Heap kept for the next call: offset and length.
-        self._lease = NOTHING
+        # What does a whole call, for those that have a native head.
+        self.calls = self._line and native.Alone(
+            self._line,
+            self.seat,
+            self._lock,
+            self._tickets,
+            self._followers,
+            self._discarded,
+            Ticket,
+            transport.ring_and_wait,
+            transport.device,
+            weakref.ref(self),
+            (COPIED, MAPPED_FROM - 1),
+        )
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
         # Room that one reply asks for at most, so that a few large ones do not take the whole heap.
         self.room_limit = max((len(transport.arena) - abi.HEAP) // 4, 1 << 16)
@@ -114,7 +126,7 @@ class Channel:
     @property
     def heap_free(self) -> int:
         """Bytes of the heap that nothing holds."""
-        return self._heap.free_bytes + self._lease[1]
+        return self._heap.free_bytes + self.seat.held
 
     def share(self, wanted: int, least: int) -> int:
         """Room to ask for at most, for a body that may stay unread: a quarter of what is free, between `least` and `wanted`.
@@ -206,6 +218,8 @@ class Channel:
     def disown(self) -> None:
         """In a process that fork made: the arena is its parent's."""
         self._lock = Barred(_not_here)
+        if self.calls:
+            self.calls.bar()
 
     # -- operations --------------------------------------------------------------------------------------------
 
@@ -239,7 +253,7 @@ class Channel:
         if not lock.try_acquire():
             lock.acquire()
         try:
-            if self._lease is not NOTHING:
+            if self.seat.held:
                 self._end_lease()
             if self._loans:
                 self._loans.take_back(self._heap)
@@ -259,8 +273,8 @@ class Channel:
             arena[offset : offset + head_length] = head
             if body_length and not lent:
                 pages.put(body_offset, body, body_length)
-            self._last_id = identity = self._last_id + 1
-            ticket = self._tickets[identity] = Ticket(offset, fixed + room, room, silent, body if lent else b"")
+            self.seat.last_id = identity = self.seat.last_id + 1
+            ticket = self._tickets[identity] = Ticket(offset, fixed + room, room, silent, body if lent else b"", silent)
             self._rings.submit(
                 identity,
                 operation,
@@ -297,78 +311,106 @@ class Channel:
             raise DeviceUnavailableError("a wait for the backend ended without a completion")
         return completion
 
-    def alone(self, operation: int, head: bytes, body: Buffer, room_min: int, room_max: int) -> Taken | Ticket | None:
+    def alone(
+        self, operation: int, head: Head, body: Buffer, room_min: int, room_max: int
+    ) -> Taken | Ticket | dict[str, Any] | None:
         """One operation, start to end, while nothing else is in flight. None where it has to go the ordinary way.
 
-        Its outcome; where its body has not been copied out, the caller owns the heap of that. Or, where other threads came in
-        between, a ticket to `wait` for.
+        Its outcome, or what the head made of an ordinary one; where its body has not been copied out, the caller owns the heap of
+        that. Or, where other threads came in between, a ticket to `wait` for.
         """
-        line, lock = self._line, self._lock
+        line, lock, seat = self._line, self._lock, self.seat
         if line is None or self._tickets or self._discarded or not lock.try_acquire():
             return None
         try:
-            if self._tickets or self._leader:
+            if self._tickets or seat.leader:
                 return None
             own = len(head) + len(body)
             if self._loans:
                 if self._loans.offset(body):
                     own = len(head)
                 self._loans.take_back(self._heap)
-            start, held = self._lease
+            start, held = seat.start, seat.held
             if held < room_max:
                 self._end_lease()
                 place = self._heap.allocate(_USUAL, room_min, room_max)
                 if place is None:
                     return None
-                start, held = self._lease = (place[0], place[1] + _USUAL)
+                start, held = place[0], place[1] + _USUAL
+                seat.keep(start, held, 0)
                 if start + held > self._held_until:
                     self._rings.held_until = self._held_until = start + held
             if start + own > self.pages.mapped:
                 self.pages.map(start, start + min(own + 2 * ALIGNMENT, held))
-            self._last_id = identity = self._last_id + 1
+            identity = seat.last_id + 1
             fixed = line.submit(identity, operation, start, held, room_min, room_max, head, body)
             if not fixed:
                 return None
-            self._lease = NOTHING
-            ticket = self._tickets[identity] = Ticket(start, held, held - fixed, True, body)
-            ticket.silent = False
-            self._leader = threading.get_ident()
-            leading = True
+            seat.last_id = identity
+            seat.leave()
+            ticket = self._tickets[identity] = Ticket(start, held, held - fixed, True, body, False)
+            seat.leader = threading.get_ident()
         finally:
             lock.release()
         try:
             self._transport.ring_and_wait()
+        except BaseException:
+            self.give_up(ticket)
+            raise
+        return self.conclude(ticket, identity, head)
+
+    def conclude(self, ticket: Ticket, identity: int, head: Head) -> Taken | Ticket | dict[str, Any]:
+        """What `alone` brings, of a submission whose thread has led."""
+        lock, seat = self._lock, self.seat
+        start, held = ticket.offset, ticket.held
+        room = start + held - ticket.room
+        leading = True
+        try:
             with lock:
-                room = start + fixed
                 # What is larger, and not mapped, the kernel copies with less work.
                 small = COPIED if room + COPIED <= self.pages.mapped else MAPPED_FROM - 1
-                taken = line.take(identity, room, start + held, small)
+                taken = self._line.take(identity, room, start + held, small, head)
                 if taken is not None:
                     del self._tickets[identity]
-                    taken = self._keep(start, held, taken)
-                self._leader = 0
+                    if len(taken) == 2:  # the result, and the end of the reply
+                        taken, end = taken
+                        seat.keep(start, held, self.reached(room, end))
+                    else:
+                        taken = self._keep(start, held, taken)
+                seat.leader = 0
                 leading = False
                 if self._followers:
                     self._promote()
         except BaseException:
             if leading:
-                with lock:
-                    self.end_lead()
-            self._abandon(ticket)
+                self.give_up(ticket)
+            else:
+                self._abandon(ticket)
             raise
         return ticket if taken is None else taken
+
+    def give_up(self, ticket: Ticket) -> None:
+        """An exception has ended the wait of who led for `ticket`."""
+        with self._lock:
+            self.end_lead()
+        self._abandon(ticket)
+
+    def reached(self, start: int, end: int) -> int:
+        """A reply lay between `start` and `end`: up to where the heap is mapped now."""
+        pages = self.pages
+        pages.touched = max(pages.touched, end)
+        if end > pages.mapped:
+            pages.map(start, end)
+        return pages.mapped
 
     def _keep(self, start: int, held: int, taken: Taken) -> Taken:
         """Keep the heap of a call that has ended for the next one, or give back what its body leaves. Under the lock."""
         status, flags, head, data, body, length, stream, total = taken
         end = body + length
-        pages = self.pages
-        pages.touched = max(pages.touched, end)
         if data is not None or not length:
-            self._lease = (start, held)
-            if end > pages.mapped:
-                pages.map(body, end)
+            self.seat.keep(start, held, self.reached(body, end))
             return taken
+        self.pages.touched = max(self.pages.touched, end)
         if self._lends and self._loans is not None and length > COPIED and not flags & abi.MORE:
             data = self._lend(self._loans, start, start + held, body, length)
             if data is not None:
@@ -381,9 +423,9 @@ class Channel:
         return taken
 
     def _end_lease(self) -> None:
-        start, held = self._lease
-        self._lease = NOTHING
-        self._heap.release(start, held)
+        seat = self.seat
+        self._heap.release(seat.start, seat.held)
+        seat.leave()
 
     def post(self, operation: int, *, stream: int = 0, flags: int = 0) -> None:
         """Submit something whose outcome does not matter."""
@@ -417,7 +459,7 @@ class Channel:
             self._rings.attach()
             self.restores += 1
             self._heap = Heap(abi.HEAP, len(self.arena))
-            self._lease = NOTHING
+            self.seat.leave()
             self._held_until = abi.HEAP
             self.pages.forget()
             self._holders.clear()
@@ -462,10 +504,10 @@ class Channel:
                     self.pass_lead()
                     return
                 # This thread may be waiting as leader already, and run a signal's handler there.
-                nested = self._leader == threading.get_ident()
-                lead = nested or not self._leader
+                nested = self.seat.leader == threading.get_ident()
+                lead = nested or not self.seat.leader
                 if lead:
-                    self._leader = threading.get_ident()
+                    self.seat.leader = threading.get_ident()
                     self._followers.pop(ticket, None)
                 else:
                     if ticket.gate is None:
@@ -547,19 +589,19 @@ class Channel:
 
     def take_lead(self) -> bool:
         """Become the one who waits in the kernel, unless somebody is."""
-        if self._leader:
+        if self.seat.leader:
             return False
-        self._leader = threading.get_ident()
+        self.seat.leader = threading.get_ident()
         return True
 
     def end_lead(self) -> None:
         """Leave the lead to a follower."""
-        self._leader = 0
+        self.seat.leader = 0
         self.pass_lead()
 
     def pass_lead(self) -> None:
         """Wake a follower where nobody leads."""
-        if self._followers and not self._leader:
+        if self._followers and not self.seat.leader:
             self._promote()
 
     def wait_once(self) -> None:
@@ -591,10 +633,10 @@ class Channel:
             gate = threading.Lock()
             gate.acquire()
             self._starving[gate] = None
-            nested = self._leader == threading.get_ident()  # as in _block
-            lead = bool(self._tickets) and (nested or not self._leader)
+            nested = self.seat.leader == threading.get_ident()  # as in _block
+            lead = bool(self._tickets) and (nested or not self.seat.leader)
             if lead:
-                self._leader = threading.get_ident()
+                self.seat.leader = threading.get_ident()
             self._lock.release()
             try:
                 progress = self._transport.wait(1000) if lead else gate.acquire(timeout=STARVATION_LIMIT)

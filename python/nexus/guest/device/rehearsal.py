@@ -16,6 +16,7 @@ class RehearsalTransport:
     """Completes every submission at the doorbell, with what `answer` says. Bodies must fit into the room."""
 
     clones = False
+    device: int | None = None
 
     def __init__(self, answer: Answer, size: int = abi.MIN_SIZE) -> None:
         self.arena = mmap.mmap(-1, size)

@@ -1,9 +1,10 @@
 """A completed operation: its head, and the part of its body that lies in the arena."""
 
 import json
+from typing import Any
 
 from .. import abi
-from .channel import COPIED, Channel, Taken, Ticket
+from .channel import COPIED, Channel, Head, Taken, Ticket
 from .errors import BackendError, DeviceUnavailableError
 from .heap import aligned
 from .pages import Buffer
@@ -105,28 +106,42 @@ def call(
     timeout_ms: int = 0,
 ) -> Reply:
     """One operation, start to end. Raises BackendError where it fails."""
-    taken: Taken | Ticket | None = None
-    if (
-        type(body) is not memoryview
-        and (len(body) <= COPIED or channel.lent(body))
-        and not flags
-        and not stream
-        and not timeout_ms
-    ):
+    if not flags and not stream and not timeout_ms:
+        reply = exchange(channel, operation, head, body, room_min, room_max)
+        assert isinstance(reply, Reply)
+        return reply
+    _, ticket = channel.submit(
+        operation,
+        head,
+        body,
+        room_min=room_min,
+        room_max=room_max,
+        flags=flags,
+        stream=stream,
+        timeout_ms=timeout_ms,
+        silent=True,
+    )
+    return _checked(Reply(channel, ticket))
+
+
+def exchange(
+    channel: Channel, operation: int, head: Head, body: Buffer, room_min: int, room_max: int
+) -> Reply | dict[str, Any]:
+    """One ordinary operation, start to end: its reply, or what a native head's answer became. Raises BackendError where it fails."""
+    if type(body) is not memoryview and (len(body) <= COPIED or channel.lent(body)):
         taken = channel.alone(operation, head, body, room_min, room_max)
-    if taken is None:
-        _, taken = channel.submit(
-            operation,
-            head,
-            body,
-            room_min=room_min,
-            room_max=room_max,
-            flags=flags,
-            stream=stream,
-            timeout_ms=timeout_ms,
-            silent=True,
-        )
-    reply = Reply(channel, taken) if isinstance(taken, Ticket) else Reply.of(channel, taken)
+        if taken is not None:
+            return taken if isinstance(taken, dict) else settled(channel, taken)
+    _, ticket = channel.submit(operation, bytes(head), body, room_min=room_min, room_max=room_max, silent=True)
+    return settled(channel, ticket)
+
+
+def settled(channel: Channel, taken: Taken | Ticket) -> Reply:
+    """The reply of what `Channel.alone` brought, or of a ticket. Raises BackendError where the operation failed."""
+    return _checked(Reply(channel, taken) if isinstance(taken, Ticket) else Reply.of(channel, taken))
+
+
+def _checked(reply: Reply) -> Reply:
     if reply.status < 0:
         reply.check()
     return reply

@@ -23,6 +23,8 @@ class Transport(Protocol):
     arena: mmap.mmap
     # Whether instances are restored from snapshots here.
     clones: bool
+    # Descriptor whose ioctl `ring_and_wait` is; None where it is something else.
+    device: int | None
 
     def read(self, offset: int, length: int) -> bytes:
         """What the kernel copied of the arena: less than `length` bytes where the caller has to do it."""
@@ -59,6 +61,7 @@ class DeviceTransport:
 
     def __init__(self, path: str = abi.DEVICE_PATH) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self.device: int | None = self._fd
         size = fcntl.ioctl(self._fd, abi.SIZE, 0)
         self.arena = mmap.mmap(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._page = mmap.mmap(
@@ -118,6 +121,7 @@ class EventfdTransport:
     """Three inherited descriptors (`isolation=process`): arena, doorbell and completion eventfds."""
 
     clones = False
+    device: int | None = None
 
     def __init__(self, arena: int, doorbell: int, completion: int) -> None:
         self.arena = mmap.mmap(arena, os.fstat(arena).st_size)

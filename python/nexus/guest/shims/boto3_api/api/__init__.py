@@ -14,8 +14,9 @@ from botocore.client import BaseClient
 from botocore.history import get_global_history_recorder
 
 from .... import abi
-from ....device import BackendError, Channel, Reply, call
+from ....device import BackendError, Channel, Reply, exchange, settled
 from ....device.body import ArenaBody
+from ....device.native import native
 from .. import errors
 from . import body as bodies
 from .eligibility import Reference, Verdict, still_holds
@@ -33,6 +34,11 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REGIONAL = (b"AuthorizationHeaderMalformed", b"IllegalLocationConstraint", b"PermanentRedirect", b"RequestTimeTooSkewed")
 
 
+def _room(name: str) -> int:
+    """Bytes for an operation's reply, where there is room."""
+    return _GET_ROOM if name == "GetObject" else 1 << 17 if name.startswith("List") else _HEAD_ROOM * 2
+
+
 class FastPath:
     """S3's hot operations over one channel."""
 
@@ -45,6 +51,37 @@ class FastPath:
         self._models = {name: model.operation_model(name) for name in OPERATIONS}
         self._requests = {name: RequestPlan(operation) for name, operation in self._models.items()}
         self._responses = {name: ResponsePlan(operation) for name, operation in self._models.items()}
+        # Does an ordinary call as `call` would, or says None, or what came instead of an ordinary answer.
+        self._quick: Callable[..., Any] | None = None
+        if native and channel.calls:
+            plans = {name: self._plan(name) for name, plan in self._responses.items() if plan.native}
+            calls = native.Calls(channel.calls, abi.S3, plans, _VERDICT, self._history)
+            self._quick = calls.call
+
+    def _plan(self, name: str) -> dict[str, Any]:
+        """The fields of the native module's `Plan`."""
+        request = self._requests[name]
+        room = min(_room(name), self._channel.room_limit)
+        return {"requests": request.native, "answers": self._responses[name].native, "body": request.body, "room": room}
+
+    def method(self) -> Callable[..., Any]:
+        """What stands for `_make_api_call`."""
+        call, quick, settle = self.call, self._quick, self.settle
+        if quick is None:
+
+            def _make_api_call(self: BaseClient, operation_name: str, api_params: Any) -> Any:
+                return call(self, operation_name, api_params)
+        else:
+
+            def _make_api_call(self: BaseClient, operation_name: str, api_params: Any) -> Any:
+                result = quick(self, operation_name, api_params)
+                if type(result) is dict:
+                    return result
+                if result is None:
+                    return call(self, operation_name, api_params)
+                return settle(self, operation_name, api_params, result)
+
+        return _make_api_call
 
     def call(self, client: Any, name: str, params: dict[str, Any]) -> Any:
         """What `_make_api_call` does."""
@@ -56,7 +93,8 @@ class FastPath:
             verdict = self.judge(client)
         if not verdict.eligible or self._history._enabled:
             return self._original(client, name, params)
-        head = plan.head(params, verdict.region, verdict.endpoint, validates=verdict.validates)
+        answers = self._responses[name].native
+        head = plan.head(params, verdict.region, verdict.endpoint, validates=verdict.validates, answers=answers)
         content: Any = b""
         length = None
         if head is None:
@@ -75,9 +113,24 @@ class FastPath:
         if length is not None and length != len(content):
             return self._original(client, name, params)
         reply = self._exchange(name, head, content)
-        if reply is None:
-            return self._original(client, name, params)
-        result = self._result(client, name, reply, verdict, params)
+        if isinstance(reply, dict):
+            return reply
+        result = None if reply is None else self._result(client, name, reply, verdict, params)
+        return self._original(client, name, params) if result is None else result
+
+    def settle(self, client: Any, name: str, params: dict[str, Any], taken: Any) -> Any:
+        """The end of a call that the native module has begun, of which came `taken`, not an ordinary answer."""
+        if isinstance(taken, dict):
+            return taken
+        result = None
+        try:
+            reply = settled(self._channel, taken)
+        except BackendError as error:
+            if error.status == abi.STATUS_BUSY:
+                return self.call(client, name, params)
+            _raise_as_sent(error)
+        else:
+            result = self._result(client, name, reply, client.__dict__[_VERDICT], params)
         return self._original(client, name, params) if result is None else result
 
     def judge(self, client: Any) -> Verdict:
@@ -86,19 +139,19 @@ class FastPath:
         client.__dict__[_VERDICT] = verdict
         return verdict
 
-    def _exchange(self, name: str, head: bytes, content: Any) -> Reply | None:
-        """Have the host do it. None where real botocore should try; raises what botocore raises without an answer."""
-        room = _GET_ROOM if name == "GetObject" else 1 << 17 if name.startswith("List") else _HEAD_ROOM * 2
-        room = self._channel.share(room, _HEAD_ROOM)
+    def _exchange(self, name: str, head: Any, content: Any) -> Reply | dict[str, Any] | None:
+        """Have the host do it: the reply, or the result. None where real botocore should try; raises what botocore raises without
+        an answer.
+        """
+        room = self._channel.share(_room(name), _HEAD_ROOM)
         for delay in _BUSY_DELAYS_S:
             try:
-                return call(self._channel, abi.S3, head, content, room_min=_HEAD_ROOM, room_max=room)
+                return exchange(self._channel, abi.S3, head, content, _HEAD_ROOM, room)
             except BackendError as error:
                 if error.status == abi.STATUS_BUSY and delay is not None:
                     time.sleep(delay)
                     continue
-                if error.status in {abi.STATUS_TRANSPORT, abi.STATUS_TIMEOUT}:
-                    raise errors.as_sent(error, error.endpoint) from error
+                _raise_as_sent(error)
                 return None
         return None
 
@@ -187,6 +240,12 @@ class FastPath:
         raise kind(parsed, name)
 
 
+def _raise_as_sent(error: BackendError) -> None:
+    """Raise what botocore raises where no answer came; nothing for what it should try itself."""
+    if error.status in {abi.STATUS_TRANSPORT, abi.STATUS_TIMEOUT}:
+        raise errors.as_sent(error, error.endpoint) from error
+
+
 def install(channel: Channel, client: Any) -> None:
     """Patch `BaseClient._make_api_call`. `client` is an S3 client as it comes, for comparison and rehearsal."""
     from .rehearsal import rehearse
@@ -194,12 +253,7 @@ def install(channel: Channel, client: Any) -> None:
     original = BaseClient._make_api_call
     rehearse(client, original)
     fast = FastPath(channel, client, original)
-    call = fast.call
-
-    def _make_api_call(self: BaseClient, operation_name: str, api_params: Any) -> Any:
-        return call(self, operation_name, api_params)
-
-    BaseClient._make_api_call = _make_api_call
+    BaseClient._make_api_call = fast.method()
     _installed.append(fast)
 
 

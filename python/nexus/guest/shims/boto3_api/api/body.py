@@ -135,6 +135,18 @@ class _Verified:
         return self._expected
 
 
+def usual(member: str) -> dict[str, Any]:
+    """Of what the native module makes a Body that was copied, as `incoming` would: the fields of its `Payload`."""
+    return {
+        "member": member,
+        "stream": CopiedStream,
+        "plain": StreamingBody,
+        "checked": StreamingChecksumBody,
+        "verified": _Verified,
+        "checksums": list(_ALGORITHMS),
+    }
+
+
 def incoming(channel: Channel, reply: Reply, headers: dict[str, str], *, verify: bool) -> tuple[StreamingBody, str | None]:
     """The stream for a result's Body, of the class that botocore would use, and the checksum's name where one applies."""
     stream: ArenaStream | CopiedStream

@@ -149,7 +149,7 @@ class RequestPlan:
         self._checksum_mode = "ChecksumMode" in self._headers and bool(
             operation.http_checksum.get("requestValidationModeMember")
         )
-        self._native = native and self._simple(members)
+        self.native = native and self._simple(members)
 
     def _simple(self, members: dict[str, Any]) -> Any:
         """What does the usual parameters at a tenth of the cost, and leaves the others to `build`."""
@@ -175,12 +175,14 @@ class RequestPlan:
             _buckets,
         )
 
-    def head(self, params: dict[str, Any], region: str, endpoint: str | None, *, validates: bool) -> bytes | None:
-        """The head of an ordinary request; None for any other, which is `build`'s."""
-        if self._native is None:
+    def head(self, params: dict[str, Any], region: str, endpoint: str | None, *, validates: bool, answers: Any = None) -> Any:
+        """The head of an ordinary request, a native object; None for any other, which is `build`'s.
+
+        `answers`: what reads the answer (:class:`ResponsePlan`'s).
+        """
+        if self.native is None:
             return None
-        head: bytes | None = self._native.build(params, region, endpoint, validates)
-        return head
+        return self.native.build(params, region, endpoint, validates, answers)
 
     def build(
         self, client: Any, params: dict[str, Any], region: str, endpoint: str | None, *, validates: bool

@@ -15,6 +15,7 @@ from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.utils import parse_timestamp
 
 from ....device.native import native
+from . import body as bodies
 
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT")
 _MONTHS = {
@@ -106,12 +107,15 @@ class ResponsePlan:
                 self.payload = name
             else:
                 self.complete = False
-        self._native = native and self.complete and native.Answers(kinds, datetime, _UTC)
+        # None where only Python reads the answers.
+        self.native: Any = None
+        if native and self.complete:
+            self.native = native.Answers(kinds, datetime, _UTC, None if self.payload is None else bodies.usual(self.payload))
 
     def read(self, head: str) -> tuple[int, Headers, int, dict[str, Any] | None]:
         """Status, headers and retries of a reply's head, and the result but for its body: None where that takes a parser."""
-        if self._native:
-            read = self._native.read(head)
+        if self.native:
+            read = self.native.read(head)
             if read is not None:
                 status, lowered, retries, result = read
                 return status, Headers(lowered, head), retries, result

@@ -1,0 +1,260 @@
+//! A call from its request to its outcome while nothing else is in flight.
+
+use crate::latch::Latch;
+use crate::line::Line;
+use crate::request::Head;
+use crate::seat::Seat;
+use nexus_abi::device::RING_AND_WAIT;
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyWeakref, PyWeakrefMethods};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// What became of a call.
+pub enum Outcome<'py> {
+    /// Nothing was done: it has to go the ordinary way.
+    Refused,
+    /// The result, made of an ordinary answer.
+    Result(Bound<'py, PyDict>),
+    /// What `Channel.conclude` brought.
+    Other(Bound<'py, PyAny>),
+}
+
+/// The native half of `Channel.alone`, for the most usual of calls: on heap that was kept for it, and is mapped. Whatever comes in
+/// between is the channel's.
+#[pyclass(frozen, module = "nexus.guest.device._native")]
+pub struct Alone {
+    line: Py<Line>,
+    seat: Py<Seat>,
+    /// The channel's lock, and its tickets, followers and what it is to discard.
+    lock: Py<Latch>,
+    tickets: Py<PyDict>,
+    followers: Py<PyDict>,
+    discarded: Py<PyAny>,
+    /// The class of tickets.
+    ticket: Py<PyAny>,
+    /// Rings and waits; or the device's descriptor does.
+    wait: Py<PyAny>,
+    device: Option<i32>,
+    /// The channel, weakly: it has this.
+    channel: Py<PyWeakref>,
+    /// Bytes of a body that are copied at most, and those where the heap is not mapped.
+    copied: (usize, usize),
+    barred: AtomicBool,
+}
+
+#[pymethods]
+impl Alone {
+    #[new]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of the channel that stays as long as it does"
+    )]
+    fn new(
+        line: Py<Line>,
+        seat: Py<Seat>,
+        lock: Py<Latch>,
+        tickets: Py<PyDict>,
+        followers: Py<PyDict>,
+        discarded: Py<PyAny>,
+        ticket: Py<PyAny>,
+        wait: Py<PyAny>,
+        device: Option<i32>,
+        channel: Py<PyWeakref>,
+        copied: (usize, usize),
+    ) -> Self {
+        Self {
+            line,
+            seat,
+            lock,
+            tickets,
+            followers,
+            discarded,
+            ticket,
+            wait,
+            device,
+            channel,
+            copied,
+            barred: AtomicBool::new(false),
+        }
+    }
+
+    /// Refuse everything from now on: the arena is another process's.
+    fn bar(&self) {
+        self.barred.store(true, Relaxed);
+    }
+}
+
+/// A call that was submitted: its number and ticket, and its heap: `held` bytes at `start`, of which `fixed` are the request's.
+struct Begun<'py> {
+    identity: u64,
+    ticket: Bound<'py, PyAny>,
+    start: usize,
+    held: usize,
+    fixed: usize,
+}
+
+impl Alone {
+    /// One operation, start to end, with up to `room_max` bytes for its reply.
+    pub fn call<'py>(
+        &self,
+        py: Python<'py>,
+        operation: u16,
+        head: Head,
+        body: &Bound<'py, PyBytes>,
+        room_max: usize,
+    ) -> PyResult<Outcome<'py>> {
+        let lock = self.lock.get();
+        if self.barred.load(Relaxed) || !lock.try_acquire() {
+            return Ok(Outcome::Refused);
+        }
+        let begun = self.begin(py, operation, &head, body, room_max);
+        lock.release(py)?;
+        let Some(begun) = begun? else {
+            return Ok(Outcome::Refused);
+        };
+        match self
+            .ring_and_wait(py)
+            .and_then(|()| self.end(py, &begun, &head))
+        {
+            Ok(Some(result)) => Ok(Outcome::Result(result)),
+            Ok(None) => {
+                let arguments = (begun.ticket, begun.identity, head);
+                Ok(Outcome::Other(self.channel(py)?.call_method1("conclude", arguments)?))
+            }
+            Err(error) => {
+                self.channel(py)?.call_method1("give_up", (begun.ticket,))?;
+                Err(error)
+            }
+        }
+    }
+
+    fn channel<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let channel = self.channel.bind(py).upgrade();
+        channel.ok_or_else(|| PyRuntimeError::new_err("the channel is no more"))
+    }
+
+    /// Submit and take the lead, or do nothing. Under the channel's lock.
+    fn begin<'py>(
+        &self,
+        py: Python<'py>,
+        operation: u16,
+        head: &Head,
+        body: &Bound<'py, PyBytes>,
+        room_max: usize,
+    ) -> PyResult<Option<Begun<'py>>> {
+        let (line, seat, tickets) = (self.line.get(), self.seat.get(), self.tickets.bind(py));
+        let (start, held) = (seat.start.load(Relaxed), seat.held.load(Relaxed));
+        let bytes = body.as_bytes();
+        let lent = line.lies_in(bytes);
+        let fixed = Line::taken_by(head.json.len(), if lent { 0 } else { bytes.len() });
+        if !tickets.is_empty()
+            || seat.leader.load(Relaxed) != 0
+            || self.discarded.bind(py).len()? > 0
+            || (bytes.len() > self.copied.0 && !lent)
+            || held < room_max + fixed
+            || start + fixed > seat.mapped.load(Relaxed)
+        {
+            return Ok(None);
+        }
+        let identity = seat.last_id.load(Relaxed) + 1;
+        let ticket =
+            self.ticket
+                .bind(py)
+                .call1((start, held, held - fixed, true, body, false))?;
+        tickets.set_item(identity, &ticket)?;
+        let place = (start, held);
+        if let Err(error) = line.publish(identity, operation, place, room_max, head.json.as_bytes(), bytes) {
+            tickets.del_item(identity)?;
+            return Err(error);
+        }
+        seat.last_id.store(identity, Relaxed);
+        seat.leave();
+        // SAFETY: it asks for nothing.
+        let thread = unsafe { libc::pthread_self() };
+        seat.leader.store(i64::try_from(thread)?, Relaxed);
+        Ok(Some(Begun {
+            identity,
+            ticket,
+            start,
+            held,
+            fixed,
+        }))
+    }
+
+    fn ring_and_wait(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(device) = self.device else {
+            return self.wait.bind(py).call0().map(|_| ());
+        };
+        let failed = py.detach(|| {
+            // SAFETY: the command takes a number.
+            let outcome = unsafe { libc::ioctl(device, RING_AND_WAIT.into(), -1) };
+            (outcome < 0).then(std::io::Error::last_os_error)
+        });
+        match failed.and_then(|error| error.raw_os_error()) {
+            None => Ok(()),
+            // A signal: its handler runs here, and then whoever waits looks, and comes back.
+            Some(libc::EINTR) => py.check_signals(),
+            Some(number) => Err(PyOSError::new_err(number)),
+        }
+    }
+
+    /// The result of an ordinary answer, whose heap is kept for the next call; None, and nothing is done, for any other.
+    fn end<'py>(
+        &self,
+        py: Python<'py>,
+        begun: &Begun<'py>,
+        head: &Head,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let (seat, lock) = (self.seat.get(), self.lock.bind(py));
+        Latch::__enter__(lock)?;
+        let ended = self.take(py, begun, head);
+        if matches!(ended, Ok(Some(_))) {
+            seat.leader.store(0, Relaxed);
+        }
+        let woken = match &ended {
+            Ok(Some(_)) if !self.followers.bind(py).is_empty() => {
+                self.channel(py).and_then(|channel| channel.call_method0("pass_lead").map(|_| ()))
+            }
+            _ => Ok(()),
+        };
+        lock.get().release(py)?;
+        woken.and(ended)
+    }
+
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        begun: &Begun<'py>,
+        head: &Head,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Begun {
+            identity,
+            start,
+            held,
+            fixed,
+            ..
+        } = *begun;
+        let (seat, room) = (self.seat.get(), start + fixed);
+        let mapped = seat.mapped.load(Relaxed);
+        // What is larger, and not mapped, the kernel copies with less work.
+        let small = if room + self.copied.0 <= mapped {
+            self.copied.0
+        } else {
+            self.copied.1
+        };
+        let line = self.line.get();
+        let Some((result, end)) = line.result(py, identity, room, start + held, small, head)?
+        else {
+            return Ok(None);
+        };
+        self.tickets.bind(py).del_item(identity)?;
+        let mapped = if end > mapped {
+            self.channel(py)?.call_method1("reached", (room, end))?.extract()?
+        } else {
+            mapped
+        };
+        seat.keep(start, held, mapped);
+        Ok(Some(result))
+    }
+}
