@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import weakref
 
 import boto3
 import pytest
@@ -15,6 +16,7 @@ from nexus.guest import abi
 from nexus.guest.device import Channel, DeviceUnavailableError, call
 from nexus.guest.device.native import SWITCH, native
 from nexus.guest.device.rehearsal import RehearsalTransport
+from nexus.guest.shims.boto3_api.api import FastPath
 from nexus.guest.shims.boto3_api.api import body as bodies
 from nexus.guest.shims.boto3_api.api.operations import OPERATIONS
 from nexus.guest.shims.boto3_api.api.request import RequestPlan
@@ -237,3 +239,180 @@ print(reply.head, bytes(reply.body))
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=30
     )
     assert done.stdout == "head b'body'\n"
+
+
+# -- whole calls ---------------------------------------------------------------------------------------------------------------
+
+
+class Twins:
+    """One client's operations by the native module and by its twins, each over a channel of its own, against the same answers."""
+
+    def __init__(self, transport=RehearsalTransport):
+        self.answer = (200, [], b"")
+        self.client = boto3.client(
+            "s3",
+            region_name="us-east-1",
+            aws_access_key_id=abi.PLACEHOLDER_KEY_ID,
+            aws_secret_access_key=abi.PLACEHOLDER_SECRET,
+        )
+        self.sent = []
+        self.fast = [FastPath(Channel(transport(self._answer)), self.client, self._original) for _ in range(2)]
+        twin = self.fast[1]
+        twin._quick = twin._channel._line = None
+        for plan in (*twin._requests.values(), *twin._responses.values()):
+            plan.native = None
+        self.native, self.python = (fast.method() for fast in self.fast)
+        # The first call of a client, with a bucket, and on a channel, is an ordinary one.
+        for method in (self.native, self.python):
+            self.answer = (200, [], b"")
+            method(self.client, "ListObjectsV2", {"Bucket": "bucket"})
+            self.answer = (200, [], b"x")
+            method(self.client, "GetObject", {"Bucket": "bucket", "Key": "k"})
+        self.sent.clear()
+
+    def _answer(self, operation, head):
+        status, headers, body = self.answer
+        self.sent.append(bytes(head))
+        if isinstance(status, str):  # a failure of the backend's
+            return abi.STATUS_TRANSPORT, json.dumps({"error": status, "message": "m", "endpoint": "http://e"}).encode(), b""
+        return 0, json.dumps({"status": status, "headers": headers, "retries": 1}, ensure_ascii=False).encode(), body
+
+    def _original(self, client, name, params):
+        return "botocore's own"
+
+    def outcome(self, call, name, params):
+        try:
+            result = call(self.client, name, dict(params))
+        except Exception as error:
+            return type(error), str(error), repr(getattr(error, "response", None))
+        if isinstance(result, dict) and "Body" in result:
+            body = result["Body"]
+            read = type(body), list(vars(body)), type(body._raw_stream), body.read(1), body.read(), body.read()
+            result["Body"] = read
+        return repr(result)
+
+
+TWINS = Twins()
+
+
+@given(
+    calls(),
+    st.sampled_from([200, 200, 206, 404, "ConnectTimeoutError"]),
+    st.lists(st.tuples(HEADER, HEADER_VALUE), max_size=6),
+    st.binary(max_size=3) | st.just(bytes(70_000)),
+)
+@example(("GetObject", {"Bucket": "bucket", "Key": "k"}, None, True), 200, [("x-amz-checksum-crc32", "AAAA")], b"abc")
+@example(("GetObject", {"Bucket": "bucket", "Key": "k"}, None, True), 200, [("x-amz-checksum-crc32", "AAAA-1")], b"abc")
+def test_a_call_is_the_same_by_both(drawn, status, headers, body):
+    name, params, _, _ = drawn
+    if name != "GetObject":
+        body = body[:3]
+    headers = [(wire, value) for wire, value in headers if wire != "content-length"]
+    TWINS.answer = (status, [*headers, ("content-length", str(len(body)))], body)
+    TWINS.sent.clear()
+    assert TWINS.outcome(TWINS.native, name, params) == TWINS.outcome(TWINS.python, name, params)
+    half = len(TWINS.sent) // 2
+    assert TWINS.sent[:half] == TWINS.sent[half:]
+    first, second = (fast._channel for fast in TWINS.fast)
+    assert first.heap_free == second.heap_free
+    assert not first._tickets
+    assert not first.seat.leader
+
+
+def test_ordinary_calls_are_native_to_their_end():
+    twins = Twins()
+    twins.fast[0].call = None
+    twins.fast[0]._channel.conclude = None
+    method = twins.fast[0].method()
+    for body in (b"abc", bytes(30_000)):
+        twins.answer = (200, [("content-length", str(len(body)))], body)
+        assert method(twins.client, "GetObject", {"Bucket": "bucket", "Key": "k"})["Body"].read() == body
+        twins.answer = (200, [("etag", "e")], b"")
+        params = {"Bucket": "bucket", "Key": "k", "Body": body[:20_000], "ContentType": "text/plain"}
+        assert method(twins.client, "PutObject", params)["ETag"] == "e"
+    assert len(twins.sent) == 4
+
+
+def test_what_a_call_does_not_know_is_left():
+    twins = Twins()
+    seen = []
+    twins.fast[0].call = lambda *arguments: seen.append(arguments[1:])
+    method = twins.fast[0].method()
+    get = {"Bucket": "bucket", "Key": "k"}
+    odd = [
+        ("GetBucketAcl", {"Bucket": "bucket"}),
+        ("GetObject", ()),
+        ("PutObject", {**get, "Body": "text"}),
+        ("PutObject", {**get, "Body": bytes(65537)}),
+    ]
+    for name, params in odd:
+        assert method(twins.client, name, params) is None
+    twins.client.meta.events.register("before-send.s3", lambda **_: None)
+    method(twins.client, "GetObject", get)
+    assert [name for name, _ in seen] == [*(name for name, _ in odd), "GetObject"]
+    assert not twins.sent
+
+
+def test_a_call_that_is_interrupted_leaves_the_channel_to_others():
+    class Interrupted(RehearsalTransport):
+        broken = False
+
+        def ring_and_wait(self):
+            super().ring_and_wait()
+            if self.broken:
+                raise KeyboardInterrupt
+
+    twins = Twins(Interrupted)
+    channel = twins.fast[0]._channel
+    free = channel.heap_free
+    twins.answer = (200, [("content-length", "1")], b"x")
+    get = {"Bucket": "bucket", "Key": "k"}
+    channel._transport.broken = True
+    with pytest.raises(KeyboardInterrupt):
+        twins.native(twins.client, "GetObject", get)
+    channel._transport.broken = False
+    assert not channel.seat.leader
+    assert twins.native(twins.client, "GetObject", get)["Body"].read() == b"x"
+    assert not channel._tickets
+    assert channel.heap_free == free
+
+
+def test_a_call_that_others_came_in_between_is_theirs_to_complete():
+    class Watched(RehearsalTransport):
+        between = None
+
+        def ring_and_wait(self):
+            super().ring_and_wait()
+            if self.between:
+                between, self.between = self.between, None
+                between()
+
+    twins = Twins(Watched)
+    channel = twins.fast[0]._channel
+    twins.answer = (200, [("content-length", "1")], b"x")
+    get = {"Bucket": "bucket", "Key": "k"}
+
+    def between():
+        assert channel._tickets
+        assert twins.native(twins.client, "GetObject", get)["Body"].read() == b"x"  # takes what came for the other, too
+
+    channel._transport.between = between
+    assert twins.native(twins.client, "GetObject", get)["Body"].read() == b"x"
+    assert channel._transport.between is None
+    assert not channel._tickets
+    assert not channel.seat.leader
+
+
+def test_a_client_in_a_process_made_by_fork_is_told():
+    twins = Twins()
+    twins.fast[0]._channel.disown()
+    with pytest.raises(DeviceUnavailableError, match="made by fork"):
+        twins.native(twins.client, "GetObject", {"Bucket": "bucket", "Key": "k"})
+
+
+def test_a_channel_ends_with_its_last_user():
+    twins = Twins()
+    channel = weakref.ref(twins.fast[0]._channel)
+    twins.fast.clear()
+    twins.native = None
+    assert channel() is None

@@ -120,7 +120,9 @@ impl Alone {
             Ok(Some(result)) => Ok(Outcome::Result(result)),
             Ok(None) => {
                 let arguments = (begun.ticket, begun.identity, head);
-                Ok(Outcome::Other(self.channel(py)?.call_method1("conclude", arguments)?))
+                Ok(Outcome::Other(
+                    self.channel(py)?.call_method1("conclude", arguments)?,
+                ))
             }
             Err(error) => {
                 self.channel(py)?.call_method1("give_up", (begun.ticket,))?;
@@ -158,13 +160,20 @@ impl Alone {
             return Ok(None);
         }
         let identity = seat.last_id.load(Relaxed) + 1;
-        let ticket =
-            self.ticket
-                .bind(py)
-                .call1((start, held, held - fixed, true, body, false))?;
+        let ticket = self
+            .ticket
+            .bind(py)
+            .call1((start, held, held - fixed, true, body, false))?;
         tickets.set_item(identity, &ticket)?;
         let place = (start, held);
-        if let Err(error) = line.publish(identity, operation, place, room_max, head.json.as_bytes(), bytes) {
+        if let Err(error) = line.publish(
+            identity,
+            operation,
+            place,
+            room_max,
+            head.json.as_bytes(),
+            bytes,
+        ) {
             tickets.del_item(identity)?;
             return Err(error);
         }
@@ -213,9 +222,9 @@ impl Alone {
             seat.leader.store(0, Relaxed);
         }
         let woken = match &ended {
-            Ok(Some(_)) if !self.followers.bind(py).is_empty() => {
-                self.channel(py).and_then(|channel| channel.call_method0("pass_lead").map(|_| ()))
-            }
+            Ok(Some(_)) if !self.followers.bind(py).is_empty() => self
+                .channel(py)
+                .and_then(|channel| channel.call_method0("pass_lead").map(|_| ())),
             _ => Ok(()),
         };
         lock.get().release(py)?;
@@ -250,7 +259,9 @@ impl Alone {
         };
         self.tickets.bind(py).del_item(identity)?;
         let mapped = if end > mapped {
-            self.channel(py)?.call_method1("reached", (room, end))?.extract()?
+            self.channel(py)?
+                .call_method1("reached", (room, end))?
+                .extract()?
         } else {
             mapped
         };

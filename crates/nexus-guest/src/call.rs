@@ -94,10 +94,10 @@ impl Calls {
         let (region, endpoint) = (verdict.region.to_str()?, verdict.endpoint.as_ref());
         let endpoint = endpoint.map(|url| url.to_str()).transpose()?;
         let validates = verdict.validates;
-        let head =
-            plan.requests
-                .get()
-                .build(py, parameters, region, endpoint, validates, answers)?;
+        let head = plan
+            .requests
+            .get()
+            .build(py, parameters, region, endpoint, validates, answers)?;
         let Some(head) = head else {
             return Ok(None);
         };
