@@ -1,11 +1,15 @@
 """Sockets as programs use them; prints what a host's kernel and a microVM must agree on."""
 
 import array
+import ctypes
 import errno
 import os
 import select
 import socket
+import struct
 import threading
+
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def name(error):
@@ -194,3 +198,37 @@ for thread in threads:
 for thread in threads:
     thread.join(30)
 print(len(refused), any(thread.is_alive() for thread in threads))
+
+# Connected to nobody any more, a stream is as it was before: its address stays if it was asked for one, and it may connect again.
+nobody = struct.pack("=H14x", socket.AF_UNSPEC)
+for asked in (None, ("127.0.0.1", 0), ("0.0.0.0", 0)):
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        server.settimeout(5)
+        client.settimeout(5)
+        if asked is not None:
+            client.bind(asked)
+        client.connect(server.getsockname())
+        own = client.getsockname()
+        accepted, _ = server.accept()
+        print("before", own[0], accepted.getpeername() == own)
+        print("nobody", libc.connect(client.fileno(), nobody, 16), client.getsockname()[0], client.getsockname()[1] == own[1])
+        try:
+            client.getpeername()
+        except OSError as error:
+            print(name(error))
+        poller = select.poll()
+        poller.register(accepted, select.POLLIN)
+        print("told", bool(poller.poll(5000)))
+        client.connect(server.getsockname())
+        again, _ = server.accept()
+        again.send(b"again")
+        print(client.recv(10), client.getsockname()[0], again.getpeername() == client.getsockname())
+        accepted.close()
+        again.close()
+    # A server that no longer listens.
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        print("deaf", libc.connect(server.fileno(), nobody, 16))
+        try:
+            client.connect(server.getsockname())
+        except OSError as error:
+            print(name(error))

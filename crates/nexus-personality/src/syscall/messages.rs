@@ -2,7 +2,7 @@
 
 use super::io::one;
 use super::sockets::{
-    allow, is_nonblocking, name_it, reach, read_destination, seen_from, socket_of, write_address,
+    allow, is_nonblocking, name_it, reach, read_recipient, seen_from, socket_of, write_address,
 };
 use crate::errno::{
     EAGAIN, EBADF, ECONNREFUSED, EDESTADDRREQ, EINVAL, EISCONN, EMSGSIZE, ENETUNREACH, ENOTCONN,
@@ -314,7 +314,7 @@ pub fn sendto(
     let to = if at == 0 || (size as u32 == 0 && !socket.is_internet()) {
         None
     } else {
-        Some(read_destination(t, &socket, at, size)?)
+        read_recipient(t, &socket, at, size)?
     };
     send(
         t,
@@ -359,7 +359,7 @@ pub fn sendmsg(t: &mut Thread, _: &mut dyn Cpu, [fd, at, flags, ..]: [u64; 6]) -
     let to = if name == 0 || name_length as u32 == 0 {
         None
     } else {
-        Some(read_destination(t, &socket, name, name_length)?)
+        read_recipient(t, &socket, name, name_length)?
     };
     let list = t.process.memory.read_iovec(list, count)?;
     let passed = read_control(t, &socket, control, control_length)?;

@@ -52,22 +52,47 @@ fn read_bytes(t: &Thread, at: u64, length: u64) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Copy an address in that a socket connects or sends to.
+/// The family that an address names.
+fn named(bytes: &[u8]) -> Option<i32> {
+    let family = bytes.first_chunk()?;
+    Some(u16::from_le_bytes(*family).into())
+}
+
+/// An address of no family, as one of IPv4.
+fn as_ipv4(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(family) = bytes.first_chunk_mut() {
+        *family = (libc::AF_INET as u16).to_le_bytes();
+    }
+    bytes
+}
+
+/// Copy an address in that a socket sends to; `None`: it is to go to whom it is connected to.
 ///
 /// # Errors
 /// EFAULT, EINVAL, EAFNOSUPPORT; ENETUNREACH where the socket has nothing to do with that family.
-pub(super) fn read_destination(
+pub(super) fn read_recipient(
     t: &Thread,
     socket: &Socket,
     at: u64,
     length: u64,
-) -> Result<Address, Errno> {
-    destination(socket, &read_bytes(t, at, length)?)
+) -> Result<Option<Address>, Errno> {
+    let bytes = read_bytes(t, at, length)?;
+    let bytes = match (socket.kind, socket.family, named(&bytes)) {
+        (libc::SOCK_DGRAM, libc::AF_INET, Some(libc::AF_UNSPEC)) => as_ipv4(bytes),
+        (libc::SOCK_DGRAM, libc::AF_INET6, Some(libc::AF_UNSPEC)) => return Ok(None),
+        (_, _, Some(libc::AF_INET | libc::AF_INET6)) => bytes,
+        (libc::SOCK_DGRAM, libc::AF_INET6, _) => return Err(EINVAL),
+        _ => bytes,
+    };
+    match destination(socket, &bytes)? {
+        Address::Inet { port: 0, .. } if socket.kind == libc::SOCK_DGRAM => Err(EINVAL),
+        address => Ok(Some(address)),
+    }
 }
 
 fn destination(socket: &Socket, bytes: &[u8]) -> Result<Address, Errno> {
     // Who sends datagrams by IPv6 may name an address of IPv4 as such.
-    let plain = bytes.first_chunk() == Some(&(libc::AF_INET as u16).to_le_bytes());
+    let plain = named(bytes) == Some(libc::AF_INET);
     let family = match socket.family {
         libc::AF_INET6 if plain && socket.kind == libc::SOCK_DGRAM => libc::AF_INET,
         family => family,
@@ -262,13 +287,18 @@ pub(super) fn seen_from(state: &State, family: i32, to: &Address) -> Address {
     }
 }
 
-/// Who is connected has one address, if it had any: the one towards its peer.
-fn settle(state: &mut State, family: i32, peer: &Address) {
+/// An address of its own that only its peer decided on is any again.
+fn forget_choice(state: &mut State, family: i32) {
     if std::mem::take(&mut state.chosen)
         && let Some(Address::Inet { ip, .. }) = &mut state.local
     {
         *ip = any_of(family);
     }
+}
+
+/// Who is connected has one address, if it had any: the one towards its peer.
+fn settle(state: &mut State, family: i32, peer: &Address) {
+    forget_choice(state, family);
     let seen = state.local.as_ref().map(|_| seen_from(state, family, peer));
     if seen != state.local {
         state.local = seen;
@@ -315,7 +345,13 @@ pub(super) fn reach(t: &Thread, own: &Socket, address: &Address) -> Result<Arc<S
 
 pub fn bind(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
     let (_, socket) = socket_of(t, fd)?;
-    let address = Address::parse(&read_bytes(t, at, length)?, socket.family)?;
+    let bytes = read_bytes(t, at, length)?;
+    // Any address of IPv4 may be one of no family.
+    let any = socket.family == libc::AF_INET
+        && named(&bytes) == Some(libc::AF_UNSPEC)
+        && bytes.get(4..8) == Some(&[0; 4]);
+    let bytes = if any { as_ipv4(bytes) } else { bytes };
+    let address = Address::parse(&bytes, socket.family)?;
     if socket.state().local.is_some() {
         return Err(EINVAL);
     }
@@ -394,18 +430,14 @@ pub fn listen(t: &mut Thread, _: &mut dyn Cpu, [fd, ..]: [u64; 6]) -> SysResult 
 pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> SysResult {
     let (_, socket) = socket_of(t, fd)?;
     let bytes = read_bytes(t, at, length)?;
-    let nobody = bytes.first_chunk() == Some(&(libc::AF_UNSPEC as u16).to_le_bytes());
-    if nobody && socket.is_internet() && matches!(socket.state().role, Role::Fresh(_)) {
-        return Ok(0);
+    let nobody = named(&bytes) == Some(libc::AF_UNSPEC);
+    if nobody && socket.is_internet() && socket.kind == libc::SOCK_STREAM {
+        return disconnect(t, &socket);
     }
     if nobody && socket.kind == libc::SOCK_DGRAM {
         let mut state = socket.state();
         state.peer = None;
-        if std::mem::take(&mut state.chosen)
-            && let Some(Address::Inet { ip, .. }) = &mut state.local
-        {
-            *ip = any_of(socket.family);
-        }
+        forget_choice(&mut state, socket.family);
         return Ok(0);
     }
     let address = destination(&socket, &bytes)?;
@@ -495,6 +527,27 @@ pub fn connect(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) 
         own.in_progress = true;
         return Err(EINPROGRESS);
     }
+    Ok(0)
+}
+
+/// Make a stream a fresh one, whatever it was connected to or waited for. Its other end sees an end, where TCP has a reset.
+fn disconnect(t: &Thread, socket: &Arc<Socket>) -> SysResult {
+    {
+        let mut state = socket.state();
+        if matches!(state.role, Role::Fresh(_)) {
+            return Ok(0);
+        }
+        let (near, far) = new_pair(socket.kind)?;
+        let nonblocking = is_nonblocking(socket.host());
+        let status = if nonblocking { libc::O_NONBLOCK } else { 0 };
+        outside::replace(socket.host(), &near, status)?;
+        state.role = Role::Fresh(far);
+        state.peer = None;
+        state.in_progress = false;
+        state.loses_one = true;
+        forget_choice(&mut state, socket.family);
+    }
+    super::polling::register_again(t, socket);
     Ok(0)
 }
 
@@ -655,6 +708,8 @@ pub fn getpeername(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 
         return Err(ENOTCONN);
     }
     let peer = match peer {
+        // Nobody is there.
+        Some(Address::Inet { port: 0, .. }) => return Err(ENOTCONN),
         Some(peer) => peer,
         None if connected => Address::unnamed(socket.family),
         None => return Err(ENOTCONN),
