@@ -68,9 +68,10 @@ class Place:
 def run(place: Place, program: list[str], environment: dict[str, str], log: Path, limit: float) -> Outcome:
     """Run a module's command to its end, or to ``limit`` seconds; its output goes to ``log``."""
     scratch = Path(tempfile.mkdtemp(prefix="nexus-conformance-"))
-    wanted = _ENVIRONMENT | environment
-    inside = wanted | {"HOME": "/tmp", "PATH": "/usr/bin:/bin"}
-    outside = wanted | {"HOME": str(scratch), "TMPDIR": str(scratch), "PATH": os.environ.get("PATH", "/usr/bin:/bin")}
+    # Programs that only one side has, of a virtual environment say, would be compared else.
+    wanted = _ENVIRONMENT | environment | {"PATH": "/usr/bin:/bin"}
+    inside = wanted | {"HOME": "/tmp"}
+    outside = wanted | {"HOME": str(scratch), "TMPDIR": str(scratch)}
     began = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
