@@ -1,5 +1,6 @@
 """The native module and its twins in Python do the same; what is not ordinary is left to Python."""
 
+import errno
 import io
 import json
 import os
@@ -401,6 +402,18 @@ def test_a_call_that_others_came_in_between_is_theirs_to_complete():
     assert channel._transport.between is None
     assert not channel._tickets
     assert not channel.seat.leader
+
+
+def test_a_device_that_fails_says_so():
+    class Broken(RehearsalTransport):
+        device = os.open(os.devnull, os.O_RDWR)
+
+    twins = Twins(Broken)
+    with pytest.raises(OSError, match="ioctl") as failed:
+        twins.native(twins.client, "GetObject", {"Bucket": "bucket", "Key": "k"})
+    assert failed.value.errno == errno.ENOTTY
+    assert not twins.fast[0]._channel.seat.leader
+    os.close(Broken.device)
 
 
 def test_a_client_in_a_process_made_by_fork_is_told():

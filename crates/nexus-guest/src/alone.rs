@@ -8,6 +8,7 @@ use nexus_abi::device::RING_AND_WAIT;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyWeakref, PyWeakrefMethods};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// What became of a call.
@@ -200,11 +201,14 @@ impl Alone {
             let outcome = unsafe { libc::ioctl(device, RING_AND_WAIT.into(), -1) };
             (outcome < 0).then(std::io::Error::last_os_error)
         });
-        match failed.and_then(|error| error.raw_os_error()) {
+        match failed {
             None => Ok(()),
             // A signal: its handler runs here, and then whoever waits looks, and comes back.
-            Some(libc::EINTR) => py.check_signals(),
-            Some(number) => Err(PyOSError::new_err(number)),
+            Some(error) if error.kind() == ErrorKind::Interrupted => py.check_signals(),
+            Some(error) => Err(PyOSError::new_err((
+                error.raw_os_error(),
+                error.to_string(),
+            ))),
         }
     }
 
