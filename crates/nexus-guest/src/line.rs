@@ -7,8 +7,10 @@ use nexus_abi::arena::{
 };
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
+use pyo3::ffi::{PyBytes_AsString, PyBytes_FromStringAndSize};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
+use std::ptr::null;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Status, flags, head (JSON), body where it was copied out, its offset and length in bytes, stream, length of the whole body.
@@ -162,16 +164,17 @@ impl Reply {
         if self.length == 0 || self.length > most || !self.whole() {
             return Ok(None);
         }
-        PyBytes::new_with(py, self.length, |target| {
-            // SAFETY: as above; `target` is fresh.
-            unsafe {
-                target
-                    .as_mut_ptr()
-                    .copy_from_nonoverlapping(line.at(self.body), self.length)
-            };
-            Ok(())
-        })
-        .map(Some)
+        let length = self.length.try_into()?;
+        // SAFETY: a new object, whose bytes nobody has seen: all of them are written before it is handed on. `Line::reply` has looked
+        // at the place that they are from.
+        unsafe {
+            let object = PyBytes_FromStringAndSize(null(), length);
+            let object = Bound::from_owned_ptr_or_err(py, object)?;
+            PyBytes_AsString(object.as_ptr())
+                .cast::<u8>()
+                .copy_from_nonoverlapping(line.at(self.body), self.length);
+            Ok(Some(object.cast_into_unchecked()))
+        }
     }
 }
 

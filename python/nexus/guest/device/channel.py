@@ -20,6 +20,7 @@ from .native import native
 from .pages import MAPPED_FROM, Buffer, Pages
 from .ring import Completion, Rings
 from .seat import Seat
+from .ticket import Head, Taken, Ticket
 from .transport import Transport
 
 # A thread that waits for heap or for a place in the ring gives up after this long without any progress (seconds).
@@ -37,12 +38,6 @@ _ROUND = ALIGNMENT - 1
 MAX_STREAMED = 16
 
 
-# A request's head: as it is, or an object of the native module which also reads the answer.
-Head = Any
-# Status, flags, head, body where it has been copied out, its offset and length, stream, length of the whole body.
-Taken = tuple[int, int, str, bytes | None, int, int, int, int]
-
-
 class Holder(Protocol):
     """Something that sits on heap and could move its content elsewhere."""
 
@@ -54,29 +49,6 @@ def _not_here() -> DeviceUnavailableError:
     return DeviceUnavailableError(
         errno.ENODEV, "a process made by fork has no arena of its own: make SDK calls in the process that runs the handler"
     )
-
-
-class Ticket:
-    """One submission in flight, and then its outcome.
-
-    Its heap is `held` bytes at `offset`, of which the last `room` are for the reply. What goes before them is given back
-    when it completes, but for one that its thread waits for anyway: that gives all back at once. A `body` that lies in the
-    arena itself stays there as long.
-    """
-
-    __slots__ = ("abandoned", "body", "completion", "gate", "held", "offset", "room", "silent", "waited")
-
-    def __init__(self, offset: int, held: int, room: int, waited: bool, body: Buffer, silent: bool) -> None:
-        self.body = body
-        self.offset = offset
-        self.held = held
-        self.room = room
-        self.waited = waited
-        self.completion: Completion | None = None
-        self.gate: threading.Lock | None = None
-        self.abandoned = False
-        # The backend has not been told yet.
-        self.silent = silent
 
 
 class Channel:

@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 from .. import abi
-from .channel import COPIED, Channel, Head, Taken, Ticket
+from .channel import COPIED, Channel
 from .errors import BackendError, DeviceUnavailableError
 from .heap import aligned
 from .pages import Buffer
+from .ticket import Head, Taken, Ticket
 
 
 class Reply:

@@ -4,7 +4,8 @@ import threading
 from typing import Any
 
 from .. import abi
-from .channel import Channel, Ticket
+from .channel import Channel
+from .ticket import Ticket
 
 
 class Selection:

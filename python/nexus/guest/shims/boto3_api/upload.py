@@ -5,7 +5,7 @@ from typing import Any
 
 from ... import abi
 from ...device import Channel, Reply
-from ...device.channel import Ticket
+from ...device.ticket import Ticket
 
 _PIECE = 1 << 18
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ... import abi
 from ...device import Channel, Reply
-from ...device.channel import Ticket
+from ...device.ticket import Ticket
 from . import operations, wire
 
 _ROOM = 1 << 16

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any
 
 from ...device import Channel, Selection
-from ...device.channel import Ticket
+from ...device.ticket import Ticket
 from ..web.sockets import WebSocket, listens_inside
 from . import credentials, operations, wire
 from .call import Call, Request

@@ -11,8 +11,8 @@ from typing import Any, NoReturn, Self
 
 from ... import abi
 from ...device import Channel, Reply
-from ...device.channel import Ticket
 from ...device.pages import Buffer
+from ...device.ticket import Ticket
 
 # What one send hands over at a time, and how much of that may wait for the network (pieces).
 _PIECE = 1 << 17
