@@ -21,10 +21,10 @@ pub enum Outcome<'py> {
     Other(Bound<'py, PyAny>),
 }
 
-/// The native half of `Channel.alone`, for the most usual of calls: on heap that was kept for it, and is mapped. Whatever comes in
-/// between is the channel's.
-#[pyclass(frozen, module = "nexus.guest.device._native")]
-pub struct Alone {
+/// What of a channel stays as long as it does: the fields that `Channel.__init__` tells.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Parts {
     line: Py<Line>,
     seat: Py<Seat>,
     /// The channel's lock, and its tickets, followers and what it is to discard.
@@ -41,41 +41,22 @@ pub struct Alone {
     channel: Py<PyWeakref>,
     /// Bytes of a body that are copied at most, and those where the heap is not mapped.
     copied: (usize, usize),
+}
+
+/// The native half of `Channel.alone`, for the most usual of calls: on heap that was kept for it, and is mapped. Whatever comes in
+/// between is the channel's.
+#[pyclass(frozen, module = "nexus.guest.device._native")]
+pub struct Alone {
+    parts: Parts,
     barred: AtomicBool,
 }
 
 #[pymethods]
 impl Alone {
     #[new]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a part of the channel that stays as long as it does"
-    )]
-    fn new(
-        line: Py<Line>,
-        seat: Py<Seat>,
-        lock: Py<Latch>,
-        tickets: Py<PyDict>,
-        followers: Py<PyDict>,
-        discarded: Py<PyAny>,
-        ticket: Py<PyAny>,
-        wait: Py<PyAny>,
-        device: Option<i32>,
-        channel: Py<PyWeakref>,
-        copied: (usize, usize),
-    ) -> Self {
+    fn new(parts: Parts) -> Self {
         Self {
-            line,
-            seat,
-            lock,
-            tickets,
-            followers,
-            discarded,
-            ticket,
-            wait,
-            device,
-            channel,
-            copied,
+            parts,
             barred: AtomicBool::new(false),
         }
     }
@@ -105,7 +86,7 @@ impl Alone {
         body: &Bound<'py, PyBytes>,
         room_max: usize,
     ) -> PyResult<Outcome<'py>> {
-        let lock = self.lock.get();
+        let lock = self.parts.lock.get();
         if self.barred.load(Relaxed) || !lock.try_acquire() {
             return Ok(Outcome::Refused);
         }
@@ -133,7 +114,7 @@ impl Alone {
     }
 
     fn channel<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let channel = self.channel.bind(py).upgrade();
+        let channel = self.parts.channel.bind(py).upgrade();
         channel.ok_or_else(|| PyRuntimeError::new_err("the channel is no more"))
     }
 
@@ -146,25 +127,30 @@ impl Alone {
         body: &Bound<'py, PyBytes>,
         room_max: usize,
     ) -> PyResult<Option<Begun<'py>>> {
-        let (line, seat, tickets) = (self.line.get(), self.seat.get(), self.tickets.bind(py));
+        let (line, seat, tickets) = (
+            self.parts.line.get(),
+            self.parts.seat.get(),
+            self.parts.tickets.bind(py),
+        );
         let (start, held) = (seat.start.load(Relaxed), seat.held.load(Relaxed));
         let bytes = body.as_bytes();
         let lent = line.lies_in(bytes);
         let fixed = Line::taken_by(head.json.len(), if lent { 0 } else { bytes.len() });
         if !tickets.is_empty()
             || seat.leader.load(Relaxed) != 0
-            || self.discarded.bind(py).len()? > 0
-            || (bytes.len() > self.copied.0 && !lent)
+            || self.parts.discarded.bind(py).len()? > 0
+            || (bytes.len() > self.parts.copied.0 && !lent)
             || held < room_max + fixed
             || start + fixed > seat.mapped.load(Relaxed)
         {
             return Ok(None);
         }
         let identity = seat.last_id.load(Relaxed) + 1;
-        let ticket = self
-            .ticket
-            .bind(py)
-            .call1((start, held, held - fixed, true, body, false))?;
+        let ticket =
+            self.parts
+                .ticket
+                .bind(py)
+                .call1((start, held, held - fixed, true, body, false))?;
         tickets.set_item(identity, &ticket)?;
         let place = (start, held);
         if let Err(error) = line.publish(
@@ -182,7 +168,7 @@ impl Alone {
         seat.leave();
         // SAFETY: it asks for nothing.
         let thread = unsafe { libc::pthread_self() };
-        seat.leader.store(i64::try_from(thread)?, Relaxed);
+        seat.leader.store(thread.cast_signed(), Relaxed);
         Ok(Some(Begun {
             identity,
             ticket,
@@ -193,8 +179,8 @@ impl Alone {
     }
 
     fn ring_and_wait(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(device) = self.device else {
-            return self.wait.bind(py).call0().map(|_| ());
+        let Some(device) = self.parts.device else {
+            return self.parts.wait.bind(py).call0().map(|_| ());
         };
         let failed = py.detach(|| {
             // SAFETY: the command takes a number.
@@ -219,14 +205,14 @@ impl Alone {
         begun: &Begun<'py>,
         head: &Head,
     ) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let (seat, lock) = (self.seat.get(), self.lock.bind(py));
+        let (seat, lock) = (self.parts.seat.get(), self.parts.lock.bind(py));
         Latch::__enter__(lock)?;
         let ended = self.take(py, begun, head);
         if matches!(ended, Ok(Some(_))) {
             seat.leader.store(0, Relaxed);
         }
         let woken = match &ended {
-            Ok(Some(_)) if !self.followers.bind(py).is_empty() => self
+            Ok(Some(_)) if !self.parts.followers.bind(py).is_empty() => self
                 .channel(py)
                 .and_then(|channel| channel.call_method0("pass_lead").map(|_| ())),
             _ => Ok(()),
@@ -248,20 +234,20 @@ impl Alone {
             fixed,
             ..
         } = *begun;
-        let (seat, room) = (self.seat.get(), start + fixed);
+        let (seat, room) = (self.parts.seat.get(), start + fixed);
         let mapped = seat.mapped.load(Relaxed);
         // What is larger, and not mapped, the kernel copies with less work.
-        let small = if room + self.copied.0 <= mapped {
-            self.copied.0
+        let small = if room + self.parts.copied.0 <= mapped {
+            self.parts.copied.0
         } else {
-            self.copied.1
+            self.parts.copied.1
         };
-        let line = self.line.get();
+        let line = self.parts.line.get();
         let Some((result, end)) = line.result(py, identity, room, start + held, small, head)?
         else {
             return Ok(None);
         };
-        self.tickets.bind(py).del_item(identity)?;
+        self.parts.tickets.bind(py).del_item(identity)?;
         let mapped = if end > mapped {
             self.channel(py)?
                 .call_method1("reached", (room, end))?

@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import threading
+import time
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -225,6 +226,18 @@ for asked in (None, ("127.0.0.1", 0), ("0.0.0.0", 0)):
         print(client.recv(10), client.getsockname()[0], again.getpeername() == client.getsockname())
         accepted.close()
         again.close()
+    # Who waits in another thread is told.
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.connect(server.getsockname())
+        accepted, _ = server.accept()
+        buffer = ctypes.create_string_buffer(1)
+        waiting = threading.Thread(target=libc.recv, args=(client.fileno(), buffer, 1, 0), daemon=True)
+        waiting.start()
+        time.sleep(0.1)
+        libc.connect(client.fileno(), nobody, 16)
+        waiting.join(5)
+        print("woken", not waiting.is_alive())
+        accepted.close()
     # A server that no longer listens.
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
         print("deaf", libc.connect(server.fileno(), nobody, 16))

@@ -540,6 +540,9 @@ fn disconnect(t: &Thread, socket: &Arc<Socket>) -> SysResult {
         let (near, far) = new_pair(socket.kind)?;
         let nonblocking = is_nonblocking(socket.host());
         let status = if nonblocking { libc::O_NONBLOCK } else { 0 };
+        // Who waits on it in another thread has what is replaced, and would go on waiting.
+        // SAFETY: a plain call on a descriptor of ours; one that is not connected has nobody to tell.
+        unsafe { libc::shutdown(socket.host(), libc::SHUT_RDWR) };
         outside::replace(socket.host(), &near, status)?;
         state.role = Role::Fresh(far);
         state.peer = None;

@@ -77,17 +77,19 @@ class Channel:
         self._lends = False
         # What does a whole call, for those that have a native head.
         self.calls = self._line and native.Alone(
-            self._line,
-            self.seat,
-            self._lock,
-            self._tickets,
-            self._followers,
-            self._discarded,
-            Ticket,
-            transport.ring_and_wait,
-            transport.device,
-            weakref.ref(self),
-            (COPIED, MAPPED_FROM - 1),
+            {
+                "line": self._line,
+                "seat": self.seat,
+                "lock": self._lock,
+                "tickets": self._tickets,
+                "followers": self._followers,
+                "discarded": self._discarded,
+                "ticket": Ticket,
+                "wait": transport.ring_and_wait,
+                "device": transport.device,
+                "channel": weakref.ref(self),
+                "copied": (COPIED, MAPPED_FROM - 1),
+            }
         )
         self._streamed = threading.BoundedSemaphore(MAX_STREAMED)
         # Room that one reply asks for at most, so that a few large ones do not take the whole heap.
