@@ -378,6 +378,32 @@ def test_a_call_that_is_interrupted_leaves_the_channel_to_others():
     assert channel.heap_free == free
 
 
+@pytest.mark.parametrize("way", ["native", "python"])
+def test_a_signal_behind_the_wait_leaves_the_lead_to_others(way):
+    twins = Twins()
+    fast = twins.fast[0]
+    channel = fast._channel
+    if way == "python":
+        fast._quick = None
+    method = fast.method()
+    free = channel.heap_free
+    twins.answer = (404, [("content-length", "0")], b"")
+    get = {"Bucket": "bucket", "Key": "k"}
+
+    def conclude(*arguments):
+        raise KeyboardInterrupt
+
+    channel.conclude = conclude
+    with pytest.raises(KeyboardInterrupt):
+        method(twins.client, "GetObject", get)
+    del channel.conclude
+    assert not channel.seat.leader
+    twins.answer = (200, [("content-length", "1")], b"x")
+    assert method(twins.client, "GetObject", get)["Body"].read() == b"x"
+    assert not channel._tickets
+    assert channel.heap_free == free
+
+
 def test_a_call_that_others_came_in_between_is_theirs_to_complete():
     class Watched(RehearsalTransport):
         between = None

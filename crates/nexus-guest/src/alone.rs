@@ -95,22 +95,22 @@ impl Alone {
         let Some(begun) = begun? else {
             return Ok(Outcome::Refused);
         };
-        match self
+        let ticket = begun.ticket.clone();
+        let ended = self
             .ring_and_wait(py)
             .and_then(|()| self.end(py, &begun, &head))
-        {
-            Ok(Some(result)) => Ok(Outcome::Result(result)),
-            Ok(None) => {
-                let arguments = (begun.ticket, begun.identity, head);
-                Ok(Outcome::Other(
-                    self.channel(py)?.call_method1("conclude", arguments)?,
-                ))
-            }
-            Err(error) => {
-                self.channel(py)?.call_method1("give_up", (begun.ticket,))?;
-                Err(error)
-            }
+            .and_then(|result| match result {
+                Some(result) => Ok(Outcome::Result(result)),
+                None => self
+                    .channel(py)?
+                    .call_method1("conclude", (begun.ticket, begun.identity, head))
+                    .map(Outcome::Other),
+            });
+        if ended.is_err() {
+            // Signals' handlers may raise anywhere in it.
+            self.channel(py)?.call_method1("give_up", (ticket,))?;
         }
+        ended
     }
 
     fn channel<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

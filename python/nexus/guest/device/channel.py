@@ -328,45 +328,37 @@ class Channel:
             lock.release()
         try:
             self._transport.ring_and_wait()
+            return self.conclude(ticket, identity, head)
         except BaseException:
             self.give_up(ticket)
             raise
-        return self.conclude(ticket, identity, head)
 
     def conclude(self, ticket: Ticket, identity: int, head: Head) -> Taken | Ticket | dict[str, Any]:
-        """What `alone` brings, of a submission whose thread has led."""
-        lock, seat = self._lock, self.seat
+        """What `alone` brings, of a submission whose thread has led. Whoever calls it gives up where it raises, at its entry even."""
+        seat = self.seat
         start, held = ticket.offset, ticket.held
         room = start + held - ticket.room
-        leading = True
-        try:
-            with lock:
-                # What is larger, and not mapped, the kernel copies with less work.
-                small = COPIED if room + COPIED <= self.pages.mapped else MAPPED_FROM - 1
-                taken = self._line.take(identity, room, start + held, small, head)
-                if taken is not None:
-                    del self._tickets[identity]
-                    if len(taken) == 2:  # the result, and the end of the reply
-                        taken, end = taken
-                        seat.keep(start, held, self.reached(room, end))
-                    else:
-                        taken = self._keep(start, held, taken)
-                seat.leader = 0
-                leading = False
-                if self._followers:
-                    self._promote()
-        except BaseException:
-            if leading:
-                self.give_up(ticket)
-            else:
-                self._abandon(ticket)
-            raise
+        with self._lock:
+            # What is larger, and not mapped, the kernel copies with less work.
+            small = COPIED if room + COPIED <= self.pages.mapped else MAPPED_FROM - 1
+            taken = self._line.take(identity, room, start + held, small, head)
+            if taken is not None:
+                del self._tickets[identity]
+                if len(taken) == 2:  # the result, and the end of the reply
+                    taken, end = taken
+                    seat.keep(start, held, self.reached(room, end))
+                else:
+                    taken = self._keep(start, held, taken)
+            seat.leader = 0
+            if self._followers:
+                self._promote()
         return ticket if taken is None else taken
 
     def give_up(self, ticket: Ticket) -> None:
-        """An exception has ended the wait of who led for `ticket`."""
+        """An exception has ended the wait of who led for `ticket`, or what followed it."""
         with self._lock:
-            self.end_lead()
+            if self.seat.leader == threading.get_ident():
+                self.end_lead()
         self._abandon(ticket)
 
     def reached(self, start: int, end: int) -> int:
