@@ -192,6 +192,62 @@ def test_a_hypervisor_is_told_what_the_heap_holds(monkeypatch):
     assert rings.held_until == abi.HEAP
 
 
+def test_heap_is_kept_for_the_next_event_and_told_as_free_meanwhile(monkeypatch):
+    """What a call has left serves NEXT, and the first call of its event. A hypervisor may take all but NEXT's own meanwhile."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    seen = []
+
+    def answer(operation, head):
+        if operation == abi.NEXT:
+            told = rings.held_until
+            seen.append((told, channel.seat.held))
+            if rests:  # as the hypervisor does
+                rings.held_until = 0
+                channel.arena[told:] = bytes(len(channel.arena) - told)
+            return 0, b"{}", b"event"
+        return 0, b"{}", pattern(50_000)
+
+    transport = RehearsalTransport(answer, abi.MIN_SIZE)
+    transport.clones = True
+    channel = Channel(transport)
+    rings, seat = channel._rings, channel.seat
+    assert call(channel, ECHO, b"{}", bytes(60_000), room_max=1 << 18).data == pattern(50_000)
+    place, most, mapped = (seat.start, seat.held), rings.held_until, channel.pages.mapped
+    assert most == sum(place)
+    assert mapped > abi.HEAP + 110_000
+    for rests in (False, True, False):
+        channel.shrink()
+        assert rings.held_until == abi.HEAP
+        ticket, identity = channel.begin(abi.NEXT, b"{}", b"result", 1 << 14, 1 << 16, abi.NEXT_RESULT)
+        taken = channel.finish(ticket, identity, b"")
+        assert (taken[2], taken[3]) == ("{}", b"event")
+        channel.woken()
+        assert seen.pop() == (abi.HEAP + 128 + (1 << 16), 0)
+        assert (seat.start, seat.held) == place
+        assert rings.held_until == most
+        assert channel.pages.mapped == (abi.HEAP + 128 + (1 << 16) if rests else mapped)
+        # It touches what was given back, and tells so.
+        assert call(channel, ECHO, b"{}", bytes(60_000), room_max=1 << 18).data == pattern(50_000)
+        assert (seat.start, seat.held) == place
+        mapped = channel.pages.mapped
+
+
+def test_a_call_between_two_events_tells_what_it_takes(monkeypatch):
+    """A finalizer's, say: while it waits, nothing of its heap may be given back."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    transport = RehearsalTransport(lambda operation, head: (seen.append(rings.held_until) or 0, b"{}", b"x"), abi.MIN_SIZE)
+    transport.clones = True
+    channel = Channel(transport)
+    rings, seen = channel._rings, []
+    for room in (1 << 18, 1 << 16, 1 << 18, 1 << 19):
+        call(channel, ECHO, b"{}", room_max=room)
+        channel.shrink()
+        assert rings.held_until == abi.HEAP
+        call(channel, ECHO, b"{}", room_max=room)
+        assert seen[-1] >= abi.HEAP + room
+        assert rings.held_until >= channel.seat.start + channel.seat.held
+
+
 def test_a_reply_that_memory_does_not_suffice_for_leaves_the_heap(channel):
     free = channel.heap_free
 

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 from support import Guest
@@ -225,3 +226,23 @@ def test_a_broken_stdout_does_not_lose_the_error(guest):
     one = guest("import sys\ndef handler(event, context):\n    sys.stdout.close()\n    raise ValueError('still told')")
     kind, error = one.invoke()
     assert (kind, error["errorMessage"]) == ("error", "still told")
+
+
+def test_a_large_outcome_is_not_kept_by_one_that_waits(guest):
+    one = guest(
+        """
+        def handler(event, context):
+            return "x" * event
+        """
+    )
+
+    def private_mib():
+        status = Path(f"/proc/{one.process.pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) / 1024
+
+    one.invoke(10)
+    before = private_mib()
+    size = 5_000_000
+    kind, text = one.invoke(size)
+    assert (kind, len(text)) == ("result", size)
+    assert private_mib() < before + 2

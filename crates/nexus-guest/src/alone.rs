@@ -155,7 +155,7 @@ impl Alone {
         let place = (start, held);
         if let Err(error) = line.publish(
             identity,
-            operation,
+            (operation, 0),
             place,
             room_max,
             head.json.as_bytes(),

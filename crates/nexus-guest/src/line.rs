@@ -56,6 +56,7 @@ impl Line {
     /// is the reply's room. A body that is lent is not copied, and has to stay. Returns the bytes that the request takes, or 0, and has
     /// done nothing, where not even `room_min` are left.
     #[expect(clippy::too_many_arguments, reason = "a submission has as many fields")]
+    #[pyo3(signature = (identity, operation, offset, held, room_min, room_max, head, body, flags=0))]
     fn submit(
         &self,
         identity: u64,
@@ -66,6 +67,7 @@ impl Line {
         room_max: usize,
         head: &Bound<'_, PyAny>,
         body: PyBuffer<u8>,
+        flags: u16,
     ) -> PyResult<usize> {
         let head = match head.cast_exact::<Head>() {
             Ok(made) => made.get().json.as_bytes(),
@@ -84,7 +86,8 @@ impl Line {
         if fixed == 0 || held.checked_sub(fixed).is_none_or(|room| room < room_min) {
             return Ok(0);
         }
-        self.publish(identity, operation, (offset, held), room_max, head, bytes)?;
+        let kind = (operation, flags);
+        self.publish(identity, kind, (offset, held), room_max, head, bytes)?;
         Ok(fixed)
     }
 
@@ -190,11 +193,11 @@ impl Line {
         !body.is_empty() && at.is_some_and(|at| at < self.arena.len_bytes())
     }
 
-    /// Write a request to the heap, `held` bytes at `start`, and publish its submission.
+    /// Write a request to the heap, `held` bytes at `start`, and publish its submission: an operation with its flags.
     pub fn publish(
         &self,
         identity: u64,
-        operation: u16,
+        (operation, flags): (u16, u16),
         (offset, held): (usize, usize),
         room_max: usize,
         head: &[u8],
@@ -222,6 +225,7 @@ impl Line {
         let mut set = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         set(submission::ID, &identity.to_le_bytes());
         set(submission::OPERATION, &operation.to_le_bytes());
+        set(submission::FLAGS, &flags.to_le_bytes());
         for (at, value) in [
             (submission::HEAD_OFFSET, placed(offset, head.len())),
             (submission::HEAD_LENGTH, head.len()),

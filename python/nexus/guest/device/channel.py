@@ -134,8 +134,13 @@ class Channel:
                 self._take_back()
         if self._transport.clones and threading.active_count() == 1:
             with self._lock:
-                self._end_lease()
-                self._rings.held_until = self._held_until = self._heap.held_until
+                seat, until = self.seat, self._heap.held_until
+                if seat.held:
+                    # A call on what is kept tells first what it takes.
+                    seat.keep(seat.start, seat.held, 0)
+                    if seat.start + seat.held == until:
+                        until = seat.start
+                self._rings.held_until = self._held_until = until
             return
         if self.pages.touched <= abi.HEAP + KEPT:
             return
@@ -173,8 +178,13 @@ class Channel:
         if self._rings.held_until:
             return
         with self._lock:
-            self._rings.held_until = self._held_until
+            self._awake(self._held_until)
+
+    def _awake(self, until: int) -> None:
+        """Behind what may have been a rest: the heap is held up to `until`, or beyond. Under the lock."""
+        if not self._rings.held_until:
             self.pages.given_back(self._held_until)
+        self._rings.held_until = self._held_until = max(self._held_until, until)
 
     def hold(self, holder: Holder) -> None:
         """Remember, weakly, that `holder` sits on heap which it could give back."""
@@ -238,8 +248,7 @@ class Channel:
                 place = self._allocate_slowly(fixed, room_min, room_max)
             offset, room = place
             end = offset + fixed + room
-            if end > self._held_until:
-                self._rings.held_until = self._held_until = end
+            self._tell(end)
             arena = self.arena
             body_offset = lent or offset + body_start
             pages = self.pages
@@ -293,39 +302,57 @@ class Channel:
         Its outcome, or what the head made of an ordinary one; where its body has not been copied out, the caller owns the heap of
         that. Or, where other threads came in between, a ticket to `wait` for.
         """
+        begun = self.begin(operation, head, body, room_min, room_max)
+        return begun and self.finish(*begun, head)
+
+    def begin(
+        self, operation: int, head: Head, body: Buffer, room_min: int, room_max: int, flags: int = 0
+    ) -> tuple[Ticket, int] | None:
+        """Submit it, and take the lead: for `finish`, which has to follow at once. None as `alone`; nothing was done then."""
         line, lock, seat = self._line, self._lock, self.seat
         if line is None or self._tickets or self._discarded or not lock.try_acquire():
             return None
+        ticket = None
         try:
-            if self._tickets or seat.leader:
-                return None
-            own = len(head) + len(body)
-            if self._loans:
-                if self._loans.offset(body):
-                    own = len(head)
-                self._loans.take_back(self._heap)
-            start, held = seat.start, seat.held
-            if held < room_max:
-                self._end_lease()
-                place = self._heap.allocate(_USUAL, room_min, room_max)
-                if place is None:
+            try:
+                if self._tickets or seat.leader:
                     return None
-                start, held = place[0], place[1] + _USUAL
-                seat.keep(start, held, 0)
-                if start + held > self._held_until:
-                    self._rings.held_until = self._held_until = start + held
-            if start + own > self.pages.mapped:
-                self.pages.map(start, start + min(own + 2 * ALIGNMENT, held))
-            identity = seat.last_id + 1
-            fixed = line.submit(identity, operation, start, held, room_min, room_max, head, body)
-            if not fixed:
-                return None
-            seat.last_id = identity
-            seat.leave()
-            ticket = self._tickets[identity] = Ticket(start, held, held - fixed, True, body, False)
-            seat.leader = threading.get_ident()
-        finally:
-            lock.release()
+                own, lent = len(head) + len(body), 0
+                if self._loans:
+                    lent = self._loans.offset(body)
+                    if lent:
+                        own = len(head)
+                    self._loans.take_back(self._heap)
+                start, held = seat.start, seat.held
+                if held < room_max:
+                    self._end_lease()
+                    place = self._heap.allocate(_USUAL, room_min, room_max)
+                    if place is None:
+                        return None
+                    start, held = place[0], place[1] + _USUAL
+                    seat.keep(start, held, 0)
+                    self._tell(start + held)
+                if start + own > self.pages.mapped:
+                    self.pages.map(start, start + min(own + 2 * ALIGNMENT, held))
+                identity = seat.last_id + 1
+                fixed = line.submit(identity, operation, start, held, room_min, room_max, head, body, flags)
+                if not fixed:
+                    return None
+                self._tell(start + min(fixed + aligned(room_max), held))
+                seat.last_id = identity
+                seat.leave()
+                ticket = self._tickets[identity] = Ticket(start, held, held - fixed, True, body if lent else b"", False)
+                seat.leader = threading.get_ident()
+            finally:
+                lock.release()
+        except BaseException:  # a signal's handler
+            if ticket is not None:
+                self.give_up(ticket)
+            raise
+        return ticket, identity
+
+    def finish(self, ticket: Ticket, identity: int, head: Head) -> Taken | Ticket | dict[str, Any]:
+        """Wait for what `begin` has submitted: what `alone` brings."""
         try:
             self._transport.ring_and_wait()
             return self.conclude(ticket, identity, head)
@@ -333,12 +360,19 @@ class Channel:
             self.give_up(ticket)
             raise
 
+    def _tell(self, until: int) -> None:
+        """Have the hypervisor know that the heap is held up to `until`. Under the lock."""
+        if until > self._held_until:
+            self._rings.held_until = self._held_until = until
+
     def conclude(self, ticket: Ticket, identity: int, head: Head) -> Taken | Ticket | dict[str, Any]:
         """What `alone` brings, of a submission whose thread has led. Whoever calls it gives up where it raises, at its entry even."""
         seat = self.seat
         start, held = ticket.offset, ticket.held
         room = start + held - ticket.room
         with self._lock:
+            if start + held > self._held_until:
+                self._awake(start + held)
             # What is larger, and not mapped, the kernel copies with less work.
             small = COPIED if room + COPIED <= self.pages.mapped else MAPPED_FROM - 1
             taken = self._line.take(identity, room, start + held, small, head)

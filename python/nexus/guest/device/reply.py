@@ -137,9 +137,14 @@ def exchange(
     return settled(channel, ticket)
 
 
+def arrived(channel: Channel, taken: Taken | Ticket) -> Reply:
+    """The reply of what `Channel.alone` brought, or of a ticket."""
+    return Reply(channel, taken) if isinstance(taken, Ticket) else Reply.of(channel, taken)
+
+
 def settled(channel: Channel, taken: Taken | Ticket) -> Reply:
-    """The reply of what `Channel.alone` brought, or of a ticket. Raises BackendError where the operation failed."""
-    return _checked(Reply(channel, taken) if isinstance(taken, Ticket) else Reply.of(channel, taken))
+    """As `arrived`. Raises BackendError where the operation failed."""
+    return _checked(arrived(channel, taken))
 
 
 def _checked(reply: Reply) -> Reply:

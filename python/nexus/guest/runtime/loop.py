@@ -9,6 +9,9 @@ from typing import Any
 from .. import abi
 from ..device import BackendError, Channel, Reply
 from ..device.body import ArenaBody
+from ..device.channel import COPIED
+from ..device.reply import arrived
+from ..device.ticket import Ticket
 from . import faults, logs, marshal
 from .context import LambdaContext
 from .loader import Handler
@@ -17,6 +20,7 @@ from .loader import Handler
 RESULT_LIMIT = 6_291_556
 # Room for an event at the first try; larger ones are read on.
 _EVENT_ROOM = 1 << 16
+_LEAST_ROOM = 1 << 14
 _PART = 1 << 20
 
 _decode = json.JSONDecoder().decode
@@ -72,17 +76,28 @@ def _failed(error: Exception, request_id: str) -> bytes:
     return body
 
 
-def exchange(channel: Channel, outcome: Outcome | None, head: bytes) -> tuple[dict[str, Any], str]:
-    """Hand `outcome` over and wait for the next event: NEXT's reply, and the event's text."""
+def hand_over(channel: Channel, outcome: Outcome | None, head: bytes) -> tuple[Ticket, int]:
+    """Hand `outcome` over and ask for the next event: what `receive` waits for."""
     flags, body = outcome or (0, b"")
-    room = _EVENT_ROOM
-    if len(body) + len(head) + room + 4096 > channel.heap_free:
-        reply = _exchange_in_parts(channel, flags, body, head, room)
-    else:
-        _, ticket = channel.submit(abi.NEXT, head, body, room_min=1 << 14, room_max=room, flags=flags, silent=True)
-        outcome = None
-        body = b""
-        reply = Reply(channel, ticket)
+    if len(body) + len(head) + _EVENT_ROOM + 4096 > channel.heap_free:
+        # It does not fit into what is free of the heap.
+        identity, ticket = channel.submit(
+            abi.NEXT, head, room_min=_LEAST_ROOM, room_max=_EVENT_ROOM, flags=flags | abi.STREAM_BODY
+        )
+        send_parts(channel, identity, memoryview(body))
+        return ticket, 0
+    begun = channel.begin(abi.NEXT, head, body, _LEAST_ROOM, _EVENT_ROOM, flags) if len(body) <= COPIED else None
+    if begun is not None:
+        return begun
+    _, ticket = channel.submit(abi.NEXT, head, body, room_min=_LEAST_ROOM, room_max=_EVENT_ROOM, flags=flags, silent=True)
+    return ticket, 0
+
+
+def receive(channel: Channel, ticket: Ticket, identity: int) -> tuple[dict[str, Any], str]:
+    """The next event: NEXT's reply, and the event's text. `identity`: of a submission that its thread has the lead for, or 0."""
+    taken = channel.finish(ticket, identity, b"") if identity else ticket
+    assert not isinstance(taken, dict)  # which takes a native head
+    reply = arrived(channel, taken)
     channel.woken()
     reply.check()
     invocation = _decode(reply.head)
@@ -92,13 +107,6 @@ def exchange(channel: Channel, outcome: Outcome | None, head: bytes) -> tuple[di
     event = str(reply.body, "utf-8", "replace")
     reply.release()
     return invocation, event
-
-
-def _exchange_in_parts(channel: Channel, flags: int, body: bytes, head: bytes, room: int) -> Reply:
-    """As `exchange`, for an outcome that does not fit into what is free of the heap."""
-    identity, ticket = channel.submit(abi.NEXT, head, room_min=1 << 14, room_max=room, flags=flags | abi.STREAM_BODY)
-    send_parts(channel, identity, memoryview(body))
-    return Reply(channel, ticket)
 
 
 def send_parts(channel: Channel, identity: int, body: memoryview) -> None:
@@ -122,9 +130,11 @@ def run(channel: Channel, handler: Handler) -> None:
     while True:
         channel.shrink()
         try:
-            invocation, event = exchange(channel, outcome, head)
+            waiting = hand_over(channel, outcome, head)
+            outcome = None  # memory of one that waits
+            invocation, event = receive(channel, *waiting)
         except BackendError as error:
             sys.stderr.write(f"nexus: no further event: {error}\n")
             raise SystemExit(1) from error
         outcome, head = handle(handler, invocation, event)
-        del invocation, event
+        del invocation, event, waiting
