@@ -1,7 +1,8 @@
 //! A call from its request to its outcome while nothing else is in flight.
 
+use crate::guard::Guard;
 use crate::latch::Latch;
-use crate::line::Line;
+use crate::line::{Copied, Line};
 use crate::request::Head;
 use crate::seat::Seat;
 use nexus_abi::device::RING_AND_WAIT;
@@ -34,6 +35,7 @@ struct Parts {
     discarded: Py<PyAny>,
     /// The class of tickets.
     ticket: Py<PyAny>,
+    guard: Py<Guard>,
     /// Rings and waits; or the device's descriptor does.
     wait: Py<PyAny>,
     device: Option<i32>,
@@ -98,16 +100,16 @@ impl Alone {
         let ticket = begun.ticket.clone();
         let ended = self
             .ring_and_wait(py)
-            .and_then(|()| self.end(py, &begun, &head))
-            .and_then(|result| match result {
-                Some(result) => Ok(Outcome::Result(result)),
+            .and_then(|()| self.end(py, &begun))
+            .and_then(|copied| match copied {
+                Some(copied) => outcome(py, copied, &head),
                 None => self
                     .channel(py)?
                     .call_method1("conclude", (begun.ticket, begun.identity, head))
                     .map(Outcome::Other),
             });
         if ended.is_err() {
-            // Signals' handlers may raise anywhere in it.
+            // Signals' handlers may raise in its wait.
             self.channel(py)?.call_method1("give_up", (ticket,))?;
         }
         ended
@@ -178,7 +180,16 @@ impl Alone {
         }))
     }
 
+    /// Handlers of signals run meanwhile.
     fn ring_and_wait(&self, py: Python<'_>) -> PyResult<()> {
+        let guard = self.parts.guard.get();
+        guard.wait(py)?;
+        let waited = self.ring_and_wait_now(py);
+        guard.waited();
+        waited
+    }
+
+    fn ring_and_wait_now(&self, py: Python<'_>) -> PyResult<()> {
         let Some(device) = self.parts.device else {
             return self.parts.wait.bind(py).call0().map(|_| ());
         };
@@ -198,16 +209,11 @@ impl Alone {
         }
     }
 
-    /// The result of an ordinary answer, whose heap is kept for the next call; None, and nothing is done, for any other.
-    fn end<'py>(
-        &self,
-        py: Python<'py>,
-        begun: &Begun<'py>,
-        head: &Head,
-    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+    /// What an ordinary reply says, whose heap is kept for the next call; None, and nothing is done, for any other.
+    fn end<'py>(&self, py: Python<'py>, begun: &Begun<'py>) -> PyResult<Option<Copied<'py>>> {
         let (seat, lock) = (self.parts.seat.get(), self.parts.lock.bind(py));
         Latch::__enter__(lock)?;
-        let ended = self.take(py, begun, head);
+        let ended = self.take(py, begun);
         if matches!(ended, Ok(Some(_))) {
             seat.leader.store(0, Relaxed);
         }
@@ -221,12 +227,7 @@ impl Alone {
         woken.and(ended)
     }
 
-    fn take<'py>(
-        &self,
-        py: Python<'py>,
-        begun: &Begun<'py>,
-        head: &Head,
-    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+    fn take<'py>(&self, py: Python<'py>, begun: &Begun<'py>) -> PyResult<Option<Copied<'py>>> {
         let Begun {
             identity,
             start,
@@ -243,10 +244,10 @@ impl Alone {
             self.parts.copied.1
         };
         let line = self.parts.line.get();
-        let Some((result, end)) = line.result(py, identity, room, start + held, small, head)?
-        else {
+        let Some(copied) = line.copied(py, identity, room, start + held, small)? else {
             return Ok(None);
         };
+        let end = copied.body + copied.length;
         self.parts.tickets.bind(py).del_item(identity)?;
         let mapped = if end > mapped {
             self.channel(py)?
@@ -256,6 +257,16 @@ impl Alone {
             mapped
         };
         seat.keep(start, held, mapped);
-        Ok(Some(result))
+        Ok(Some(copied))
     }
+}
+
+/// What an ordinary reply becomes. Nothing is held while it is made: that runs Python.
+fn outcome<'py>(py: Python<'py>, copied: Copied<'py>, head: &Head) -> PyResult<Outcome<'py>> {
+    if copied.status >= 0
+        && let Some(result) = head.of(py, &copied.head, copied.data.as_ref())?
+    {
+        return Ok(Outcome::Result(result));
+    }
+    Ok(Outcome::Other(copied.taken(py)?))
 }

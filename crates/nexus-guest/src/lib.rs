@@ -7,6 +7,7 @@
 mod alone;
 mod answer;
 mod call;
+mod guard;
 mod latch;
 mod line;
 mod loans;
@@ -20,6 +21,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<line::Line>()?;
     module.add_class::<alone::Alone>()?;
     module.add_class::<call::Calls>()?;
+    module.add_class::<guard::Guard>()?;
+    module.add_class::<guard::Waiting>()?;
+    module.add_class::<guard::Deferring>()?;
     module.add_class::<latch::Latch>()?;
     module.add_class::<loans::Loans>()?;
     module.add_class::<answer::Answers>()?;

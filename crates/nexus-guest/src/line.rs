@@ -9,7 +9,7 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi::{PyBytes_AsString, PyBytes_FromStringAndSize};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyBytes, PyString};
 use std::ptr::null;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -24,13 +24,6 @@ type Taken<'py> = (
     u64,
     u64,
 );
-
-/// What a completion says; of a head that tells how, with the result made of it, and the end of what the reply takes.
-#[derive(IntoPyObject)]
-enum Outcome<'py> {
-    Result((Bound<'py, PyDict>, usize)),
-    Taken(Taken<'py>),
-}
 
 /// The rings and the heap of one arena, seen from the guest.
 ///
@@ -92,9 +85,7 @@ impl Line {
     }
 
     /// The next completion, if it is that of `identity` and its reply lies between `start` and `end`; its body is copied out where it has
-    /// up to `small` bytes and all of it is there. None, and nothing is done, for any other. `head`: the request's, which tells how an
-    /// ordinary answer becomes a result.
-    #[pyo3(signature = (identity, start, end, small, head=None))]
+    /// up to `small` bytes and all of it is there. None, and nothing is done, for any other.
     fn take<'py>(
         &self,
         py: Python<'py>,
@@ -102,14 +93,7 @@ impl Line {
         start: usize,
         end: usize,
         small: usize,
-        head: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Option<Outcome<'py>>> {
-        if let Some(head) = head
-            && let Ok(head) = head.cast_exact::<Head>()
-            && let Some(made) = self.result(py, identity, start, end, small, head.get())?
-        {
-            return Ok(Some(Outcome::Result(made)));
-        }
+    ) -> PyResult<Option<Taken<'py>>> {
         let Some(reply) = self.reply(identity, start, end)? else {
             return Ok(None);
         };
@@ -125,7 +109,7 @@ impl Line {
             reply.total,
         );
         self.taken();
-        Ok(Some(Outcome::Taken(taken)))
+        Ok(Some(taken))
     }
 }
 
@@ -139,6 +123,35 @@ struct Reply {
     length: usize,
     stream: u64,
     total: u64,
+}
+
+/// What came of a submission, of which nothing is in the arena any more. Offset and length are where its body was.
+pub struct Copied<'py> {
+    pub status: i32,
+    flags: u32,
+    pub head: Vec<u8>,
+    pub data: Option<Bound<'py, PyBytes>>,
+    pub body: usize,
+    pub length: usize,
+    stream: u64,
+    total: u64,
+}
+
+impl<'py> Copied<'py> {
+    /// The same as Python has it.
+    pub fn taken(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let taken: Taken<'py> = (
+            self.status,
+            self.flags,
+            PyString::from_bytes(py, &self.head)?,
+            self.data,
+            self.body,
+            self.length,
+            self.stream,
+            self.total,
+        );
+        Ok(taken.into_pyobject(py)?.into_any())
+    }
 }
 
 impl Reply {
@@ -241,31 +254,34 @@ impl Line {
         Ok(())
     }
 
-    /// What an ordinary answer becomes, and the end of the heap that it takes. None, and nothing is done, for any other.
-    pub fn result<'py>(
+    /// What came of `identity`, whose reply lies between `start` and `end`, where all of it can be copied out: its body has up to `small`
+    /// bytes. None, and nothing is done, for any other.
+    pub fn copied<'py>(
         &self,
         py: Python<'py>,
         identity: u64,
         start: usize,
         end: usize,
         small: usize,
-        head: &Head,
-    ) -> PyResult<Option<(Bound<'py, PyDict>, usize)>> {
-        let (Some(answers), Some(reply)) = (&head.answers, self.reply(identity, start, end)?)
-        else {
+    ) -> PyResult<Option<Copied<'py>>> {
+        let Some(reply) = self.reply(identity, start, end)? else {
             return Ok(None);
         };
-        if reply.status < 0 || !reply.whole() || reply.length > small {
+        if !reply.whole() || reply.length > small {
             return Ok(None);
         }
-        let text = reply.head(self);
-        let data = reply.small(py, self, small)?;
-        let result = answers.get();
-        let Some(result) = result.result(py, &text, data.as_ref(), head.verified)? else {
-            return Ok(None);
+        let copied = Copied {
+            status: reply.status,
+            flags: reply.flags,
+            head: reply.head(self),
+            data: reply.small(py, self, small)?,
+            body: reply.body,
+            length: reply.length,
+            stream: reply.stream,
+            total: reply.total,
         };
         self.taken();
-        Ok(Some((result, reply.body + reply.length)))
+        Ok(Some(copied))
     }
 
     /// The next completion, if it is that of `identity` and its reply lies between `start` and `end`.

@@ -213,6 +213,30 @@ impl Head {
     fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.json.as_bytes())
     }
+
+    /// The result of an answer; None where it is no ordinary one.
+    fn result<'py>(
+        &self,
+        py: Python<'py>,
+        text: &str,
+        data: Option<&Bound<'py, PyBytes>>,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        self.of(py, text.as_bytes(), data)
+    }
+}
+
+impl Head {
+    pub fn of<'py>(
+        &self,
+        py: Python<'py>,
+        head: &[u8],
+        data: Option<&Bound<'py, PyBytes>>,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        match &self.answers {
+            Some(answers) => answers.get().result(py, head, data, self.verified),
+            None => Ok(None),
+        }
+    }
 }
 
 /// Pairs of texts as JSON, without the brackets around all.

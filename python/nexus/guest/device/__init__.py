@@ -7,6 +7,7 @@ from .body import ArenaBody
 from .channel import Channel
 from .errors import ArenaFullError, BackendError, DeviceUnavailableError
 from .reply import Reply, call, exchange, settled
+from .sections import guard, waiting
 from .selection import Selection
 from .transport import DeviceTransport, EventfdTransport, Transport, open_transport
 
@@ -23,9 +24,11 @@ __all__ = [
     "Transport",
     "call",
     "exchange",
+    "guard",
     "open_channel",
     "open_transport",
     "settled",
+    "waiting",
 ]
 
 _lock = threading.Lock()

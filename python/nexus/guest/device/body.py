@@ -14,6 +14,7 @@ from .errors import BackendError
 from .heap import aligned
 from .mutex import Mutex
 from .reply import Reply, call
+from .sections import guard
 
 # One READ fetches at most this much (bytes): large enough that its exit does not matter, small enough to stay in cache.
 READ_SIZE = 1 << 20
@@ -36,6 +37,9 @@ def pinned(channel: Channel, start: int, held: int, offset: int, length: int) ->
 
 class ArenaBody(io.RawIOBase):
     """A readable, unseekable stream. `error` translates what breaks it."""
+
+    # Where the constructor was interrupted.
+    _held = _stream = 0
 
     def __init__(self, channel: Channel, reply: Reply, error: Translate | None = None):
         self._channel = channel
@@ -130,7 +134,7 @@ class ArenaBody(io.RawIOBase):
 
     def read1(self) -> bytes:
         """The part at hand, or the next one; empty at the end."""
-        with self._guard:
+        with guard, self._guard:
             try:
                 if self.closed or not self._fill():
                     return b""
@@ -142,16 +146,17 @@ class ArenaBody(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes; all that is left where it is None or negative."""
-        if size is None or size < 0:
-            if self._length and not self._stream and self._guard.try_acquire():
-                return self._read_at_hand()
-            if self._stream and self.total_length is not None and not self.closed:
-                return self._read_rest(self.total_length - self._position)
-        parts: list[bytes] = []
-        try:
-            return self._read(size, parts)
-        except BackendError as error:
-            raise self._translated(error, b"".join(parts)) from None
+        with guard:
+            if size is None or size < 0:
+                if self._length and not self._stream and self._guard.try_acquire():
+                    return self._read_at_hand()
+                if self._stream and self.total_length is not None and not self.closed:
+                    return self._read_rest(self.total_length - self._position)
+            parts: list[bytes] = []
+            try:
+                return self._read(size, parts)
+            except BackendError as error:
+                raise self._translated(error, b"".join(parts)) from None
 
     def _read_at_hand(self) -> bytes:
         """All that is left, which is at hand. Under the guard, which is given back."""
@@ -211,7 +216,7 @@ class ArenaBody(io.RawIOBase):
         """Fill `buffer` as far as the part at hand reaches."""
         if self.closed:
             return 0
-        with self._guard, memoryview(buffer).cast("B") as target:
+        with guard, self._guard, memoryview(buffer).cast("B") as target:
             try:
                 if not len(target) or not self._fill():
                     return 0
@@ -227,7 +232,7 @@ class ArenaBody(io.RawIOBase):
 
         The view keeps its part of the arena as long as it or a slice of it lives, whatever becomes of the stream.
         """
-        with self._guard:
+        with guard, self._guard:
             if self._spilled is not None and not self._stream:
                 view = memoryview(self._spilled)[self._offset : self._offset + self._length]
                 self._consume(self._length)
@@ -257,17 +262,18 @@ class ArenaBody(io.RawIOBase):
         """Give up what is unread."""
         if self.closed:
             return
-        with self._guard:
-            self._length = 0
-            self._drop()
-            stream, self._stream = self._stream, 0
-        if stream:
-            self._channel.post(abi.CLOSE, stream=stream)
-        super().close()
+        with guard:
+            with self._guard:
+                self._length = 0
+                self._drop()
+                stream, self._stream = self._stream, 0
+            if stream:
+                self._channel.post(abi.CLOSE, stream=stream)
+            super().close()
 
     def __del__(self) -> None:
         # Also called by the collector, inside any allocation: no locks here.
-        if getattr(self, "_held", 0) or getattr(self, "_stream", 0):
+        if self._held or self._stream:
             self._channel.discard(self._start, self._held, self._stream)
             self._held = self._stream = 0
         self._length = 0

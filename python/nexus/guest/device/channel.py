@@ -20,6 +20,7 @@ from .native import native
 from .pages import MAPPED_FROM, Buffer, Pages
 from .ring import Completion, Rings
 from .seat import Seat
+from .sections import guard, waiting
 from .ticket import Head, Taken, Ticket
 from .transport import Transport
 
@@ -61,6 +62,7 @@ class Channel:
         self._rings = Rings(transport.arena)
         self._heap = Heap(abi.HEAP, len(transport.arena))
         self._lock: Mutex = Mutex()
+        self._lock.keep_quiet(guard)
         self._tickets: dict[int, Ticket] = {}
         self._followers: dict[Ticket, None] = {}
         self._starving: dict[threading.Lock, None] = {}
@@ -84,6 +86,7 @@ class Channel:
                 "tickets": self._tickets,
                 "followers": self._followers,
                 "discarded": self._discarded,
+                "guard": guard,
                 "ticket": Ticket,
                 "wait": transport.ring_and_wait,
                 "device": transport.device,
@@ -201,6 +204,7 @@ class Channel:
 
     def disown(self) -> None:
         """In a process that fork made: the arena is its parent's."""
+        self._lock.abandon()
         self._lock = Barred(_not_here)
         if self.calls:
             self.calls.bar()
@@ -233,10 +237,7 @@ class Channel:
         body_length = body.nbytes if isinstance(body, memoryview) else len(body)
         lent = self._loans.offset(body) if self._loans else 0
         fixed = body_start + (0 if lent else (body_length + _ROUND) & -ALIGNMENT)
-        lock = self._lock
-        if not lock.try_acquire():
-            lock.acquire()
-        try:
+        with self._lock:
             if self.seat.held:
                 self._end_lease()
             if self._loans:
@@ -271,8 +272,6 @@ class Channel:
                 timeout_ms,
                 stream,
             )
-        finally:
-            lock.release()
         if not silent:
             self._transport.ring()
         return identity, ticket
@@ -282,13 +281,14 @@ class Channel:
 
         An exception from a signal handler leaves the submission in flight, and its heap is freed when it completes.
         """
-        try:
-            self._block(ticket)
-        except BaseException:
-            if ticket.silent:
-                self._transport.ring()
-            self._abandon(ticket)
-            raise
+        with guard:
+            try:
+                self._block(ticket)
+            except BaseException:
+                if ticket.silent:
+                    self._transport.ring()
+                self._abandon(ticket)
+                raise
         completion = ticket.completion
         if completion is None:
             raise DeviceUnavailableError("a wait for the backend ended without a completion")
@@ -302,8 +302,9 @@ class Channel:
         Its outcome, or what the head made of an ordinary one; where its body has not been copied out, the caller owns the heap of
         that. Or, where other threads came in between, a ticket to `wait` for.
         """
-        begun = self.begin(operation, head, body, room_min, room_max)
-        return begun and self.finish(*begun, head)
+        with guard:
+            begun = self.begin(operation, head, body, room_min, room_max)
+            return begun and self.finish(*begun, head)
 
     def begin(
         self, operation: int, head: Head, body: Buffer, room_min: int, room_max: int, flags: int = 0
@@ -312,53 +313,49 @@ class Channel:
         line, lock, seat = self._line, self._lock, self.seat
         if line is None or self._tickets or self._discarded or not lock.try_acquire():
             return None
-        ticket = None
         try:
-            try:
-                if self._tickets or seat.leader:
+            if self._tickets or seat.leader:
+                return None
+            own, lent = len(head) + len(body), 0
+            if self._loans:
+                lent = self._loans.offset(body)
+                if lent:
+                    own = len(head)
+                self._loans.take_back(self._heap)
+            start, held = seat.start, seat.held
+            if held < room_max:
+                self._end_lease()
+                place = self._heap.allocate(_USUAL, room_min, room_max)
+                if place is None:
                     return None
-                own, lent = len(head) + len(body), 0
-                if self._loans:
-                    lent = self._loans.offset(body)
-                    if lent:
-                        own = len(head)
-                    self._loans.take_back(self._heap)
-                start, held = seat.start, seat.held
-                if held < room_max:
-                    self._end_lease()
-                    place = self._heap.allocate(_USUAL, room_min, room_max)
-                    if place is None:
-                        return None
-                    start, held = place[0], place[1] + _USUAL
-                    seat.keep(start, held, 0)
-                    self._tell(start + held)
-                if start + own > self.pages.mapped:
-                    self.pages.map(start, start + min(own + 2 * ALIGNMENT, held))
-                identity = seat.last_id + 1
-                fixed = line.submit(identity, operation, start, held, room_min, room_max, head, body, flags)
-                if not fixed:
-                    return None
-                self._tell(start + min(fixed + aligned(room_max), held))
-                seat.last_id = identity
-                seat.leave()
-                ticket = self._tickets[identity] = Ticket(start, held, held - fixed, True, body if lent else b"", False)
-                seat.leader = threading.get_ident()
-            finally:
-                lock.release()
-        except BaseException:  # a signal's handler
-            if ticket is not None:
-                self.give_up(ticket)
-            raise
+                start, held = place[0], place[1] + _USUAL
+                seat.keep(start, held, 0)
+                self._tell(start + held)
+            if start + own > self.pages.mapped:
+                self.pages.map(start, start + min(own + 2 * ALIGNMENT, held))
+            identity = seat.last_id + 1
+            fixed = line.submit(identity, operation, start, held, room_min, room_max, head, body, flags)
+            if not fixed:
+                return None
+            self._tell(start + min(fixed + aligned(room_max), held))
+            seat.last_id = identity
+            seat.leave()
+            ticket = self._tickets[identity] = Ticket(start, held, held - fixed, True, body if lent else b"", False)
+            seat.leader = threading.get_ident()
+        finally:
+            lock.release()
         return ticket, identity
 
     def finish(self, ticket: Ticket, identity: int, head: Head) -> Taken | Ticket | dict[str, Any]:
         """Wait for what `begin` has submitted: what `alone` brings."""
-        try:
-            self._transport.ring_and_wait()
-            return self.conclude(ticket, identity, head)
-        except BaseException:
-            self.give_up(ticket)
-            raise
+        with guard:
+            try:
+                with waiting:
+                    self._transport.ring_and_wait()
+                return self.conclude(ticket, identity, head)
+            except BaseException:
+                self.give_up(ticket)
+                raise
 
     def _tell(self, until: int) -> None:
         """Have the hypervisor know that the heap is held up to `until`. Under the lock."""
@@ -366,7 +363,7 @@ class Channel:
             self._rings.held_until = self._held_until = until
 
     def conclude(self, ticket: Ticket, identity: int, head: Head) -> Taken | Ticket | dict[str, Any]:
-        """What `alone` brings, of a submission whose thread has led. Whoever calls it gives up where it raises, at its entry even."""
+        """What `alone` brings, of a submission whose thread has led. Whoever calls it gives up where it raises."""
         seat = self.seat
         start, held = ticket.offset, ticket.held
         room = start + held - ticket.room
@@ -375,21 +372,25 @@ class Channel:
                 self._awake(start + held)
             # What is larger, and not mapped, the kernel copies with less work.
             small = COPIED if room + COPIED <= self.pages.mapped else MAPPED_FROM - 1
-            taken = self._line.take(identity, room, start + held, small, head)
+            taken: Taken | None = self._line.take(identity, room, start + held, small)
             if taken is not None:
                 del self._tickets[identity]
-                if len(taken) == 2:  # the result, and the end of the reply
-                    taken, end = taken
-                    seat.keep(start, held, self.reached(room, end))
-                else:
-                    taken = self._keep(start, held, taken)
+                taken = self._keep(start, held, taken)
             seat.leader = 0
             if self._followers:
                 self._promote()
-        return ticket if taken is None else taken
+        if taken is None:
+            return ticket
+        status, flags, text, data, _, length, _, _ = taken
+        if type(head) is not bytes and status >= 0 and not flags & abi.MORE and (data is not None or not length):
+            result: dict[str, Any] | None = head.result(text, data)
+            if result is not None:
+                return result
+        return taken
 
     def give_up(self, ticket: Ticket) -> None:
         """An exception has ended the wait of who led for `ticket`, or what followed it."""
+        self._transport.ring()  # it may have come before that was done
         with self._lock:
             if self.seat.leader == threading.get_ident():
                 self.end_lead()
@@ -521,16 +522,18 @@ class Channel:
                 ticket.silent = False
                 self._transport.ring()
             if ticket.gate is not None:
-                ticket.gate.acquire()
+                with waiting:
+                    ticket.gate.acquire()
 
     def _lead(self, ticket: Ticket, *, nested: bool) -> None:
         try:
             while ticket.completion is None:
-                if ticket.silent:
-                    ticket.silent = False
-                    self._transport.ring_and_wait()
-                else:
-                    self._transport.wait(-1)
+                with waiting:
+                    if ticket.silent:
+                        ticket.silent = False
+                        self._transport.ring_and_wait()
+                    else:
+                        self._transport.wait(-1)
                 with self._lock:
                     self._drain()
         finally:
@@ -606,7 +609,8 @@ class Channel:
 
     def wait_once(self) -> None:
         """As leader: wait in the kernel until there may be completions."""
-        self._transport.wait(-1)
+        with waiting:
+            self._transport.wait(-1)
 
     # -- shortage ----------------------------------------------------------------------------------------------
 
@@ -639,7 +643,8 @@ class Channel:
                 self.seat.leader = threading.get_ident()
             self._lock.release()
             try:
-                progress = self._transport.wait(1000) if lead else gate.acquire(timeout=STARVATION_LIMIT)
+                with waiting:
+                    progress = self._transport.wait(1000) if lead else gate.acquire(timeout=STARVATION_LIMIT)
             finally:
                 self._lock.acquire()
                 self._starving.pop(gate, None)

@@ -22,6 +22,14 @@ class PythonLatch:
         # Locks that those who wait have acquired, and wait for again.
         self.waiting: list[threading.Lock] = []
 
+    def keep_quiet(self, guard: object) -> None:
+        """Neither is garbage collected while it is held, nor do handlers run: a finalizer could make a call that waits for it. (Here it
+        is, and they do.)
+        """
+
+    def abandon(self) -> None:
+        """In a process that fork made: whoever held it is not there."""
+
     def try_acquire(self) -> bool:
         """Take it if it is free."""
         try:

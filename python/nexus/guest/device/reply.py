@@ -8,6 +8,7 @@ from .channel import COPIED, Channel
 from .errors import BackendError, DeviceUnavailableError
 from .heap import aligned
 from .pages import Buffer
+from .sections import guard
 from .ticket import Head, Taken, Ticket
 
 
@@ -111,30 +112,32 @@ def call(
         reply = exchange(channel, operation, head, body, room_min, room_max)
         assert isinstance(reply, Reply)
         return reply
-    _, ticket = channel.submit(
-        operation,
-        head,
-        body,
-        room_min=room_min,
-        room_max=room_max,
-        flags=flags,
-        stream=stream,
-        timeout_ms=timeout_ms,
-        silent=True,
-    )
-    return _checked(Reply(channel, ticket))
+    with guard:
+        _, ticket = channel.submit(
+            operation,
+            head,
+            body,
+            room_min=room_min,
+            room_max=room_max,
+            flags=flags,
+            stream=stream,
+            timeout_ms=timeout_ms,
+            silent=True,
+        )
+        return _checked(Reply(channel, ticket))
 
 
 def exchange(
     channel: Channel, operation: int, head: Head, body: Buffer, room_min: int, room_max: int
 ) -> Reply | dict[str, Any]:
     """One ordinary operation, start to end: its reply, or what a native head's answer became. Raises BackendError where it fails."""
-    if type(body) is not memoryview and (len(body) <= COPIED or channel.lent(body)):
-        taken = channel.alone(operation, head, body, room_min, room_max)
-        if taken is not None:
-            return taken if isinstance(taken, dict) else settled(channel, taken)
-    _, ticket = channel.submit(operation, bytes(head), body, room_min=room_min, room_max=room_max, silent=True)
-    return settled(channel, ticket)
+    with guard:
+        if type(body) is not memoryview and (len(body) <= COPIED or channel.lent(body)):
+            taken = channel.alone(operation, head, body, room_min, room_max)
+            if taken is not None:
+                return taken if isinstance(taken, dict) else settled(channel, taken)
+        _, ticket = channel.submit(operation, bytes(head), body, room_min=room_min, room_max=room_max, silent=True)
+        return settled(channel, ticket)
 
 
 def arrived(channel: Channel, taken: Taken | Ticket) -> Reply:

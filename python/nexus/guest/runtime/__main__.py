@@ -6,6 +6,7 @@ import sys
 
 from .. import abi
 from ..device import BackendError, Channel, DeviceUnavailableError, call, open_channel
+from ..device.sections import watch
 from . import base, faults, hooks, logs, loop, prepare, renewal
 from .loader import Handler, load
 
@@ -52,6 +53,7 @@ def report(channel: Channel, document: object) -> None:
 def main() -> int:
     """Initialise, take the snapshot, handle events. Returns the exit status where there is no handler."""
     channel = open_channel()
+    watch()
     logs.setup()
     try:
         handler, renew = initialise(channel)

@@ -15,7 +15,7 @@ from urllib3 import HTTPHeaderDict
 from urllib3.response import HTTPResponse
 
 from ... import abi
-from ...device import ArenaBody, BackendError, Channel, Reply
+from ...device import ArenaBody, BackendError, Channel, Reply, guard, waiting
 from . import errors, signing
 from .upload import submit_with_body
 
@@ -35,12 +35,13 @@ def install(channel: Channel) -> None:
 
 
 def _send(channel: Channel, session: Any, request: Any) -> AWSResponse:
-    try:
-        reply, fields = exchange(channel, session, request)
-    except BackendError as error:
-        raise errors.as_sent(error, request.url, request) from error
-    response = response_of(channel, reply, fields, request.method)
-    answer = AWSResponse(request.url, fields["status"], response.headers, response)
+    with guard:
+        try:
+            reply, fields = exchange(channel, session, request)
+        except BackendError as error:
+            raise errors.as_sent(error, request.url, request) from error
+        response = response_of(channel, reply, fields, request.method)
+        answer = AWSResponse(request.url, fields["status"], response.headers, response)
     if not request.stream_output:
         answer.content  # noqa: B018 - reads the body, as botocore's own session does
     return answer
@@ -114,7 +115,7 @@ def _seconds(value: object) -> float:
 
 
 def exchange(channel: Channel, session: Any, request: Any) -> tuple[Reply, dict[str, Any]]:
-    """Send a prepared request; the reply, and its head. Raises BackendError where there is no answer."""
+    """Send a prepared request; the reply, and its head. Raises BackendError where there is no answer. In a section of the guard."""
     head = _head(session, request)
     room = channel.share(channel.room_limit if request.stream_output else 1 << 18, _HEAD_ROOM)
     for delay in (*_BUSY_DELAYS_S, None):
@@ -123,7 +124,8 @@ def exchange(channel: Channel, session: Any, request: Any) -> tuple[Reply, dict[
         if reply.status != abi.STATUS_BUSY or delay is None or not _rewind(request.body):
             break
         reply.release()
-        time.sleep(delay)
+        with waiting:
+            time.sleep(delay)
     reply.check()
     fields: dict[str, Any] = _decode(reply.head)
     return reply, fields

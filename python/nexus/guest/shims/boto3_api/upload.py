@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ... import abi
-from ...device import Channel, Reply
+from ...device import Channel, Reply, waiting
 from ...device.ticket import Ticket
 
 _PIECE = 1 << 18
@@ -50,7 +50,9 @@ def _after(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
 def _pieces(body: Any) -> Iterator[bytes]:
     read = getattr(body, "read", None)
     source = iter(lambda: read(_PIECE), b"") if read is not None else iter(body)
-    for piece in source:
+    while True:
+        with waiting:  # the program's own code, which may block
+            piece = next(source, b"")
         if not piece:
             return
         yield piece.encode("utf-8") if isinstance(piece, str) else piece

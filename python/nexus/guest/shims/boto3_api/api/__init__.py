@@ -14,7 +14,7 @@ from botocore.client import BaseClient
 from botocore.history import get_global_history_recorder
 
 from .... import abi
-from ....device import BackendError, Channel, Reply, exchange, settled
+from ....device import BackendError, Channel, Reply, exchange, guard, settled, waiting
 from ....device.body import ArenaBody
 from ....device.native import native
 from .. import errors
@@ -74,12 +74,13 @@ class FastPath:
         else:
 
             def _make_api_call(self: BaseClient, operation_name: str, api_params: Any) -> Any:
-                result = quick(self, operation_name, api_params)
-                if type(result) is dict:
-                    return result
-                if result is None:
-                    return call(self, operation_name, api_params)
-                return settle(self, operation_name, api_params, result)
+                with guard:
+                    result = quick(self, operation_name, api_params)
+                    if type(result) is dict:
+                        return result
+                    if result is not None:
+                        return settle(self, operation_name, api_params, result)
+                return call(self, operation_name, api_params)
 
         return _make_api_call
 
@@ -112,10 +113,11 @@ class FastPath:
                 params = {**params, plan.body: content}
         if length is not None and length != len(content):
             return self._original(client, name, params)
-        reply = self._exchange(name, head, content)
-        if isinstance(reply, dict):
-            return reply
-        result = None if reply is None else self._result(client, name, reply, verdict, params)
+        with guard:
+            reply = self._exchange(name, head, content)
+            if isinstance(reply, dict):
+                return reply
+            result = None if reply is None else self._result(client, name, reply, verdict, params)
         return self._original(client, name, params) if result is None else result
 
     def settle(self, client: Any, name: str, params: dict[str, Any], taken: Any) -> Any:
@@ -149,7 +151,8 @@ class FastPath:
                 return exchange(self._channel, abi.S3, head, content, _HEAD_ROOM, room)
             except BackendError as error:
                 if error.status == abi.STATUS_BUSY and delay is not None:
-                    time.sleep(delay)
+                    with waiting:
+                        time.sleep(delay)
                     continue
                 _raise_as_sent(error)
                 return None
