@@ -386,6 +386,7 @@ class FakeBackend:
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL_S3": self.endpoint,
+            abi.S3_ENDPOINT_ENV: self.endpoint,
         }
 
     def start(self, handler: str, root: Path, **environment: str) -> subprocess.Popen[bytes]:

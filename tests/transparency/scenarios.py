@@ -68,6 +68,7 @@ def put(step, b):
         real.seek(0)
         step("real file", client.put_object, Bucket=b, Key="rf", Body=real)
     step("real file content", lambda: client.get_object(Bucket=b, Key="rf")["Body"].read())
+    step("buffered", client.put_object, Bucket=b, Key="br", Body=io.BufferedReader(io.BytesIO(b"no file behind it")))
     step("none", client.put_object, Bucket=b, Key="empty")
     step("empty", client.put_object, Bucket=b, Key="empty2", Body=b"")
     step("empty content", lambda: client.get_object(Bucket=b, Key="empty2")["Body"].read())
@@ -280,6 +281,10 @@ def hooks(step, b):
     step.note("seen", len(seen))
     step("metadata", lambda: client.head_object(Bucket=b, Key="h")["Metadata"])
     own = boto3.client("s3")
+    resolved = []
+    own.meta.events.register("before-endpoint-resolution.s3", lambda params, **_: resolved.append(sorted(params)))
+    step("resolved", lambda: (own.head_object(Bucket=b, Key="h")["ContentLength"], resolved))
+    own = boto3.client("s3")
     own.meta.events.register("provide-client-params.s3.GetObject", lambda params, **_: {**params, "Key": "h"})
     step("provided", lambda: own.get_object(Bucket=b, Key="other")["Body"].read())
     stubbed = boto3.client("s3")
@@ -292,8 +297,27 @@ def hooks(step, b):
     step("unstubbed", lambda: stubbed.get_object(Bucket=b, Key="h")["Body"].read())
 
 
+def _fails(call, **parameters):
+    try:
+        call(**parameters)
+    except Exception:
+        return True
+    return False
+
+
 def configured(step, b):
     client.put_object(Bucket=b, Key="k", Body=b"v")
+    before = {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
+    try:
+        # Nobody is there, and another host is not reached instead.
+        os.environ["AWS_ENDPOINT_URL_S3"] = "http://127.0.0.1:1"
+        elsewhere = boto3.client("s3", config=Config(retries={"max_attempts": 0}))
+        step.note("elsewhere", (elsewhere.meta.endpoint_url, *(_fails(call, Bucket=b, Key="k") for call in (elsewhere.get_object, elsewhere.put_object))))
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
     for name, config in {
         "path": Config(s3={"addressing_style": "path"}),
         "retries": Config(retries={"max_attempts": 1, "mode": "adaptive"}),

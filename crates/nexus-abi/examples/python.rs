@@ -101,6 +101,10 @@ fn operations() {
     line("MORE_BODY", operation::MORE_BODY);
     line("MORE", operation::MORE);
     line(
+        "S3_ENDPOINT_ENV",
+        format_args!("{:?}", operation::S3_ENDPOINT_ENV),
+    );
+    line(
         "PLACEHOLDER_KEY_ID",
         format_args!("{:?}", operation::PLACEHOLDER_KEY_ID),
     );

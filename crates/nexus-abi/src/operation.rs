@@ -41,6 +41,8 @@ pub const MORE_BODY: u16 = 8;
 /// Flag of a completion: the body goes on; READ `stream` for the rest, or CLOSE it.
 pub const MORE: u32 = 1;
 
+/// Environment variable of the guest: the URL that S3 calls without one go to; empty: AWS's.
+pub const S3_ENDPOINT_ENV: &str = "NEXUS_S3_ENDPOINT";
 /// Key id of the credentials every guest is given. The host signs only what bears it.
 pub const PLACEHOLDER_KEY_ID: &str = "NEXUSPLACEHOLDERKEY0";
 /// The secret that goes with it, and opens nothing.

@@ -26,6 +26,8 @@ pub enum Source {
     Placed(usize),
     /// A server's answer.
     Http(Box<BodyReader>),
+    /// One that has broken off: what whoever reads on is told, once.
+    Broken(Option<Refusal>),
     Conversation(Held),
     /// A gRPC call.
     Call(Events),
@@ -114,7 +116,7 @@ impl Source {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::Placed(length) => *length as u64,
             Self::Http(reader) => reader.total().unwrap_or(UNKNOWN_LENGTH),
-            Self::Conversation(_) | Self::Call(_) => UNKNOWN_LENGTH,
+            Self::Conversation(_) | Self::Call(_) | Self::Broken(_) => UNKNOWN_LENGTH,
         }
     }
 
@@ -153,29 +155,49 @@ impl Source {
                 Ok((count, count > 0))
             }
             Self::Http(reader) => {
-                if reader.announces() {
-                    return Ok((0, true));
-                }
                 let mut filled = 0;
-                loop {
-                    if reader.remaining() == Some(0) {
-                        // The end is read too: it carries the verdict on the checksum.
-                        let rest = reader.read_into(&RawRoom::empty()).await?;
-                        return Ok((filled + rest, false));
-                    }
-                    let rest = room.skip(filled);
-                    if rest.is_empty() {
-                        return Ok((filled, true));
-                    }
-                    match reader.read_into(&rest).await? {
-                        0 => return Ok((filled, false)),
-                        count => filled += count.min(rest.len()),
-                    }
-                    if reader.is_live() {
-                        return Ok((filled, true));
+                match fill_from(reader, room, &mut filled).await {
+                    Ok(more) => Ok((filled, more)),
+                    // What has come is the guest's: the head at least. The reads that follow say how it ended.
+                    Err(refusal) => {
+                        *self = Self::Broken(Some(refusal));
+                        Ok((filled, true))
                     }
                 }
             }
+            Self::Broken(refusal) => match refusal.take() {
+                Some(refusal) => Err(refusal),
+                None => Ok((0, false)),
+            },
+        }
+    }
+}
+
+/// Fill `room` with what comes of an answer's body; whether more may follow.
+async fn fill_from(
+    reader: &mut BodyReader,
+    room: &RawRoom,
+    filled: &mut usize,
+) -> Result<bool, Refusal> {
+    if reader.announces() {
+        return Ok(true);
+    }
+    loop {
+        if reader.remaining() == Some(0) {
+            // The end is read too: it carries the verdict on the checksum.
+            *filled += reader.read_into(&RawRoom::empty()).await?;
+            return Ok(false);
+        }
+        let rest = room.skip(*filled);
+        if rest.is_empty() {
+            return Ok(true);
+        }
+        match reader.read_into(&rest).await? {
+            0 => return Ok(false),
+            count => *filled += count.min(rest.len()),
+        }
+        if reader.is_live() {
+            return Ok(true);
         }
     }
 }

@@ -206,6 +206,10 @@ fn framing(head: &Head, body: &RequestBody) -> Result<Sending, Refusal> {
     };
     match body {
         _ if chunked => Ok(Sending::Chunked),
+        // A server would take less than there is, or wait for more.
+        RequestBody::Whole(bytes) if told.is_some_and(|told| told != bytes.len() as u64) => Err(
+            Refusal::invalid("Content-Length is not the length of the body"),
+        ),
         RequestBody::Whole(bytes) if bytes.is_empty() => {
             let bodied = matches!(head.method.as_str(), "POST" | "PUT" | "PATCH");
             Ok(if bodied {

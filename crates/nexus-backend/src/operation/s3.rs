@@ -113,7 +113,7 @@ pub async fn execute(
         let again = replayable && retries + 1 < ATTEMPTS;
         match result {
             Ok(response) if !(again && is_transient(response.status)) => {
-                let expected = checksum(operation, &request.headers, &response);
+                let expected = checksum(operation, &response);
                 return Ok(reply(response, &url.authority, retries, expected));
             }
             Ok(response) => {
@@ -153,7 +153,7 @@ pub fn is_allowed(engine: &Engine, identity: &FunctionIdentity, head: &[u8]) -> 
 }
 
 fn is_transient(status: u16) -> bool {
-    matches!(status, 429 | 500 | 502 | 503 | 504)
+    matches!(status, 408 | 429 | 500 | 502 | 503 | 504 | 509)
 }
 
 fn is_label(text: &str) -> bool {
@@ -316,13 +316,9 @@ fn prepare(
     Ok(hash)
 }
 
-/// The whole object's checksum, where the server told it and what comes is the whole object.
-fn checksum(
-    operation: &Operation,
-    sent: &Headers,
-    response: &Response,
-) -> Option<(Algorithm, String)> {
-    if operation.name != "GetObject" || response.status != 200 || has(sent, "range") {
+/// What the server says that the body's checksum is: the whole object's, or the part's that was asked for.
+fn checksum(operation: &Operation, response: &Response) -> Option<(Algorithm, String)> {
+    if operation.name != "GetObject" || !matches!(response.status, 200 | 206) {
         return None;
     }
     Algorithm::ALL.iter().find_map(|algorithm| {

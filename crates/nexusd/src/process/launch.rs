@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::registry::Version;
 use crate::registry::deployment::Offload;
 use crate::registry::names::LATEST;
-use nexus_abi::operation::{PLACEHOLDER_KEY_ID, PLACEHOLDER_SECRET};
+use nexus_abi::operation::{PLACEHOLDER_KEY_ID, PLACEHOLDER_SECRET, S3_ENDPOINT_ENV};
 use nexus_backend::GuestDescriptors;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -282,6 +282,10 @@ fn environment(config: &Config, version: &Version, in_vm: bool) -> BTreeMap<Stri
         ("LAMBDA_RUNTIME_DIR", runtime),
         ("_HANDLER", d.handler.clone()),
         ("NEXUS_OFFLOAD", d.offload.as_str().to_owned()),
+        (
+            S3_ENDPOINT_ENV,
+            config.endpoints.get("s3").cloned().unwrap_or_default(),
+        ),
     ];
     if d.offload == Offload::Coupled {
         env.insert(

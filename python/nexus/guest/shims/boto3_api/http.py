@@ -10,8 +10,10 @@ from collections.abc import Generator
 from typing import Any
 
 import botocore.httpsession
+from botocore import exceptions
 from botocore.awsrequest import AWSResponse
 from urllib3 import HTTPHeaderDict
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
 from ... import abi
@@ -43,7 +45,12 @@ def _send(channel: Channel, session: Any, request: Any) -> AWSResponse:
         response = response_of(channel, reply, fields, request.method)
         answer = AWSResponse(request.url, fields["status"], response.headers, response)
     if not request.stream_output:
-        answer.content  # noqa: B018 - reads the body, as botocore's own session does
+        try:
+            answer.content  # noqa: B018 - reads the body, as botocore's own session does
+        except ReadTimeoutError as error:
+            raise exceptions.ReadTimeoutError(endpoint_url=request.url, error=error) from error
+        except ProtocolError as error:
+            raise exceptions.ConnectionClosedError(error=error, request=request, endpoint_url=request.url) from error
     return answer
 
 

@@ -100,12 +100,16 @@ def duplicate(client: Any) -> Any:
     endpoint = copy.copy(client._endpoint)
     endpoint._event_emitter = events
     _replace(events._emitter._handlers._root, client._request_signer.handler, signer.handler)
+    resolver = copy.copy(client._ruleset_resolver)
+    if resolver is not None:
+        resolver._event_emitter = events
     twin = object.__new__(type(client))
     twin.__dict__.update(client.__dict__)
     twin.meta = copy.copy(client.meta)
     twin.meta.events = events
     twin._request_signer = signer
     twin._endpoint = endpoint
+    twin._ruleset_resolver = resolver
     twin._cache = {}
     twin._nexus_origin = client  # some of its event handlers refer to it weakly
     return twin

@@ -32,6 +32,12 @@ _BUSY_DELAYS_S = (0.01, 0.05, 0.25, 1.0, None)
 # Answers after which real botocore does more than raise: redirects, clock skew, another region.
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REGIONAL = (b"AuthorizationHeaderMalformed", b"IllegalLocationConstraint", b"PermanentRedirect", b"RequestTimeTooSkewed")
+# Errors that it tries again, whatever their status; the host does by status alone.
+_RETRIED = tuple(
+    b"<Code>" + code
+    for code in (b"Throttl", b"RequestThrottle", b"RequestTimeout", b"RequestLimitExceeded", b"BandwidthLimitExceeded", b"SlowDown")
+    + (b"LimitExceededException", b"TooManyRequestsException", b"PriorRequestNotComplete", b"TransactionInProgressException")
+)
 
 
 def _room(name: str) -> int:
@@ -166,6 +172,15 @@ class FastPath:
         verdict: Verdict,
         params: dict[str, Any],
     ) -> dict[str, Any] | None:
+        """What an answer becomes, or raises; None where real botocore should see one for itself: a body that broke off, too."""
+        try:
+            return self._read(client, name, reply, verdict, params)
+        except BackendError:
+            return None
+
+    def _read(
+        self, client: Any, name: str, reply: Reply, verdict: Verdict, params: dict[str, Any]
+    ) -> dict[str, Any] | None:
         plan = self._responses[name]
         status, headers, retries, result = plan.read(reply.head)
         if status >= 300:
@@ -185,7 +200,7 @@ class FastPath:
         return result
 
     def _finish(self, reply: Reply) -> bytes:
-        """The whole rest of a body."""
+        """The whole rest of a body. Raises BackendError where that breaks off."""
         if reply.more:
             with ArenaBody(self._channel, reply) as rest:
                 return rest.read()
@@ -231,6 +246,8 @@ class FastPath:
         """Raise the exception for an answer of 300 and over; returns where real botocore should see it for itself."""
         content = self._finish(reply)
         if status in _REDIRECTS or any(code in content for code in _REGIONAL) or (status == 400 and not content):
+            return
+        if not retries and any(code in content for code in _RETRIED):
             return
         parsed = parse(client, self._models[name], status, headers, content, {})
         if parsed is None:

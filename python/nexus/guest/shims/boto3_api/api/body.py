@@ -48,9 +48,11 @@ def outgoing(body: Any, limit: int) -> Buffer | None:
     if type(body) is io.BytesIO:
         return body.read() if body.getbuffer().nbytes - body.tell() <= limit else None
     if type(body) is io.BufferedReader and body.seekable():
-        if os.fstat(body.fileno()).st_size - body.tell() > limit:
+        try:
+            size = os.fstat(body.fileno()).st_size
+        except OSError:  # it reads something that is no file
             return None
-        return body.read()
+        return body.read() if size - body.tell() <= limit else None
     if type(body).__module__ == "s3transfer.utils" and type(body).__name__ == "ReadFileChunk":
         return _file_chunk(body, limit)
     return None

@@ -128,8 +128,8 @@ def _is_plain(client: Any) -> bool:
 
 
 def _endpoint(url: str) -> str | None:
-    """None for the function's own endpoint, which the host knows."""
-    own = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if own is not None:
+    """None for the endpoint that the host has for S3; a program may name another, in its environment too."""
+    own = os.environ.get(abi.S3_ENDPOINT_ENV)
+    if own:
         return None if url.rstrip("/") == own.rstrip("/") else url
     return None if _AWS_ENDPOINT.fullmatch(url) else url
