@@ -192,6 +192,7 @@ def test_text_without_a_lines_end_is_logged_however_the_instance_ends(
     payload, _ = node.invoke("ends", {})
     assert payload["errorType"] == kind
     log = node.logs("ends")
+    node.nexus.delete("ends")
     assert log.count("whole\na part\n") == 1, log
     assert log.count("a part") == 1, log
 
