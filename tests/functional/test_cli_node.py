@@ -80,6 +80,38 @@ def test_following_a_log_shows_what_comes(basic: Path) -> None:
         assert follower.wait(20) == 130
 
 
+def test_following_a_log_shows_every_line_however_many_come(basic: Path, tmp_path: Path) -> None:
+    lines = [f"line {number} of many" for number in range(20_000)]
+    (tmp_path / "event.json").write_text(json.dumps({"do": "print", "text": "\n".join(lines)}))
+    command = [sys.executable, "-m", "nexus.cli.main", "logs", "basic", "-n", "1", "--follow"]
+    environment = {**os.environ, "NEXUS_STATE": str(basic)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as follower:
+        assert follower.stdout is not None
+        follower.stdout.readline()
+        assert run("invoke", "basic", f"@{tmp_path}/event.json", state=basic).returncode == 0
+        shown = []
+        for line in follower.stdout:
+            if " of many" in line:
+                shown.append(line.rstrip("\n"))
+                if len(shown) == len(lines) or shown[-1] == lines[-1]:
+                    break
+        follower.kill()
+    assert shown == lines
+
+
+@pytest.mark.parametrize(
+    ("returned", "shown"),
+    [('b"not json"', "not json"), ('b"\\xff\\xfe"', "\ufffd\ufffd"), ('"\\ud800 x"', '"\\ud800 x"'), ("[[]]", "[[]]")],
+)
+def test_a_result_that_is_no_text_or_no_json_is_shown_as_it_is(state: Path, tmp_path: Path, returned: str, shown: str) -> None:
+    (tmp_path / "odd.py").write_text(f"def handler(event, context):\n    return {returned}\n")
+    assert run("deploy", f"{tmp_path}/odd.py:handler", state=state).returncode == 0
+    command = [sys.executable, "-m", "nexus.cli.main", "invoke", "odd"]
+    result = subprocess.run(command, env={**os.environ, "NEXUS_STATE": str(state)}, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.decode("utf-8", "replace").strip() == shown
+
+
 def test_ps_status_and_top_show_it(basic: Path) -> None:
     run("invoke", "basic", "{}", state=basic)
     listing = json.loads(run("ps", "--json", state=basic).stdout)

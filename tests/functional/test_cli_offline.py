@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from framework.cli import run
 from nexus import __version__
-from nexus.cli.functions import fresh
+from nexus.cli import main
 from nexus.cli.main import COMMANDS
 
 
@@ -117,15 +117,51 @@ def test_doctor_names_the_same_in_words() -> None:
     assert "python" in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("seen", "now", "expected"),
-    [
-        ([], ["a"], ["a"]),
-        (["a", "b"], ["a", "b", "c"], ["c"]),
-        (["a", "b"], ["b", "c", "d"], ["c", "d"]),
-        (["a"], ["a"], []),
-        (["a", "b"], ["x", "y"], ["x", "y"]),
-    ],
-)
-def test_following_a_log_shows_each_line_once(seen: list[str], now: list[str], expected: list[str]) -> None:
-    assert fresh(seen, now) == expected
+def is_one_clear_line(result: subprocess.CompletedProcess[str]) -> bool:
+    """What every failure has to be."""
+    return result.returncode == 1 and result.stderr.startswith("nexus: ") and len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("event", ["\udcff", "[" * 50_000 + "]" * 50_000, "@/", "@/nowhere", "@"])
+def test_an_event_that_cannot_be_one_is_refused_in_one_line(tmp_path: Path, event: str) -> None:
+    assert is_one_clear_line(run("invoke", "f", event, state=tmp_path))
+
+
+@pytest.mark.parametrize("entry", ["store", "logs", "nexusd", "lock", "nexusd.toml", "credentials.json", "node.json"])
+def test_a_state_directory_with_the_wrong_things_in_it_is_named(tmp_path: Path, entry: str) -> None:
+    if entry in ("store", "logs", "nexusd"):
+        (tmp_path / entry).write_text("")
+    else:
+        (tmp_path / entry).mkdir()
+    result = run("up", "--port", "0", "--store-port", "0", "--isolation", "process", state=tmp_path)
+    assert is_one_clear_line(result), result.stderr
+    assert str(tmp_path) in result.stderr
+
+
+@pytest.mark.parametrize("state", ["/proc/nowhere", "/dev/null/state", "/dev/null"])
+def test_a_state_directory_that_cannot_be_made_is_named(state: str) -> None:
+    result = run("up", "--port", "0", "--store-port", "0", state=Path(state))
+    assert is_one_clear_line(result), result.stderr
+    assert state in result.stderr
+
+
+def test_a_state_directory_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    result = run("up", "--port", "0", "--store-port", "0", state=tmp_path / "\udcff")
+    assert is_one_clear_line(result), result.stderr
+    assert "UTF-8" in result.stderr
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "/some/file"), UnicodeError("an odd\nname")])
+def test_an_error_that_no_command_expects_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(**_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("nexus: ")
+    assert shown.count("\n") == 1

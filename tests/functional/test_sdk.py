@@ -177,3 +177,36 @@ def test_connect_finds_the_running_node_and_leaves_it_running(node: TestNode) ->
 def test_store_credentials_are_the_owners_only(node: TestNode) -> None:
     assert (node.state / "credentials.json").stat().st_mode & 0o777 == 0o600
     assert json.loads((node.state / "credentials.json").read_text()) == node.credentials
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [("os._exit(1)", "Runtime.ExitError"), ("sys.exit(1)", "Runtime.ExitError"), ("time.sleep(30)", "Sandbox.Timedout")],
+)
+def test_text_without_a_lines_end_is_logged_however_the_instance_ends(
+    node: TestNode, tmp_path: Path, ending: str, kind: str
+) -> None:
+    source = f"import os, sys, time\ndef handler(e, c):\n    print('whole')\n    sys.stdout.write('a part')\n    {ending}\n"
+    (tmp_path / "ends.py").write_text(source)
+    node.deploy("ends", tmp_path / "ends.py", timeout_s=2)
+    payload, _ = node.invoke("ends", {})
+    assert payload["errorType"] == kind
+    log = node.logs("ends")
+    node.nexus.delete("ends")
+    assert log.count("whole\na part\n") == 1, log
+    assert log.count("a part") == 1, log
+
+
+def test_a_functions_modules_are_its_own_and_the_runtimes_are_the_standard_librarys(node: TestNode, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    (code / "nexus").mkdir(parents=True)
+    (code / "nexus" / "__init__.py").write_text("NAME = 'own'\n")
+    for name in ("json", "random", "threading", "types", "encodings"):
+        (code / f"{name}.py").write_text(f"raise RuntimeError('the own {name} was imported')\n")
+    (code / "app.py").write_text(
+        "import json, random, sys, threading, types, nexus\n"
+        "def handler(e, c):\n    return [nexus.NAME, json.dumps({}), sys.path[0] == root()]\n"
+        "def root():\n    import os\n    return os.environ['LAMBDA_TASK_ROOT']\n"
+    )
+    node.deploy("shadows", code, "app.handler")
+    assert node.invoke("shadows", {})[0] == ["own", "{}", True]

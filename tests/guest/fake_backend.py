@@ -393,7 +393,8 @@ class FakeBackend:
         """Start a runtime process for `handler` in the folder `root`."""
         variables = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": f"{root}{os.pathsep}{PYTHON_ROOT}",
+            "PYTHONPATH": str(PYTHON_ROOT),
+            "NEXUS_MODULE_PATH": f"{root}{os.pathsep}{PYTHON_ROOT}",
             "LAMBDA_TASK_ROOT": str(root),
             "_HANDLER": handler,
             "AWS_LAMBDA_FUNCTION_NAME": "f",
@@ -408,6 +409,7 @@ class FakeBackend:
             pass_fds=(self.arena_fd, self.doorbell, self.completion),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            cwd=PYTHON_ROOT,
         )
 
     def invoke(self, event: bytes, timeout: float = 60, **invocation: Any) -> tuple[int, bytes, dict[str, Any]]:
@@ -423,6 +425,14 @@ class FakeBackend:
         }
         self.events.put((head, event))
         return self.outcomes.get(timeout=timeout)
+
+    def last_words(self) -> list[str]:
+        """What the guest's standard output and standard error hold of a line that has not ended."""
+        found = []
+        for place in (abi.LAST_WORDS, abi.LAST_WORDS + abi.LAST_WORDS_SIZE):
+            (length,) = struct.unpack_from("<I", self.arena, place)
+            found.append(bytes(self.arena[place + 4 : place + 4 + length]).decode())
+        return found
 
     def close(self) -> None:
         self.stopping = True

@@ -1,11 +1,14 @@
 """The runtime as a process: what a handler sees, what its caller gets, what is logged."""
 
+import importlib.util
 import json
 import re
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from fake_backend import PYTHON_ROOT
 from support import Guest
 
 
@@ -166,6 +169,11 @@ def test_output_and_logging(guest):
             print("half", end="")
             logger.info("an %s", "info")
             logger.debug("unseen")
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                logging.exception("failed")
+            print("next line")
             sys.stderr.write("to stderr\\n")
         """
     )
@@ -176,6 +184,7 @@ def test_output_and_logging(guest):
         r"\[INFO\]\t\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\t11111111-2222-3333-4444-555555555555\tan info\n", output
     )
     assert "to stderr\n" in output
+    assert "ZeroDivisionError: division by zero\nnext line\n" in output
     assert "unseen" not in output
 
 
@@ -246,3 +255,123 @@ def test_a_large_outcome_is_not_kept_by_one_that_waits(guest):
     kind, text = one.invoke(size)
     assert (kind, len(text)) == ("result", size)
     assert private_mib() < before + 2
+
+
+@pytest.mark.parametrize("offload", ["coupled", "api"])
+def test_the_runtime_imports_none_of_the_functions_modules(tmp_path, guest, offload):
+    # Not those of other platforms, which the standard library's modules try to import.
+    for name in filter(importlib.util.find_spec, sys.stdlib_module_names - {"__main__"}):
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('the own {name} was imported')\n")
+    (tmp_path / "queue.py").write_text("OWN = True\n")
+    one = guest(
+        """
+        import json, sys, threading
+        import queue
+        def handler(event, context):
+            if event:
+                raise ValueError(json.dumps(event))
+            print(queue.OWN, threading.Lock, sys.path[0])
+            return sys.path
+        """,
+        NEXUS_OFFLOAD=offload,
+    )
+    kind, path = one.invoke()
+    assert kind == "result", path
+    assert path[0] == str(tmp_path)
+    assert path.index(str(tmp_path)) < path.index(str(PYTHON_ROOT)) < path.index(str(Path(json.__file__).parents[1]))
+    assert one.invoke({"a": 1})[1]["errorMessage"] == '{"a": 1}'
+    assert one.invoke()[0] == "result"
+    assert "True" in one.close()
+
+
+def test_a_function_may_have_a_package_of_the_runtimes_name(tmp_path, guest):
+    (tmp_path / "nexus").mkdir()
+    (tmp_path / "nexus" / "__init__.py").write_text("from . import part\nZ = part.Z\n")
+    (tmp_path / "nexus" / "part.py").write_text("Z = 'own'\n")
+    one = guest(
+        """
+        import nexus, nexus.part
+        from nexus.guest import clone
+        def handler(event, context):
+            if event:
+                raise ValueError(nexus.part.Z)
+            return [nexus.Z, len(clone.identity()), nexus.__file__]
+        """
+    )
+    assert one.invoke() == ("result", ["own", 32, str(tmp_path / "nexus" / "__init__.py")])
+    assert one.invoke(1)[1]["errorMessage"] == "own"
+
+
+def test_a_part_of_a_namespace_of_the_runtimes_name(tmp_path, guest):
+    (tmp_path / "nexus").mkdir()
+    (tmp_path / "nexus" / "part.py").write_text("Z = 'own'\n")
+    one = guest(
+        """
+        import nexus.part
+        from nexus.guest import clone
+        def handler(event, context):
+            return [nexus.part.Z, len(clone.identity())]
+        """
+    )
+    assert one.invoke() == ("result", ["own", 32])
+
+
+def test_a_package_that_would_hide_the_runtime_is_refused_by_name(tmp_path, guest):
+    (tmp_path / "nexus" / "guest").mkdir(parents=True)
+    (tmp_path / "nexus" / "__init__.py").write_text("")
+    one = guest("def handler(event, context):\n    pass")
+    assert one.ended() == 1
+    assert "Runtime.ReservedModuleName" in one.close()
+
+
+@pytest.mark.parametrize("ending", ["os._exit(9)", "os.kill(os.getpid(), 9)", "time.sleep(60)"])
+def test_text_without_a_lines_end_is_where_the_node_finds_it(guest, ending):
+    one = guest(
+        f"""
+        import os, sys, time
+        def handler(event, context):
+            print("a line")
+            print("half", "a", end="")
+            sys.stdout.write(" line" + "x" * event)
+            sys.stderr.write("an \\u00e9rror")
+            if event < 0:
+                return print()
+            {ending}
+        """
+    )
+    assert one.invoke(-1) == ("result", None)
+    assert one.backend.last_words() == ["", ""]
+    one.backend.events.put(({"request_id": "r", "deadline_ms": 0}, b"0"))
+    deadline = time.monotonic() + 20
+    while not one.backend.last_words()[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert one.backend.last_words() == ["half a line", "an \u00e9rror"]
+    assert one.close().count("half") == 1
+
+
+def test_a_print_is_one_write_and_much_text_of_one_line_is_sent_by_and_by(guest):
+    one = guest(
+        """
+        import io, os, sys
+        def handler(event, context):
+            written = []
+            class Counted(io.RawIOBase):
+                def writable(self):
+                    return True
+                def write(self, data):
+                    written.append(len(data))
+                    return len(data)
+            stream = type(sys.stdout)(io.BufferedWriter(Counted()), sys.stdout._channel, sys.stdout._place)
+            print("a", "b", 3, file=stream)
+            assert written == [6], written
+            for _ in range(1000):
+                stream.write("0123456789")
+            assert 8_000 < sum(written) - 6 <= 10_000 and len(written) < 8, written
+            stream.flush()
+            assert sum(written) == 10_006
+            return sys.stdout.encoding, sys.stdout.errors, sys.stdout.name, sys.stdout.line_buffering
+        """
+    )
+    assert one.invoke() == ("result", ["utf-8", "backslashreplace", "<stdout>", True])

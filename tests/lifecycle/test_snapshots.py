@@ -146,7 +146,7 @@ def is_based(node, name):
     [
         ("jmespath.py", ["own", None, None, None]),
         ("jmespath/__init__.py", ["own", None, None, None]),
-        ("sitecustomize.py", [None, None, "own", None]),
+        ("sitecustomize.py", [None, None, None, None]),
     ],
 )
 def test_a_base_that_does_not_suit_a_function_is_left_for_that_function_alone(node, tmp_path, name, expected):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from nexus.packaging import deployment, interpreter
 from nexus.packaging.code import Source, add_code
 from nexus.packaging.depot import Depot, tree_digest
 from nexus.packaging.prune import prune
+from nexus.packaging.requirement_files import Outcome, outcome
 from nexus.packaging.requirements import add_requirements
 from nexus.packaging.sdk_layer import add_sdk_layer
 
@@ -135,6 +137,157 @@ def test_requirement_that_does_not_exist_is_named(depot: Depot, tmp_path: Path) 
         add_requirements(depot, requirements, PYTHON)
 
 
+def wheel(path: Path, value: str) -> None:
+    """A package ``mylib`` whose ``V`` is ``value``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = "mylib-1.0.dist-info/"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mylib.py", f"V = {value!r}\n")
+        archive.writestr(about + "METADATA", "Metadata-Version: 2.1\nName: mylib\nVersion: 1.0\n")
+        archive.writestr(about + "WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(about + "RECORD", "".join(f"{name},,\n" for name in [*archive.namelist(), about + "RECORD"]))
+
+
+WHEEL = "mylib-1.0-py3-none-any.whl"
+
+
+def test_requirements_of_one_project_are_never_those_of_another(
+    depot: Depot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(project: Path) -> str:
+        monkeypatch.chdir(project)
+        return (add_requirements(depot, Path("requirements.txt"), PYTHON) / "mylib.py").read_text()
+
+    for name in ("one", "two"):
+        wheel(tmp_path / name / WHEEL, name)
+        write(tmp_path / name / "requirements.txt", "-r more/base.txt\n")
+        write(tmp_path / name / "more" / "base.txt", f"./{WHEEL}\n")
+    assert installed(tmp_path / "one") == "V = 'one'\n"
+    assert installed(tmp_path / "two") == "V = 'two'\n"
+    wheel(tmp_path / "one" / WHEEL, "one, changed")
+    assert installed(tmp_path / "one") == "V = 'one, changed'\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"),
+    [
+        ("-r base.txt", "base.txt"),
+        ("-rbase.txt", "base.txt"),
+        ("--requirement=base.txt", "base.txt"),
+        ("--constraint 'base.txt'  # why", "base.txt"),
+        ("-c \\\n base.txt", "base.txt"),
+        ("-r deep/base.txt", "deep/more.txt"),
+        (f"./{WHEEL}", WHEEL),
+        (f"{WHEEL} ; python_version > '3'", WHEEL),
+        (f"mylib[extra] @ ./{WHEEL} --hash=sha256:00", WHEEL),
+        (f"mylib @ file://HERE/{WHEEL}", WHEEL),
+        ("-f wheels\nmylib", "wheels/new.whl"),
+        ("--find-links=file://HERE/wheels", "wheels/mylib.whl"),
+        ("./${PART}.whl", "part.whl"),
+    ],
+)
+def test_what_a_requirements_file_names_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, changed: str
+) -> None:
+    monkeypatch.setenv("PART", "part")
+    monkeypatch.chdir(tmp_path.parent)
+    for name in ("base.txt", "deep/more.txt", WHEEL, "wheels/mylib.whl", "part.whl"):
+        write(tmp_path / name, "x")
+    write(tmp_path / "deep" / "base.txt", "-r more.txt\n-r base.txt\n")
+    requirements = write(tmp_path / "requirements.txt", line.replace("HERE", str(tmp_path)) + "\n")
+    before = outcome(requirements).digest
+    assert before is not None
+    assert before == outcome(requirements).digest
+    write(tmp_path / changed, "y")
+    assert outcome(requirements).digest not in (before, None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-e .", "--editable=./lib", "./lib", "mylib @ file://HERE/lib", "git+file://HERE/lib", "-r https://a.test/r.txt", "./no"],
+)
+def test_what_cannot_be_told_without_installing_it_is_not_kept(tmp_path: Path, line: str) -> None:
+    (tmp_path / "lib").mkdir()
+    assert outcome(write(tmp_path / "r.txt", line.replace("HERE", str(tmp_path)))).digest is None
+
+
+def test_what_lies_elsewhere_counts_by_its_text_and_the_installers_settings_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "six>=1\nx @ https://a.test/x-1-py3-none-any.whl\ngit+https://a.test/y@main\n-i https://a.test/simple\n"
+    requirements = write(tmp_path / "requirements.txt", text)
+    before = outcome(requirements).digest
+    assert before is not None
+    monkeypatch.setenv("UV_INDEX_URL", "https://b.test/simple")
+    assert outcome(requirements).digest not in (before, None)
+
+
+def test_a_package_that_find_links_finds_is_the_one_that_is_there_now(depot: Depot, tmp_path: Path) -> None:
+    requirements = write(tmp_path / "requirements.txt", "--no-index\n--find-links ./wheels\nmylib\n")
+    for value in ("one", "two"):
+        wheel(tmp_path / "wheels" / WHEEL, value)
+        assert (add_requirements(depot, requirements, PYTHON) / "mylib.py").read_text() == f"V = {value!r}\n"
+
+
+def test_what_cannot_be_told_is_one_directory_as_long_as_it_is_the_same(
+    depot: Depot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexus.packaging.requirement_files.outcome", lambda _file: Outcome(None, local=True))
+    requirements = write(tmp_path / "requirements.txt", f"{tmp_path}/{WHEEL}\n")
+    wheel(tmp_path / WHEEL, "one")
+    first = add_requirements(depot, requirements, PYTHON)
+    assert add_requirements(depot, requirements, PYTHON) == first
+    wheel(tmp_path / WHEEL, "two")
+    other = add_requirements(depot, requirements, PYTHON)
+    assert [(place / "mylib.py").read_text() for place in (first, other)] == ["V = 'one'\n", "V = 'two'\n"]
+
+
+@pytest.mark.parametrize("named", ["nowhere.txt", "latin.txt"])
+def test_a_file_that_requirements_name_and_that_cannot_be_read_is_named(depot: Depot, tmp_path: Path, named: str) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"# \xff\n")
+    with pytest.raises(NexusError, match=named):
+        add_requirements(depot, write(tmp_path / "requirements.txt", f"-r {named}\n"), PYTHON)
+
+
+def odd_entry(directory: Path, kind: str) -> str:
+    """Put something into a directory that cannot be part of a function; its name."""
+    if kind == "dangling":
+        (directory / "dangling").symlink_to("nowhere")
+    elif kind == "self":
+        (directory / "self").symlink_to("self")
+    elif kind == "loop":
+        (directory / "sub").mkdir()
+        (directory / "sub" / "loop").symlink_to("..")
+    elif kind == "fifo":
+        os.mkfifo(directory / "fifo")
+    else:
+        (Path(os.fsdecode(os.fsencode(directory) + b"/\xff.txt"))).touch()
+        return "UTF-8"
+    return kind
+
+
+@pytest.mark.parametrize("kind", ["dangling", "self", "loop", "fifo", "latin"])
+def test_what_cannot_be_part_of_a_function_is_refused_by_name(depot: Depot, tmp_path: Path, kind: str) -> None:
+    write(tmp_path / "d" / "app.py", "")
+    name = odd_entry(tmp_path / "d", kind)
+    with pytest.raises(NexusError, match=name):
+        add_code(depot, Source(tmp_path / "d", "app.handler"), PYTHON)
+
+
+def test_links_are_copied_as_what_they_lead_to_and_editors_locks_are_left_out(depot: Depot, tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "part.py", "x = 1\n")
+    write(tmp_path / "d" / "app.py", "")
+    (tmp_path / "d" / "part.py").symlink_to("../elsewhere/part.py")
+    for name in ("one", "two"):
+        (tmp_path / "d" / name).symlink_to("../elsewhere")
+    (tmp_path / "d" / ".#app.py").symlink_to("someone@here.1:2")
+    place = add_code(depot, Source(tmp_path / "d", "app.handler"), PYTHON)
+    for name in ("part.py", "one/part.py", "two/part.py"):
+        assert not (place / name).is_symlink()
+        assert (place / name).read_text() == "x = 1\n"
+    assert not [path.name for path in place.iterdir() if path.name.startswith(".")]
+
+
 def test_document_has_every_field_of_the_protocol(depot: Depot, tmp_path: Path) -> None:
     source = Source(write(tmp_path / "app.py", ""), "app.handler")
     options = deployment.Options()
@@ -145,7 +298,9 @@ def test_document_has_every_field_of_the_protocol(depot: Depot, tmp_path: Path) 
         *("writes", "commit_deadline_s", "prefetch"),
     }
     assert Path(document["runtime"], "nexus", "guest").is_dir()
-    assert not Path(document["runtime"], "nexus", "__init__.py").exists()
+    # Of the rest of this package nothing.
+    assert {path.name for path in Path(document["runtime"], "nexus").iterdir()} <= {"__init__.py", "__pycache__", "guest"}
+    assert "import" not in Path(document["runtime"], "nexus", "__init__.py").read_text()
 
 
 def test_interpreter_is_never_the_virtual_environments_link() -> None:

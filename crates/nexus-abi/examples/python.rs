@@ -47,6 +47,8 @@ fn layout() {
     bytes("CONTROL_HELD_UNTIL", control::HELD_UNTIL);
     bytes("SUBMIT_RING", arena::SUBMIT_RING);
     bytes("COMPLETE_RING", arena::COMPLETE_RING);
+    bytes("LAST_WORDS", arena::LAST_WORDS);
+    bytes("LAST_WORDS_SIZE", arena::LAST_WORDS_SIZE);
     line("RING_ENTRIES", arena::RING_ENTRIES);
     line("ENTRY_SIZE", arena::ENTRY_SIZE);
     bytes("HEAP", arena::HEAP);

@@ -36,6 +36,11 @@ pub mod control {
 pub const SUBMIT_RING: usize = 0x1000;
 /// Offset of the completion ring.
 pub const COMPLETE_RING: usize = 0x2000;
+/// Offset of the guest's last words: what its standard output and its standard error hold of a line that has not ended. The
+/// backend logs them where the guest ends before it writes that line itself.
+pub const LAST_WORDS: usize = 0x3000;
+/// Bytes for each of the two: a `u32`, the text's length, then the text.
+pub const LAST_WORDS_SIZE: usize = 0x800;
 /// Entries in each ring. A guest keeps at most this many submissions in flight, so that the completion
 /// ring can never overflow.
 pub const RING_ENTRIES: u32 = 64;
@@ -50,6 +55,7 @@ pub const MIN_SIZE: usize = 2 << 20;
 /// See [`MIN_SIZE`].
 pub const MAX_SIZE: usize = 1 << 30;
 
+const _: () = assert!(LAST_WORDS + 2 * LAST_WORDS_SIZE == HEAP);
 const _: () = assert!(RING_ENTRIES as usize * ENTRY_SIZE <= 0x1000);
 const _: () = assert!(DEFAULT_SIZE.is_multiple_of(MIN_SIZE) && MAX_SIZE <= u32::MAX as usize);
 

@@ -27,6 +27,7 @@ fn layout_of_version_1() {
         [arena::SUBMIT_RING, arena::COMPLETE_RING, arena::HEAP],
         [0x1000, 0x2000, 0x4000]
     );
+    assert_eq!((arena::LAST_WORDS, arena::LAST_WORDS_SIZE), (0x3000, 0x800));
     assert_eq!((arena::RING_ENTRIES, arena::ENTRY_SIZE), (64, 64));
     assert_eq!(
         (arena::BODY_ALIGNMENT, arena::UNKNOWN_LENGTH),

@@ -89,6 +89,25 @@ impl Arena {
         u64::from_le_bytes(bytes)
     }
 
+    /// What the guest's streams hold of lines that have not ended, once: at most 4 KiB, whatever it is.
+    pub fn take_last_words(&self) -> Vec<u8> {
+        let mut words = Vec::new();
+        for stream in 0..2 {
+            let at = arena::LAST_WORDS + stream * arena::LAST_WORDS_SIZE;
+            let mut length = [0; 4];
+            self.read(at, &mut length);
+            let mut text = [0; arena::LAST_WORDS_SIZE - 4];
+            let said = text.get_mut(..u32::from_le_bytes(length) as usize);
+            // A length that is none says that the guest writes what it likes there.
+            if let Some(said) = said.filter(|said| !said.is_empty()) {
+                self.read(at + 4, said);
+                words.extend_from_slice(said);
+                self.write(at, &[0; 4]);
+            }
+        }
+        words
+    }
+
     fn index(&self, offset: usize) -> &AtomicU32 {
         assert!(offset < arena::SUBMIT_RING && offset.is_multiple_of(4));
         // SAFETY: inside the mapping and aligned (checked above; the base is page aligned); only ever

@@ -211,6 +211,11 @@ impl Channel {
         }
     }
 
+    /// What the guest has written of lines that it has not ended: for a guest that has ended. Given once.
+    pub fn take_last_words(&self) -> Vec<u8> {
+        self.completer.arena.take_last_words()
+    }
+
     pub fn statistics(&self) -> Statistics {
         self.completer.statistics()
     }

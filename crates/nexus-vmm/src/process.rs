@@ -116,8 +116,10 @@ fn readable(config: &Serve) -> Vec<PathBuf> {
         paths.extend(path.parent().and_then(Path::parent).map(Path::to_path_buf));
     }
     paths.push(PathBuf::from(&config.program.cwd));
-    if let Some(modules) = config.program.env.get("PYTHONPATH") {
-        paths.extend(std::env::split_paths(OsStr::from_bytes(modules.as_bytes())));
+    for name in ["PYTHONPATH", "NEXUS_MODULE_PATH"] {
+        if let Some(modules) = config.program.env.get(name) {
+            paths.extend(std::env::split_paths(OsStr::from_bytes(modules.as_bytes())));
+        }
     }
     // A program at the root would otherwise open everything.
     paths.retain(|path| path.is_absolute() && path != Path::new("/"));

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nexus.cli.options import state_option
 from nexus.errors import FunctionError, NexusError, ServiceError
 
+if TYPE_CHECKING:
+    from typing import TextIO
+
 # Kept in step with nexus.packaging.deployment, whose import these commands do not all need.
 _ISOLATIONS = ("auto", "kvm", "process")
 _OFFLOADS = ("api", "http", "coupled")
 _WRITES = ("sync", "commit", "journal")
 _POLL_S = 0.3
-_FOLLOW_LINES = 2000
 
 
 @click.command()
@@ -147,12 +151,28 @@ def invoke(*, name: str, event: str, log: bool, state: Path) -> int:
     except FunctionError as error:
         if error.log:
             click.echo(error.log.rstrip(), err=True)
-        click.echo(json.dumps(error.payload, ensure_ascii=False), err=True)
+        click.echo(_shown(error.payload, sys.stderr), err=True)
         return 1
     if result.log:
         click.echo(result.log.rstrip(), err=True)
-    click.echo(json.dumps(result.payload, ensure_ascii=False))
+    try:
+        text = _shown(result.payload, sys.stdout)
+    except NexusError:
+        # Bytes that the handler returned: as they are.
+        click.echo(result.content)
+    else:
+        click.echo(text)
     return 0
+
+
+def _shown(value: object, stream: TextIO) -> str:
+    """A result as JSON, in characters that the stream has."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
 
 
 def _event(text: str) -> bytes:
@@ -163,12 +183,15 @@ def _event(text: str) -> bytes:
         source = text[1:]
         try:
             content = Path(source).read_bytes()
-        except OSError as error:
-            raise NexusError(f"the event file {source} cannot be read ({error.strerror})") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise NexusError(f"the event file {source} cannot be read ({reason})") from error
     else:
-        content, source = text.encode(), "the event"
+        content, source = os.fsencode(text), "the event"
     try:
         json.loads(content)
+    except RecursionError as error:
+        raise NexusError(f"{source} is nested too deeply") from error
     except ValueError as error:
         raise NexusError(f"{source} is not JSON ({error})", "quote it for the shell: '{\"key\": 1}'") from error
     return content
@@ -184,26 +207,17 @@ def logs(*, name: str, lines: int, follow: bool, state: Path) -> None:
     from nexus.sdk.node import Node
 
     node = Node.connect(state)
-    seen = node.logs(name, lines).splitlines()
-    for line in seen:
-        click.echo(line)
+    page = node.log_page(name, lines=lines)
+    click.echo(page.content, nl=not follow and not page.content.endswith(b"\n") and bool(page.content))
     while follow:
-        time.sleep(_POLL_S)
-        now = node.logs(name, _FOLLOW_LINES).splitlines()
-        for line in fresh(seen, now):
-            click.echo(line)
-        seen = now or seen
-
-
-def fresh(seen: list[str], now: list[str]) -> list[str]:
-    """The lines of ``now`` that come after those of ``seen``; both are ends of one growing log."""
-    if not seen:
-        return now
-    for end in range(len(now), 0, -1):
-        length = min(end, len(seen))
-        if now[end - length : end] == seen[-length:]:
-            return now[end:]
-    return now
+        position = page.end
+        page = node.log_page(name, after=position)
+        if (lost := page.start - position) > 0:
+            click.echo(f"nexus: {lost} bytes of the log were gone before they could be shown", err=True)
+        if page.content:
+            click.echo(page.content, nl=False)
+        else:
+            time.sleep(_POLL_S)
 
 
 @click.command()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 
 import click
 
 from nexus.errors import NexusError
+
+# Characters of an error that has no sentence of ours.
+_LONGEST = 500
 
 # command: (module, what the command list says about it)
 COMMANDS = {
@@ -55,6 +59,10 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; every failure is one sentence and a status other than 0."""
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's encoding has no form for is shown as an escape.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(prog_name="nexus", standalone_mode=False)
     except click.exceptions.Exit as end:
@@ -72,6 +80,10 @@ def main() -> None:
         sys.exit(141)
     except NexusError as error:
         click.echo(f"nexus: {error}", err=True)
+        sys.exit(1)
+    except (OSError, UnicodeError) as error:
+        # Of a file, a directory or a name that no command has a sentence of its own for.
+        click.echo(f"nexus: {' '.join(str(error).split())[:_LONGEST]}", err=True)
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -69,9 +69,21 @@ def up(state: Path, settings: Settings) -> NodeRecord:
     if settings.isolation not in ISOLATIONS:
         raise NexusError(f"isolation {settings.isolation!r} is none of {', '.join(ISOLATIONS)}")
     try:
+        str(state).encode()
+    except UnicodeEncodeError:
+        raise NexusError(f"the state directory {os.fsencode(state)!r} has a name that is not UTF-8", STATE_HINT) from None
+    try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise NexusError(f"the state directory {state} cannot be made ({error.strerror})", STATE_HINT) from error
+    try:
+        return _up(state, settings)
+    except OSError as error:
+        message = f"the node's files in {state} cannot be written ({error})"
+        raise NexusError(message, "make it writable and its disk roomy, or " + STATE_HINT) from error
+
+
+def _up(state: Path, settings: Settings) -> NodeRecord:
     with _lock(state):
         running = NodeRecord.load(state)
         if running is not None and running.alive():

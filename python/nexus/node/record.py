@@ -57,7 +57,7 @@ class NodeRecord:
             return None
         except NotADirectoryError as error:
             raise NexusError(f"the state directory {state} is not a directory", STATE_HINT) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"{path} cannot be read ({error})"
             raise NexusError(message, "end leftover nexusd and nexus-store processes, then delete the file") from error
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +20,8 @@ if TYPE_CHECKING:
 
 # Lambda's limit for an unzipped package, in bytes.
 _LARGEST = 250 << 20
-_IGNORED = ("__pycache__", "*.pyc", ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache")
+# The last one: Emacs' locks, links that lead nowhere beside each file that is being edited.
+_IGNORED = ("__pycache__", "*.pyc", ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".#*")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def add_code(depot: Depot, source: Source, python: Path) -> Path:
             copy.mkdir()
             shutil.copy(source.path, copy)
         else:
-            shutil.copytree(source.path, copy, ignore=shutil.ignore_patterns(*_IGNORED))
+            _copy_directory(source.path, copy)
         _check_size(source.path, (p.lstat().st_size for p in copy.rglob("*")))
         normalise(copy)
         key = text_digest(tree_digest(copy), python.name)
@@ -75,6 +79,52 @@ def add_code(depot: Depot, source: Source, python: Path) -> Path:
             compile_tree(python, directory)
 
         return depot.add("code", key, fill)
+
+
+def _copy_directory(source: Path, target: Path) -> None:
+    """Copy a directory with what its links lead to, as a zip file for Lambda has it.
+
+    :raises NexusError: something in it cannot be part of a function; it is named.
+    """
+    # A directory, where it goes, and the directories that it is in.
+    pending: list[tuple[Path, Path, frozenset[tuple[int, int]]]] = [(source, target, frozenset())]
+    while pending:
+        directory, place, above = pending.pop()
+        try:
+            status = directory.stat()
+            within = above | {(status.st_dev, status.st_ino)}
+            place.mkdir()
+            for entry in sorted(directory.iterdir()):
+                if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in _IGNORED):
+                    continue
+                kind = _kind(entry, within)
+                if kind == stat.S_IFDIR:
+                    pending.append((entry, place / entry.name, within))
+                else:
+                    shutil.copy(entry, place / entry.name)
+        except OSError as error:
+            message = f"{error.filename or directory} cannot be copied ({error.strerror or error})"
+            raise NexusError(message, "a function's code needs to be readable, and its copy room on the disk") from error
+
+
+def _kind(entry: Path, within: frozenset[tuple[int, int]]) -> int:
+    """S_IFDIR or S_IFREG."""
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        raise NexusError(f"{os.fsencode(entry)!r} has a name that is not UTF-8", "rename it, or move it elsewhere") from None
+    try:
+        status = entry.stat()
+    except OSError as error:
+        if entry.is_symlink():
+            raise NexusError(f"{entry} is a link that leads nowhere", "mend it, or delete it") from error
+        raise
+    kind = stat.S_IFMT(status.st_mode)
+    if (status.st_dev, status.st_ino) in within:
+        raise NexusError(f"{entry} is a link to a directory that it is in", "delete it")
+    if kind not in {stat.S_IFDIR, stat.S_IFREG}:
+        raise NexusError(f"{entry} is neither a file nor a directory", "move it elsewhere: it cannot be part of a function")
+    return kind
 
 
 def _check_size(path: Path, sizes: Iterable[int]) -> None:

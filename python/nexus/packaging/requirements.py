@@ -1,4 +1,4 @@
-"""A function's requirements, installed once per requirements file and Python version."""
+"""A function's requirements, installed once per Python version and what decides which packages they are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from nexus.errors import NexusError
+from nexus.packaging import requirement_files
 from nexus.packaging.bytecode import compile_tree
-from nexus.packaging.depot import Depot, text_digest
+from nexus.packaging.depot import Depot, normalise, text_digest, tree_digest
 
 _DEADLINE = 600
 
@@ -21,18 +23,26 @@ def add_requirements(depot: Depot, file: Path, python: Path) -> Path:
     :param python: the interpreter that will run the function; wheels are chosen for it.
     :raises NexusError: the file cannot be read or a package cannot be installed; the reason is in the text.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"the requirements file {file} cannot be read ({error})"
-        raise NexusError(message, "check the path after --requirements") from error
-    key = text_digest(text, python_version(python), platform.machine())
+    outcome = requirement_files.outcome(file)
 
     def fill(directory: Path) -> None:
-        _install(file, directory, python)
+        _install(file, directory, python, local=outcome.local)
         compile_tree(python, directory)
 
-    return depot.add("requirements", key, fill)
+    if outcome.digest is not None:
+        return depot.add("requirements", text_digest(outcome.digest, python_version(python), platform.machine()), fill)
+    # Named by what came of it, then: the same packages are one directory, and others another one.
+    with TemporaryDirectory(prefix="nexus-requirements-") as name:
+        installed = Path(name) / "installed"
+        installed.mkdir()
+        _install(file, installed, python, local=True)
+
+        def take(directory: Path) -> None:
+            shutil.copytree(installed, directory, symlinks=True, dirs_exist_ok=True)
+            compile_tree(python, directory)
+
+        normalise(installed)
+        return depot.add("requirements", text_digest(tree_digest(installed), python_version(python)), take)
 
 
 def python_version(python: Path) -> str:
@@ -49,15 +59,21 @@ def python_version(python: Path) -> str:
     return result.stdout.strip().replace(" ", "-")
 
 
-def _install(file: Path, directory: Path, python: Path) -> None:
-    result = subprocess.run(
-        [*_installer(python), "--target", str(directory), "--requirement", str(file.absolute())],
-        capture_output=True,
-        text=True,
-        timeout=_DEADLINE,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+def _install(file: Path, directory: Path, python: Path, *, local: bool) -> None:
+    command = [*_installer(python, local=local), "--target", str(directory), "--requirement", str(file.absolute())]
+    try:
+        result = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_DEADLINE,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        message = f"the requirements in {file} were not installed within {_DEADLINE} s"
+        raise NexusError(message, "check the network, or deploy again: what was fetched is kept") from error
     if result.returncode:
         lines = [line.strip() for line in result.stderr.strip().splitlines() if line.strip()]
         message = f"the requirements in {file} could not be installed ({' '.join(lines)[-800:]})"
@@ -67,11 +83,13 @@ def _install(file: Path, directory: Path, python: Path) -> None:
         (directory / leftover).unlink(missing_ok=True)
 
 
-def _installer(python: Path) -> list[str]:
+def _installer(python: Path, *, local: bool) -> list[str]:
     """uv, which is among this package's dependencies, or else the interpreter's own pip."""
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if beside.exists() else shutil.which("uv")
     if uv:
         # Copies: a hard link into uv's cache would change with it, and keeps the cache's modes.
-        return [uv, "pip", "install", "--quiet", "--python", str(python), "--link-mode", "copy"]
+        command = [uv, "pip", "install", "--quiet", "--python", str(python), "--link-mode", "copy"]
+        # Its cache knows a package of a directory by its version, and a directory that is built by some of its files.
+        return [*command, "--refresh"] if local else command
     return [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from nexus import paths
 from nexus.client import Client, service_error
-from nexus.errors import FunctionError
+from nexus.errors import FunctionError, NexusError
 from nexus.node import credentials, launch
 from nexus.packaging import deployment
 from nexus.packaging.code import Source
@@ -33,14 +33,46 @@ _DEPLOY_TIMEOUT = 180.0
 class Invocation:
     """What one invocation gave.
 
-    :param payload: the decoded result.
+    :param content: the result as it came: JSON, but for bytes that a handler returned.
     :param request_id: as in the function's log.
     :param log: the last 4 KiB of its log, where it was asked for.
     """
 
-    payload: Any
+    content: bytes
     request_id: str
     log: str
+
+    @property
+    def payload(self) -> Any:
+        """The decoded result.
+
+        :raises NexusError: it is not JSON.
+        """
+        return _decoded(self.content)
+
+
+@dataclass(frozen=True)
+class LogPage:
+    """A part of a function's log.
+
+    :param content: as it was written.
+    :param end: position behind it, for :meth:`Node.log_page`.
+    """
+
+    content: bytes
+    end: int
+
+    @property
+    def start(self) -> int:
+        """Position of its first byte."""
+        return self.end - len(self.content)
+
+
+def _decoded(content: bytes) -> Any:
+    try:
+        return json.loads(content) if content else None
+    except (ValueError, RecursionError) as error:
+        raise NexusError(f"the result is not JSON ({error})", "Node.call gives it as it came, as content") from error
 
 
 class Node:
@@ -144,7 +176,7 @@ class Node:
         :param log: ask for the last 4 KiB of the invocation's log.
         :param timeout: seconds to wait, over the function's own time-out.
         """
-        path = f"/2015-03-31/functions/{quote(name, safe='')}/invocations"
+        path = f"/2015-03-31/functions/{_quoted(name)}/invocations"
         headers = {"Content-Type": "application/json"}
         if log:
             headers["X-Amz-Log-Type"] = "Tail"
@@ -152,10 +184,9 @@ class Node:
         if status != _OK:
             raise service_error(status, reply, content)
         tail = base64.b64decode(reply.get("x-amz-log-result", "")).decode("utf-8", "replace")
-        document = json.loads(content) if content else None
         if "x-amz-function-error" in reply:
-            raise FunctionError(document, tail)
-        return Invocation(document, reply.get("x-amzn-requestid", ""), tail)
+            raise FunctionError(_decoded(content), tail)
+        return Invocation(content, reply.get("x-amzn-requestid", ""), tail)
 
     def functions(self) -> list[dict[str, Any]]:
         """What is deployed."""
@@ -167,14 +198,24 @@ class Node:
 
     def logs(self, name: str, lines: int = 100) -> str:
         """The last lines of a function's log."""
-        status, headers, content = self.client.send("GET", f"/nexus/v1/functions/{quote(name)}/logs?lines={lines}")
+        return self.log_page(name, lines=lines).content.decode("utf-8", "replace")
+
+    def log_page(self, name: str, *, lines: int = 100, after: int | None = None) -> LogPage:
+        """A part of a function's log.
+
+        :param lines: its last ones, at most 4 MiB, where ``after`` is not given.
+        :param after: the position that it begins at, as :attr:`LogPage.end` gives it: at most 1 MiB, nothing at the log's end.
+            Where what was there is kept no more, it begins with the oldest that is.
+        """
+        query = f"lines={lines}" if after is None else f"after={after}"
+        status, headers, content = self.client.send("GET", f"/nexus/v1/functions/{_quoted(name)}/logs?{query}")
         if status != _OK:
             raise service_error(status, headers, content)
-        return content.decode("utf-8", "replace")
+        return LogPage(content, int(headers["x-nexus-log-position"]))
 
     def timings(self, name: str, last: int = 100) -> list[dict[str, Any]]:
         """When the phases of the last invocations were, in nanoseconds of CLOCK_MONOTONIC."""
-        return list(self.client.call("GET", f"/nexus/v1/functions/{quote(name)}/timings?last={last}") or [])
+        return list(self.client.call("GET", f"/nexus/v1/functions/{_quoted(name)}/timings?last={last}") or [])
 
     def writes(self) -> dict[str, Any]:
         """Deferred writes: ``pending``, ``pending_bytes``, counts, and ``parked``, those that wait for a decision."""
@@ -206,11 +247,11 @@ class Node:
 
     def evict(self, name: str) -> int:
         """End a function's idle instances; how many there were."""
-        return int(self.client.call("POST", f"/nexus/v1/functions/{quote(name)}/evict")["ended"])
+        return int(self.client.call("POST", f"/nexus/v1/functions/{_quoted(name)}/evict")["ended"])
 
     def delete(self, name: str) -> None:
         """Delete a function."""
-        self.client.call("DELETE", f"/nexus/v1/functions/{quote(name)}")
+        self.client.call("DELETE", f"/nexus/v1/functions/{_quoted(name)}")
         prune(Depot(self.state), self.functions())
 
     def s3(self, **options: Any) -> Any:
@@ -233,3 +274,8 @@ class Node:
         key, secret = credentials.load(self.state)
         session = boto3.Session(key, secret, region_name=self.record.region)
         return session.client(service, endpoint_url=endpoint, **options)
+
+
+def _quoted(name: str) -> str:
+    """A name as part of a path. Whether it is one is the node's to say."""
+    return quote(name, safe="", errors="surrogateescape")

@@ -125,12 +125,15 @@ fn part_of(
     match part {
         "logs" => {
             only(method, &Method::GET)?;
-            let lines = number("lines", 200)?.min(100_000);
-            Ok(respond::bytes(
-                200,
-                "text/plain; charset=utf-8",
-                version.log.last_lines(lines),
-            ))
+            let page = match parameter(Some(query), "after") {
+                Some(text) => version.log.after(text.parse().map_err(|_| {
+                    ApiError::invalid_parameter("after is not a position".to_owned())
+                })?),
+                None => version.log.last_lines(number("lines", 200)?.min(100_000)),
+            };
+            let mut reply = respond::bytes(200, "text/plain; charset=utf-8", page.text);
+            respond::header(&mut reply, "x-nexus-log-position", page.end);
+            Ok(reply)
         }
         "timings" => {
             only(method, &Method::GET)?;

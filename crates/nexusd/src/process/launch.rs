@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 const TASK_ROOT: &str = "/var/task";
 const LAYERS: &str = "/opt/layers";
 const RUNTIME: &str = "/opt/nexus";
+/// Where a function's modules are.
+const MODULE_PATH: &str = "NEXUS_MODULE_PATH";
 
 /// What the VMM is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -107,13 +109,13 @@ pub fn vmm_config(
 ) -> Vec<u8> {
     let d = &version.deployment;
     let in_vm = mode != Mode::Process;
-    let cwd = if d.is_base() {
-        "/"
-    } else if in_vm {
-        TASK_ROOT
+    // What `python -m` is started in comes first on its module path: so the runtime is found, whatever the function
+    // brings. It works in the task root from then on.
+    let cwd = if in_vm {
+        RUNTIME
     } else {
         // The paths were checked to be UTF-8 when they were deployed.
-        d.code.to_str().unwrap_or("/")
+        d.runtime.to_str().unwrap_or("/")
     };
     let document = VmmConfig {
         version: 1,
@@ -191,10 +193,7 @@ fn roots(version: &Version) -> Vec<Root<'_>> {
         host: host.to_path_buf().into(),
         writable: false,
     };
-    let mut roots = vec![root(
-        format!("{RUNTIME}/nexus/guest"),
-        &d.runtime.join("nexus/guest"),
-    )];
+    let mut roots = vec![root(RUNTIME.to_owned(), &d.runtime)];
     if !d.is_base() {
         roots.push(root(TASK_ROOT.to_owned(), &d.code));
     }
@@ -230,6 +229,7 @@ fn environment(config: &Config, version: &Version, in_vm: bool) -> BTreeMap<Stri
         }
     }));
     path.push(runtime.clone());
+    let mut at_start = runtime.clone();
 
     let mut env: BTreeMap<String, String> = [
         ("PATH", "/usr/local/bin:/usr/bin:/bin:/opt/bin"),
@@ -256,13 +256,17 @@ fn environment(config: &Config, version: &Version, in_vm: bool) -> BTreeMap<Stri
     for (name, value) in &d.environment {
         if name == "PYTHONPATH" {
             path.insert(0, value.clone());
+            at_start = format!("{value}:{runtime}");
         } else {
             env.insert(name.clone(), value.clone());
         }
     }
     let snap_start = if in_vm { "snap-start" } else { "on-demand" };
     let ours = [
-        ("PYTHONPATH", path.join(":")),
+        // As on Lambda, the task root and the layers come with the handler: what the interpreter and the runtime import
+        // at their start is the standard library's. The runtime makes the one variable of the other.
+        ("PYTHONPATH", at_start),
+        (MODULE_PATH, path.join(":")),
         ("AWS_LAMBDA_FUNCTION_NAME", version.name.to_string()),
         ("AWS_LAMBDA_FUNCTION_VERSION", LATEST.to_owned()),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", d.memory_mib.to_string()),

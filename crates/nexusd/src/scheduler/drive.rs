@@ -194,7 +194,7 @@ pub async fn start_once(
         Turn::Deadline => StartFailure::Function(timed_out("init", limit_s)),
         Turn::Exited => start_failure(&instance),
     };
-    instance.drain_log();
+    instance.last_words();
     if let StartFailure::Function(body) = &failure {
         let text = String::from_utf8_lossy(body.get(..body.len().min(4096)).unwrap_or_default())
             .into_owned();

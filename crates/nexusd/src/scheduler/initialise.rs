@@ -169,6 +169,7 @@ async fn close(
         let _ = instance
             .turn(Instant::now() + Duration::from_millis(50))
             .await;
+        instance.last_words();
     }
     let log = instance.tail.bytes().to_vec();
     instance.end().await;

@@ -233,6 +233,16 @@ impl Instance {
         }
     }
 
+    /// Log what is left to log of a guest that has ended: text without the end of its line lies in the arena.
+    pub fn last_words(&mut self) {
+        self.drain_log();
+        let words = self.channel.take_last_words();
+        if !words.is_empty() {
+            self.function_log.append(&words);
+            self.tail.push(&words);
+        }
+    }
+
     /// Take what the guest has written until now.
     pub fn drain_log(&mut self) {
         if !self.log_ended {

@@ -142,7 +142,7 @@ async fn await_end(
                 "{} {request_id} Task timed out after {seconds}.00 seconds\n",
                 iso_utc(unix_ms())
             );
-            instance.drain_log();
+            instance.last_words();
             instance.tail.push_line(&line);
             version.log.append_line(&line);
             End::function(timed_out(request_id, seconds), "timeout")
@@ -155,6 +155,7 @@ async fn await_end(
                 end.reusable = false;
                 return end;
             }
+            instance.last_words();
             let (kind, body) = instance.ending.error(request_id);
             let mut line = format!("{}", String::from_utf8_lossy(&body));
             if let Some(detail) = instance.ending.detail() {

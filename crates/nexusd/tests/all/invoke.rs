@@ -315,7 +315,7 @@ fn the_guest_is_told_what_lambda_tells() {
     let expected = json!({
         "COLOUR": "blue", "AWS_REGION": "eu-west-3", "_HANDLER": "m.handler", "LAMBDA_TASK_ROOT": "/var/task",
         "AWS_LAMBDA_FUNCTION_NAME": "f", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256", "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
-        "PYTHONPATH": "/x:/var/task:/opt/nexus", "NEXUS_OFFLOAD": "api", "AWS_ACCESS_KEY_ID": nexus_abi::operation::PLACEHOLDER_KEY_ID,
+        "PYTHONPATH": "/x:/opt/nexus", "NEXUS_MODULE_PATH": "/x:/var/task:/opt/nexus", "NEXUS_OFFLOAD": "api", "AWS_ACCESS_KEY_ID": nexus_abi::operation::PLACEHOLDER_KEY_ID,
     });
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(&env[key], value, "{key}");

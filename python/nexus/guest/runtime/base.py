@@ -5,13 +5,12 @@ acts before any Python code runs, the node keeps away from a base (crates/nexusd
 function's files tell is found here.
 """
 
-import importlib
 import os
 import sys
 from collections.abc import Iterable
 
 from ..device import Channel
-from . import prepare, renewal
+from . import modules, prepare, renewal
 
 # Found by `site` when the interpreter starts.
 _AT_START = frozenset({"sitecustomize", "usercustomize"})
@@ -27,11 +26,10 @@ def wanted() -> bool:
 
 
 def take(channel: Channel, tracker: renewal.Tracker) -> None:
-    """Become a base; returns in each function that goes on from it, with the function's environment and import path.
+    """Become a base; returns in each function that goes on from it, with the function's environment.
 
     Raises Unsuitable.
     """
-    prepare.task_root()
     prepare.shims()
     prepare.rehearse()
     renew = tracker.hooks()
@@ -39,19 +37,10 @@ def take(channel: Channel, tracker: renewal.Tracker) -> None:
     channel.snapshot()
     renewal.run(renew)
     channel.renewed()
-    known = _path()
+    known = modules.listed()
     _take_environment()
-    new = [entry for entry in _path() if entry not in known]
-    task_root = os.environ["LAMBDA_TASK_ROOT"]
-    _check((task_root, *new))
-    sys.path[:] = _path() + [entry for entry in sys.path if entry not in known]
-    # What was not there for the base may be there now.
-    sys.path_importer_cache.clear()
-    importlib.invalidate_caches()
-
-
-def _path() -> list[str]:
-    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    new = [entry for entry in modules.listed() if entry not in known]
+    _check((os.environ["LAMBDA_TASK_ROOT"], *new))
 
 
 def _take_environment() -> None:
@@ -64,14 +53,6 @@ def _take_environment() -> None:
 
 def _check(directories: Iterable[str]) -> None:
     """Raise Unsuitable where the function brings a module of its own under the name of one that is loaded already."""
-    for directory in directories:
-        try:
-            names = os.listdir(directory)
-        except OSError:
-            continue
-        for name in names:
-            module, dot, kind = name.partition(".")
-            if module not in sys.modules and module not in _AT_START:
-                continue
-            if kind.endswith(("py", "pyc", "so")) or (not dot and os.path.isdir(os.path.join(directory, name))):
-                raise Unsuitable(f"{os.path.join(directory, name)} is to be imported instead of a module that the base has")
+    for name, path in modules.brought(directories):
+        if name in sys.modules or name in _AT_START:
+            raise Unsuitable(f"{path} is to be imported instead of a module that the base has")

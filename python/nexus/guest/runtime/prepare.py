@@ -10,8 +10,11 @@ import sys
 import traceback
 from contextlib import suppress
 
-from . import faults, logs, marshal
+from . import faults, logs, marshal, modules
 from .context import LambdaContext
+
+with suppress(ImportError):  # an interpreter without it
+    import ctypes
 
 # Left at the end of glibc's heap, for a clone's first small pieces (bytes).
 _TRIM_PAD = 1 << 16
@@ -19,19 +22,10 @@ _REHEARSALS = 12  # CPython specialises a function's bytecode after eight calls
 
 
 def task_root() -> None:
-    """Work in the task root, and import from there first, as on Lambda."""
-    root = os.environ.get("LAMBDA_TASK_ROOT")
-    if not root:
-        return
-    with suppress(OSError):
-        os.chdir(root)
-    if sys.path and sys.path[0] == root:
-        return
-    # `python -m` put the directory it was started in first.
-    if sys.path and sys.path[0] not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
-        del sys.path[0]
-    if root not in sys.path:
-        sys.path.insert(0, root)
+    """Work in the task root, as on Lambda."""
+    if root := os.environ.get("LAMBDA_TASK_ROOT"):
+        with suppress(OSError):
+            os.chdir(root)
 
 
 def shims() -> None:
@@ -40,9 +34,14 @@ def shims() -> None:
     if level not in {"api", "http", "coupled"}:
         raise faults.Fault("Runtime.InvalidOffload", f"NEXUS_OFFLOAD is {level!r}: expected api, http or coupled")
     if level == "coupled":
+        modules.loaded()
         return
+    # Their parts that are loaded late otherwise, too.
     from ..shims import grpc_core, web
+    from ..shims.grpc_core import core  # noqa: F401
+    from ..shims.web import tls  # noqa: F401
 
+    modules.loaded()
     web.install()
     grpc_core.install()
     if importlib.util.find_spec("botocore") is None:
@@ -83,7 +82,5 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
-    with suppress(ImportError, AttributeError, OSError):  # an interpreter without ctypes, another libc
-        import ctypes
-
+    with suppress(NameError, AttributeError, OSError):  # an interpreter without ctypes, another libc
         ctypes.CDLL(None).malloc_trim(_TRIM_PAD)

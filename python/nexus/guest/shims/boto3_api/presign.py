@@ -4,6 +4,7 @@ botocore's query signers are patched as classes, so libraries that use them dire
 like) are served as well as clients are.
 """
 
+import datetime as dt
 import json
 from typing import Any
 
@@ -86,8 +87,6 @@ def _form(channel: Channel, signer: Any, request: Any) -> None:
 
 def _until(expiration: Any) -> int:
     """Seconds until a policy's expiration."""
-    import datetime as dt
-
     if expiration is None:
         return 3600
     end = dt.datetime.strptime(expiration, botocore.auth.ISO8601).replace(tzinfo=dt.UTC)
