@@ -312,7 +312,13 @@ def configured(step, b):
         # Nobody is there, and another host is not reached instead.
         os.environ["AWS_ENDPOINT_URL_S3"] = "http://127.0.0.1:1"
         elsewhere = boto3.client("s3", config=Config(retries={"max_attempts": 0}))
-        step.note("elsewhere", (elsewhere.meta.endpoint_url, *(_fails(call, Bucket=b, Key="k") for call in (elsewhere.get_object, elsewhere.put_object))))
+        step.note(
+            "elsewhere",
+            (
+                elsewhere.meta.endpoint_url,
+                *(_fails(call, Bucket=b, Key="k") for call in (elsewhere.get_object, elsewhere.put_object)),
+            ),
+        )
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

@@ -35,8 +35,18 @@ _REGIONAL = (b"AuthorizationHeaderMalformed", b"IllegalLocationConstraint", b"Pe
 # Errors that it tries again, whatever their status; the host does by status alone.
 _RETRIED = tuple(
     b"<Code>" + code
-    for code in (b"Throttl", b"RequestThrottle", b"RequestTimeout", b"RequestLimitExceeded", b"BandwidthLimitExceeded", b"SlowDown")
-    + (b"LimitExceededException", b"TooManyRequestsException", b"PriorRequestNotComplete", b"TransactionInProgressException")
+    for code in (
+        b"Throttl",
+        b"RequestThrottle",
+        b"RequestTimeout",
+        b"RequestLimitExceeded",
+        b"BandwidthLimitExceeded",
+        b"SlowDown",
+        b"LimitExceededException",
+        b"TooManyRequestsException",
+        b"PriorRequestNotComplete",
+        b"TransactionInProgressException",
+    )
 )
 
 
@@ -178,9 +188,7 @@ class FastPath:
         except BackendError:
             return None
 
-    def _read(
-        self, client: Any, name: str, reply: Reply, verdict: Verdict, params: dict[str, Any]
-    ) -> dict[str, Any] | None:
+    def _read(self, client: Any, name: str, reply: Reply, verdict: Verdict, params: dict[str, Any]) -> dict[str, Any] | None:
         plan = self._responses[name]
         status, headers, retries, result = plan.read(reply.head)
         if status >= 300:
