@@ -40,8 +40,7 @@ class Client:
         """
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout or self._timeout)
         try:
-            connection.request(method, path, body=body, headers=dict(headers or {}))
-            reply = connection.getresponse()
+            reply = _exchange(connection, method, path, body, dict(headers or {}))
             content = reply.read()
         except TimeoutError as error:
             message = f"the node at {self.url} did not answer {method} {path} in {timeout or self._timeout:.0f} s"
@@ -69,6 +68,20 @@ class Client:
         if "json" in reply_headers.get("content-type", "") or content[:1] in (b"{", b"["):
             return json.loads(content)
         return content.decode("utf-8", "replace")
+
+
+def _exchange(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> http.client.HTTPResponse:
+    """Send a request and take its answer, which may have come before the node had read, or wanted, all of it."""
+    try:
+        connection.request(method, path, body=body, headers=headers)
+    except (BrokenPipeError, ConnectionResetError) as broken:
+        try:
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            raise broken from None
+    return connection.getresponse()
 
 
 def service_error(status: int, headers: Mapping[str, str], content: bytes) -> ServiceError:

@@ -237,6 +237,49 @@ def test_a_broken_stdout_does_not_lose_the_error(guest):
     assert (kind, error["errorMessage"]) == ("error", "still told")
 
 
+@pytest.mark.parametrize("output", ["None", "io.BytesIO()", "object()"])
+def test_an_output_that_is_no_text_stream_does_not_lose_the_error(guest, output):
+    one = guest(
+        f"""
+        import io, sys
+        def handler(event, context):
+            sys.stdout = {output}
+            raise ValueError("still told")
+        """
+    )
+    for _ in range(2):
+        kind, error = one.invoke()
+        assert (kind, error["errorType"], error["errorMessage"]) == ("error", "ValueError", "still told")
+    assert one.close().count("[ERROR] ValueError: still told\n") == 2
+
+
+def test_an_initialisation_without_a_text_stream_tells_why_it_failed(guest):
+    one = guest("import io, sys\nsys.stdout = io.BytesIO()\nraise ValueError('told')")
+    assert one.ended() == 1
+    assert one.backend.init_error["errorMessage"] == "told"
+
+
+def test_lone_surrogates_are_escaped_in_error_documents(guest):
+    one = guest(
+        """
+        def handler(event, context):
+            raise ValueError("caf\u00e9 \\udcff")
+        """
+    )
+    kind, error = one.invoke()
+    assert (kind, error["errorType"], error["errorMessage"]) == ("error", "ValueError", "caf\u00e9 \\udcff")
+    assert "in handler" in error["stackTrace"][0]
+    json.dumps(error, ensure_ascii=False).encode()
+    assert "[ERROR] ValueError: caf\u00e9 \\udcff\n" in one.close()
+
+
+def test_lone_surrogates_are_escaped_in_initialisation_errors(guest):
+    one = guest("raise ValueError('\\ud800 bad')")
+    assert one.ended() == 1
+    error = one.backend.init_error
+    assert (error["errorType"], error["errorMessage"]) == ("ValueError", "\\ud800 bad")
+
+
 def test_a_large_outcome_is_not_kept_by_one_that_waits(guest):
     one = guest(
         """

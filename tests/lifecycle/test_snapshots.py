@@ -118,6 +118,52 @@ def test_memory_that_is_free_is_not_in_the_snapshot(node, tmp_path):
     assert pages < 30 << 20, f"{pages >> 20} MiB"
 
 
+_KEEPS = """
+import fcntl, os, sqlite3
+
+database = sqlite3.connect("/tmp/data.db")
+database.execute("create table t(x)")
+database.commit()
+open("/tmp/one", "w").write("content")
+os.link("/tmp/one", "/tmp/two")
+os.utime("/tmp/one", ns=(1_000_000_001, 2_000_000_003))
+gone = open("/tmp/gone", "w+")
+gone.write("still here")
+gone.flush()
+os.unlink("/tmp/gone")
+locked = open("/tmp/lock", "w")
+fcntl.flock(locked, fcntl.LOCK_EX)
+
+def look():
+    files = [os.stat(name) for name in ("/tmp/one", "/tmp/two", "/tmp/data.db", "/tmp", gone.fileno())]
+    files = [(s.st_ino, s.st_nlink, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in files]
+    try:
+        fcntl.flock(open("/tmp/lock"), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    gone.seek(0)
+    return [files, free, gone.read()]
+
+before = look()
+
+def handler(event, context):
+    same = look() == before
+    database.execute("insert into t values (1)")
+    database.commit()
+    return [same, before[1], database.execute("select count(*) from t").fetchone()[0]]
+"""
+
+
+def test_files_of_tmp_are_the_same_ones_in_a_clone(node, tmp_path):
+    (tmp_path / "keeps.py").write_text(_KEEPS)
+    node.deploy("keeps", tmp_path / "keeps.py", memory_mib=128)
+    for _ in range(2):
+        payload, response = cold(node, "keeps")
+        assert not response.get("FunctionError"), payload
+        assert payload == [True, False, 1]
+
+
 _BRINGS = """
 import json, sys
 import jmespath

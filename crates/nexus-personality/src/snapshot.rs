@@ -7,6 +7,8 @@ use crate::children::{Found, Wanted};
 use crate::config::Config;
 use crate::errno::{EINVAL, Errno};
 use crate::files::description::{Registration, TimerSetting};
+use crate::files::lock::{FileId, file_of};
+use crate::files::record_lock::{Owner, Record};
 use crate::files::socket::Role;
 use crate::files::tmpfs::{Content, Inode};
 use crate::files::{Description, HostFile, Identity, Object};
@@ -19,7 +21,7 @@ use crate::signal::Action;
 use crate::syscall::polling;
 use crate::window::Window;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,15 +95,66 @@ pub struct SavedDescription {
     pub position: u64,
     /// Descriptor and close-on-exec.
     pub descriptors: Vec<(u64, bool)>,
+    /// The `flock` that it holds: whether exclusive.
+    pub lock: Option<bool>,
+    /// Locks of parts of its file, its own and the process's; the process's are with one description of each file.
+    pub records: Vec<SavedRecord>,
+}
+
+/// A locked range of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRecord {
+    /// Held by the process, not by the description.
+    pub of_process: bool,
+    pub exclusive: bool,
+    pub start: u64,
+    pub end: u64,
 }
 
 /// One inode of `/tmp` or a file without a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedInode {
-    pub mode: u32,
-    /// Where it is, as names below `/tmp`; none for one without a name.
+    pub number: u64,
+    pub meta: SavedMeta,
+    /// Where it is, as names below `/tmp`: as many links does it have. None for one without a name.
     pub names: Vec<Vec<u8>>,
     pub kind: SavedContent,
+}
+
+/// Its mode, and its times: seconds, nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedMeta {
+    pub mode: u32,
+    pub accessed: (i64, i64),
+    pub modified: (i64, i64),
+    pub changed: (i64, i64),
+}
+
+impl SavedMeta {
+    fn of(inode: &Inode) -> Self {
+        let meta = inode.meta();
+        Self {
+            mode: meta.mode,
+            accessed: meta.accessed,
+            modified: meta.modified,
+            changed: meta.changed,
+        }
+    }
+
+    /// Whether they can be an inode's.
+    fn is_possible(&self) -> bool {
+        let times = [self.accessed, self.modified, self.changed];
+        times.iter().all(|(_, ns)| (0..1_000_000_000).contains(ns))
+    }
+
+    /// To be done when nothing touches it any more. The kind stays what it is.
+    fn restore(&self, inode: &Inode) {
+        let mut meta = inode.meta();
+        meta.mode = meta.mode & libc::S_IFMT | self.mode & 0o7777;
+        meta.accessed = self.accessed;
+        meta.modified = self.modified;
+        meta.changed = self.changed;
+    }
 }
 
 /// Its content.
@@ -133,6 +186,10 @@ pub struct ProcessState {
     pub timers: SavedTimers,
     pub descriptions: Vec<SavedDescription>,
     pub inodes: Vec<SavedInode>,
+    /// Of `/tmp` and `/dev/shm` themselves.
+    pub trees: [SavedMeta; 2],
+    /// Highest inode number that was given.
+    pub last_inode: u64,
     pub device: DeviceMap,
     pub generation: u64,
     /// What hides the host's inode numbers, which programs may have kept.
@@ -181,7 +238,8 @@ impl Inodes {
         self.index.insert(inode.number, at);
         let names = name.map(<[u8]>::to_vec).into_iter().collect();
         self.list.push(SavedInode {
-            mode: inode.meta().mode,
+            number: inode.number,
+            meta: SavedMeta::of(inode),
             names,
             kind,
         });
@@ -375,6 +433,7 @@ impl Process {
         let mut inodes = Inodes::default();
         inodes.walk(&self.names.tmp, b"")?;
         let mut sockets = Vec::new();
+        let mut locked: BTreeSet<Option<FileId>> = BTreeSet::new();
         let mut seen: Vec<(*const Description, usize)> = Vec::new();
         let mut descriptions: Vec<SavedDescription> = Vec::new();
         for (fd, entry) in self.files().iter() {
@@ -385,6 +444,11 @@ impl Process {
                 continue;
             }
             let object = save_object(&entry.description, &mut inodes, &mut sockets)?;
+            let (lock, mut records) = self.save_locks(&entry.description);
+            // Closing any descriptor of the file gives the process's up, so a description that has them is there.
+            if !locked.insert(file_of(&entry.description)) {
+                records.retain(|record| !record.of_process);
+            }
             let state = *entry.description.state();
             let position = match &entry.description.object {
                 Object::Host(file) => host_position(file.fd.as_raw_fd()),
@@ -397,6 +461,8 @@ impl Process {
                 flags: state.flags,
                 position,
                 descriptors,
+                lock,
+                records,
             });
         }
         pair_sockets(&mut descriptions, &sockets)?;
@@ -421,11 +487,70 @@ impl Process {
             timers: std::array::from_fn(|kind| self.timers.get(kind)),
             descriptions,
             inodes: inodes.list,
+            trees: self.trees().map(|tree| SavedMeta::of(tree)),
+            last_inode: self.names.tmp.usage().last_number(),
             device: *self.device(),
             generation: self.generation() + 1,
             number_key: self.number_key(),
             last_tid: self.tids().into_iter().max().unwrap_or(0),
         })
+    }
+
+    /// The locks of a file that are held by a description of it, or by the process.
+    fn save_locks(&self, d: &Arc<Description>) -> (Option<bool>, Vec<SavedRecord>) {
+        let locks = self.locks();
+        let Some(file) = file_of(d) else {
+            return (None, Vec::new());
+        };
+        let own = Owner::Description(Arc::downgrade(d));
+        let process = Owner::Process(self.pid());
+        let records = locks.records.of(file).iter().filter_map(|record| {
+            let of_process = record.owner.is(&process);
+            (of_process || record.owner.is(&own)).then_some(SavedRecord {
+                of_process,
+                exclusive: record.exclusive,
+                start: record.start,
+                end: record.end,
+            })
+        });
+        (locks.held(d), records.collect())
+    }
+
+    /// Lock what was locked, by the process's present number.
+    fn restore_locks(&self, saved: &SavedDescription, d: &Arc<Description>) -> Result<(), Error> {
+        let impossible = || refused("the saved locks exclude each other");
+        let mut locks = self.locks();
+        if let Some(exclusive) = saved.lock
+            && !locks.take(d, exclusive)
+        {
+            return Err(impossible());
+        }
+        if saved.records.is_empty() {
+            return Ok(());
+        }
+        let file = file_of(d).ok_or_else(|| refused("a saved lock is of no file"))?;
+        for record in &saved.records {
+            let owner = if record.of_process {
+                Owner::Process(self.pid())
+            } else {
+                Owner::Description(Arc::downgrade(d))
+            };
+            if record.start >= record.end {
+                return Err(refused("a saved lock is of nothing"));
+            }
+            let wanted = Record {
+                owner,
+                exclusive: record.exclusive,
+                start: record.start,
+                end: record.end,
+            };
+            locks.records.take(file, wanted).map_err(|_| impossible())?;
+        }
+        Ok(())
+    }
+
+    fn trees(&self) -> [&Arc<Inode>; 2] {
+        [&self.names.tmp, &self.names.shm]
     }
 
     fn save_mappings(&self) -> Result<Vec<SavedMapping>, Error> {
@@ -474,7 +599,9 @@ impl Process {
         other: Option<&Self>,
     ) -> Result<Arc<Self>, Error> {
         let process = Self::beside(window, config, machine, other)?;
-        let inodes = process.restore_inodes(&state.inodes)?;
+        // Locks are held in the number that the process is going to have.
+        process.renew_pid(state.generation.max(1));
+        let inodes = process.restore_inodes(state)?;
         process.restore_descriptions(state, &inodes)?;
         process.restore_mappings(state, other)?;
         {
@@ -499,7 +626,6 @@ impl Process {
             return Err(refused("the saved heap is impossible"));
         }
         process.mm().heap = state.heap;
-        process.renew_pid(state.generation.max(1));
         process.set_number_key(state.number_key);
         process.reserve_tids(state.last_tid);
         Ok(process)
@@ -627,23 +753,40 @@ impl Process {
         Ok(())
     }
 
-    fn restore_inodes(&self, saved: &[SavedInode]) -> Result<Vec<Arc<Inode>>, Error> {
+    fn restore_inodes(&self, state: &ProcessState) -> Result<Vec<Arc<Inode>>, Error> {
         let failed = |errno: Errno| Error::Guest {
             doing: "making the files of /tmp",
             errno,
         };
+        let saved = &state.inodes;
         let usage = self.names.tmp.usage();
+        let mut numbers: BTreeSet<u64> = self.trees().map(|tree| tree.number).into();
         let mut list = Vec::with_capacity(saved.len().min(4096));
         for inode in saved {
+            let mode = inode.meta.mode;
             let made = match &inode.kind {
-                SavedContent::File(content) => Inode::with_content(usage, inode.mode, content),
-                SavedContent::Directory => Inode::directory(usage, inode.mode),
+                SavedContent::File(content) => Inode::with_content(usage, mode, content),
+                SavedContent::Directory => Inode::directory(usage, mode),
                 SavedContent::Link(target) => Inode::link(usage, target.clone()),
-                SavedContent::Socket => Inode::socket(usage, inode.mode),
-                SavedContent::Fifo => Inode::fifo(usage, inode.mode),
+                SavedContent::Socket => Inode::socket(usage, mode),
+                SavedContent::Fifo => Inode::fifo(usage, mode),
             };
-            list.push(made.map_err(failed)?);
+            if !numbers.insert(inode.number)
+                || inode.number > state.last_inode
+                || !inode.meta.is_possible()
+                || inode.names.len() > 1 && matches!(inode.kind, SavedContent::Directory)
+            {
+                return Err(refused("a saved file of /tmp is impossible"));
+            }
+            let links = u32::try_from(inode.names.len()).map_err(|_| failed(EINVAL))?;
+            list.push(
+                made.and_then(|made| made.renumbered(inode.number, links))
+                    .map_err(failed)?,
+            );
         }
+        usage
+            .resume_numbers(state.last_inode)
+            .map_err(|_| refused("the saved inode numbers are impossible"))?;
         // Parents come before their children, as they were walked.
         for (inode, made) in saved.iter().zip(&list) {
             for name in &inode.names {
@@ -664,6 +807,16 @@ impl Process {
                 }
                 directory.add(last, Arc::clone(made)).map_err(failed)?;
             }
+        }
+        if !state.trees.iter().all(SavedMeta::is_possible) {
+            return Err(refused("the saved times of /tmp are impossible"));
+        }
+        // At last: each name that was added touched its directory.
+        for (tree, meta) in self.trees().into_iter().zip(&state.trees) {
+            meta.restore(tree);
+        }
+        for (inode, made) in saved.iter().zip(&list) {
+            inode.meta.restore(made);
         }
         Ok(list)
     }
@@ -738,6 +891,7 @@ impl Process {
             };
             let description = Description::new(object, saved.flags);
             description.state().position = saved.position;
+            self.restore_locks(saved, &description)?;
             if let SavedObject::Poll(list) = &saved.object {
                 pollers.push((Arc::clone(&description), list));
             }

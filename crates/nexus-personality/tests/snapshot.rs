@@ -5,7 +5,9 @@ mod common;
 
 use common::{FakeCpu, FakeMachine, Guest, config, device};
 use nexus_personality::machine::{Outcome, ThreadState};
-use nexus_personality::snapshot::{ProcessState, SavedBacking, SavedObject};
+use nexus_personality::snapshot::{
+    ProcessState, SavedBacking, SavedContent, SavedObject, SavedRecord,
+};
 use nexus_personality::window::Window;
 use nexus_personality::{Config, Error, Process};
 use std::sync::Arc;
@@ -95,6 +97,99 @@ fn files_directories_pipes_and_signals_come_back() {
     assert_eq!(g.peek(buffer, 1), [5]);
     assert_eq!(g.call("rt_sigaction", &[10, 0, buffer, 8]), 0);
     assert_eq!(g.peek(buffer, 32), action.map(u64::to_le_bytes).concat());
+}
+
+/// Inode number, links, mode, size, and the seconds and nanoseconds of access, change of content and change.
+fn stat(g: &mut Guest, fd: u64) -> [u64; 10] {
+    let buffer = g.memory(4096);
+    assert_eq!(g.call("fstat", &[fd, buffer]), 0);
+    let word = |at: u64| u64::from_le_bytes(g.peek(buffer + at, 8).try_into().unwrap());
+    let mode = word(24) & 0xffff_ffff;
+    [
+        word(8),
+        word(16),
+        mode,
+        word(48),
+        word(72),
+        word(80),
+        word(88),
+        word(96),
+        word(104),
+        word(112),
+    ]
+}
+
+#[test]
+fn files_of_tmp_are_the_same_ones() {
+    let mut g = Guest::plain();
+    let flags = libc::O_RDWR | libc::O_CREAT;
+    g.write_file("/tmp/kept", b"one");
+    let [kept, linked, gone] = ["/tmp/kept", "/tmp/linked", "/tmp/gone"].map(|path| g.text(path));
+    assert_eq!(g.call("link", &[kept, linked]), 0);
+    g.write_file("/tmp/gone", b"two");
+    let open = ["/tmp/kept", "/tmp/linked", "/tmp/gone", "/tmp"].map(|path| {
+        g.open(path, if path == "/tmp" { 0 } else { flags })
+            .cast_unsigned()
+    });
+    assert_eq!(g.call("unlink", &[gone]), 0);
+    let times = g.memory(4096);
+    g.poke(times, &[1u64, 2, 3, 4].map(u64::to_le_bytes).concat());
+    assert_eq!(g.call("utimensat", &[-100i64 as u64, kept, times, 0]), 0);
+    let was = open.map(|fd| stat(&mut g, fd));
+    assert_eq!((was[0], was[0][1], was[2][1]), (was[1], 2, 0));
+
+    let state = json(&g.process.save().unwrap());
+    let mut g = restore(config(&[]), &state).unwrap();
+    let now = open.map(|fd| stat(&mut g, fd));
+    assert_eq!(now, was);
+    let again = g.open("/tmp/linked", 0).cast_unsigned();
+    assert_eq!(stat(&mut g, again), was[0]);
+    let fresh = g.open("/tmp/fresh", flags).cast_unsigned();
+    let number = stat(&mut g, fresh)[0];
+    assert!(was.iter().all(|file| file[0] < number), "{number}");
+    let twice = json(&g.process.save().unwrap());
+    assert_eq!(twice.inodes.len(), state.inodes.len() + 1);
+}
+
+#[test]
+fn locks_are_held_by_whom_they_were() {
+    let mut g = Guest::plain();
+    let flags = libc::O_RDWR | libc::O_CREAT;
+    let open =
+        ["/tmp/whole", "/tmp/own", "/tmp/ranges"].map(|path| g.open(path, flags).cast_unsigned());
+    let [whole, own, ranges] = open;
+    assert_eq!(g.call("flock", &[whole, 2]), 0);
+    let lock = g.memory(4096);
+    let set = |g: &mut Guest, fd: u64, command: i32, start: u64| {
+        let words = [1u64, start, 10, 0]; // F_WRLCK, SEEK_SET
+        g.poke(lock, &words.map(u64::to_le_bytes).concat());
+        g.call("fcntl", &[fd, u64::from(command.unsigned_abs()), lock])
+    };
+    assert_eq!(set(&mut g, own, libc::F_SETLK, 5), 0);
+    assert_eq!(set(&mut g, ranges, libc::F_OFD_SETLK, 20), 0);
+
+    let state = json(&g.process.save().unwrap());
+    let mut g = restore(config(&[]), &state).unwrap();
+    let other =
+        ["/tmp/whole", "/tmp/own", "/tmp/ranges"].map(|path| g.open(path, flags).cast_unsigned());
+    let lock = g.memory(4096);
+    let set = |g: &mut Guest, fd: u64, command: i32, start: u64| {
+        let words = [1u64, start, 10, 0];
+        g.poke(lock, &words.map(u64::to_le_bytes).concat());
+        g.call("fcntl", &[fd, u64::from(command.unsigned_abs()), lock])
+    };
+    assert_eq!(g.call("flock", &[other[0], 2 | 4]), -11);
+    assert_eq!(set(&mut g, other[1], libc::F_OFD_SETLK, 0), -11);
+    assert_eq!(set(&mut g, own, libc::F_SETLK, 5), 0, "its own");
+    assert_eq!(set(&mut g, other[2], libc::F_SETLK, 25), -11);
+    assert_eq!(set(&mut g, ranges, libc::F_OFD_SETLK, 25), 0, "its own");
+    // As on Linux, closing one descriptor of the file gives the process's locks up, and the last of a description its own.
+    assert_eq!(g.call("close", &[other[1]]), 0);
+    let other = g.open("/tmp/own", flags).cast_unsigned();
+    assert_eq!(set(&mut g, other, libc::F_OFD_SETLK, 0), 0);
+    assert_eq!(g.call("close", &[whole]), 0);
+    let other = g.open("/tmp/whole", flags).cast_unsigned();
+    assert_eq!(g.call("flock", &[other, 2 | 4]), 0);
 }
 
 #[test]
@@ -237,6 +332,7 @@ fn a_forged_state_is_refused() {
     let mut g = Guest::plain();
     g.memory(4096);
     g.open("/dev/null", 0);
+    g.open("/tmp/f", libc::O_RDWR | libc::O_CREAT);
     let good = g.process.save().unwrap();
     let forge = |change: &dyn Fn(&mut ProcessState)| {
         let mut state = good.clone();
@@ -268,6 +364,39 @@ fn a_forged_state_is_refused() {
         offset: 0,
     }));
     assert!(forge(&|s| s.heap = (10, 5)));
+    assert!(forge(&|s| s.inodes[0].number = 1), "the number of /tmp");
+    assert!(forge(&|s| s.inodes[0].number = u64::MAX));
+    assert!(forge(&|s| s.last_inode = u64::MAX));
+    assert!(forge(&|s| s.inodes[0].meta.modified = (0, -1)));
+    assert!(forge(&|s| s.trees[0].changed = (0, 1_000_000_000)));
+    assert!(forge(&|s| s.inodes.push(s.inodes[0].clone())), "twice");
+    assert!(
+        forge(&|s| {
+            s.inodes[0].kind = SavedContent::Directory;
+            s.inodes[0].names = vec![b"a".to_vec(), b"a/a".to_vec()];
+        }),
+        "a directory in itself"
+    );
+    let record = SavedRecord {
+        of_process: false,
+        exclusive: true,
+        start: 0,
+        end: 1,
+    };
+    assert!(
+        forge(&|s| s.descriptions[3].records = vec![record]),
+        "no file"
+    );
+    assert!(!forge(&|s| s.descriptions[4].records = vec![record]));
+    let empty = SavedRecord { end: 0, ..record };
+    assert!(forge(&|s| s.descriptions[4].records = vec![empty]));
+    assert!(forge(&|s| {
+        let mut second = s.descriptions[4].clone();
+        second.descriptors = vec![(20, false)];
+        s.descriptions[4].lock = Some(true);
+        second.lock = Some(true);
+        s.descriptions.push(second);
+    }));
     assert!(forge(
         &|s| s.descriptions[0].object = SavedObject::Standard(17)
     ));

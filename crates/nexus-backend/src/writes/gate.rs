@@ -1,16 +1,17 @@
 //! What every operation of a guest passes: deferred writes are kept from being noticed, prefetched reads from being stale.
 
-use super::WriteMode;
 use super::promise::{Fingerprint, ReplyHead};
 use super::put::{self, Way};
 use super::scope::{Current, Scope};
 use super::target::Target;
+use super::{PATIENCE, WriteMode};
 use crate::FunctionIdentity;
 use crate::operation::{self, Engine, Refusal, Reply, Task};
 use crate::prefetch::{Copies, Inputs};
 use crate::raw::{RawRoom, RawSlice, RequestBody};
 use nexus_abi::operation as abi;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The circumstances of an operation.
 #[derive(Clone, Debug)]
@@ -96,6 +97,7 @@ pub async fn execute(
             Way::Defer(..) | Way::Plain => {}
         }
     }
+    let is_s3 = matches!(task, Task::S3(_));
     let limit = operation::limit(timeout_ms);
     let clear = async {
         if target.is_effect {
@@ -104,9 +106,17 @@ pub async fn execute(
         target.settle(&engine.writes.ledger).await;
         Ok::<(), Refusal>(())
     };
-    tokio::time::timeout(limit, clear)
-        .await
-        .map_err(|_| Refusal::late(limit))??;
+    let began = Instant::now();
+    let cleared = tokio::select! {
+        biased;
+        cleared = tokio::time::timeout(limit, clear) => cleared.ok(),
+        () = engine.writes.behind_for(limit.min(PATIENCE)) => None,
+    };
+    match cleared {
+        Some(cleared) => cleared?,
+        None if is_s3 && engine.writes.is_behind() => return Ok(unavailable()),
+        None => return Err(Refusal::late(began.elapsed())),
+    }
     if let (true, [object], Some(copies)) =
         (target.is_get, target.objects.as_slice(), &around.copies)
         && let Some(copy) = copies.of(object)
@@ -147,4 +157,24 @@ pub async fn execute(
         }
     }
     reply
+}
+
+/// What a key is answered for that stays pending because the journal's disk fails: clients try again.
+fn unavailable() -> Reply {
+    let head = ReplyHead {
+        status: 503,
+        headers: vec![
+            ("Content-Type".to_owned(), "application/xml".to_owned()),
+            ("x-amz-request-id".to_owned(), "nexus".to_owned()),
+        ],
+        retries: 0,
+    };
+    let body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>ServiceUnavailable</Code><Message>A deferred write waits \
+                for the node's journal, which cannot be written. Its log says why; nothing was done.</Message>\
+                <RequestId>nexus</RequestId></Error>";
+    Reply {
+        // Strings and numbers: it cannot fail.
+        head: serde_json::to_vec(&head).unwrap_or_default(),
+        body: operation::Content::Memory(bytes::Bytes::from_static(body.as_bytes())),
+    }
 }

@@ -34,6 +34,9 @@ pub const NODE_WRITES: usize = 16_384;
 pub const FUNCTION_BYTES: usize = 64 << 20;
 pub const FUNCTION_WRITES: usize = 4096;
 
+/// How long an operation waits for a key whose write has ended, while the journal cannot write that down.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// When a function's PUTs are answered.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -138,6 +141,19 @@ impl Writes {
 
     pub fn journal(&self) -> Option<&Arc<Journal>> {
         self.journal.get()
+    }
+
+    /// Whether the ends of journalled writes cannot be written down at the moment.
+    pub fn is_behind(&self) -> bool {
+        self.journal().is_some_and(|journal| journal.is_behind())
+    }
+
+    /// Until that has been so for `patience`.
+    pub async fn behind_for(&self, patience: Duration) {
+        match self.journal() {
+            Some(journal) => journal.behind_for(patience).await,
+            None => std::future::pending().await,
+        }
     }
 
     pub fn status(&self) -> WritesStatus {

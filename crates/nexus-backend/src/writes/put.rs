@@ -1,11 +1,11 @@
 //! A PUT that may be deferred: taken out of the guest's memory, answered, and sent.
 
 use super::failure::WriteError;
-use super::journal::{Entry, Payload};
+use super::journal::{Entry, Journal, NotKept, Payload};
 use super::ledger::{Accepted, ObjectName, Outcome, Write};
 use super::promise::{self, Fingerprint, Profile, ReplyHead};
 use super::scope::Scope;
-use super::{LARGEST, WriteMode, Writes, replay};
+use super::{LARGEST, PATIENCE, WriteMode, Writes, replay};
 use crate::FunctionIdentity;
 use crate::operation::{self, Content, Engine, Refusal, Reply, Task, s3};
 use crate::raw::{RawRoom, RawSlice, RequestBody};
@@ -123,7 +123,9 @@ pub async fn defer(
         .journal()
         .filter(|_| scope.mode() == WriteMode::Journal)
         .cloned();
-    if journal.as_ref().is_some_and(|journal| journal.is_full()) {
+    // Behind, it would accept nothing, and what it waits for has a bound only where it is done at once.
+    let declines = |journal: &Arc<Journal>| journal.is_full() || journal.is_behind();
+    if journal.as_ref().is_some_and(declines) {
         return None;
     }
     let (accepted, follows) = scope.add(|| {
@@ -184,16 +186,34 @@ pub async fn defer(
             );
             Some(as_reply(&reply))
         }
-        Err(error) => {
+        Err(NotKept { reason, perhaps }) => {
             // Without a journal it is done before it is answered.
-            tracing::error!(error, "the journal of deferred writes cannot be written");
-            let outcome = carry_out(engine, identity, function, &order).await;
+            tracing::error!(
+                error = reason,
+                "the journal of deferred writes cannot be written"
+            );
+            let outcome = tokio::select! {
+                outcome = carry_out(engine, identity, function, &order) => outcome,
+                () = journal.behind_for(PATIENCE) => {
+                    Outcome::Failed(Arc::new(WriteError::late(PATIENCE.as_secs_f32())))
+                }
+            };
             let answer = match &outcome {
                 Outcome::Stored { .. } => as_reply(&reply),
                 Outcome::Failed(error) => Err(Refusal::write_failed(error)),
                 Outcome::Abandoned => Err(Refusal::write_failed(&WriteError::late(0.0))),
             };
-            conclude(engine, &order.write, outcome);
+            if perhaps {
+                // A restart must not find it once others may have written the object.
+                let (engine, write) = (Arc::clone(engine), order.write);
+                tokio::spawn(async move {
+                    if journal.fence().await.is_ok() {
+                        conclude(&engine, &write, outcome);
+                    }
+                });
+            } else {
+                conclude(engine, &order.write, outcome);
+            }
             Some(answer)
         }
     }

@@ -52,10 +52,10 @@ pub fn send(engine: Arc<Engine>, order: Order) {
         };
         let id = order.entry.id;
         let outcome = match carry_out(&engine, &journal, &order).await {
-            Ok(etag) => {
-                journal.done(id).await;
-                Outcome::Stored { etag }
-            }
+            Ok(etag) => match journal.done(id).await {
+                Ok(()) => Outcome::Stored { etag },
+                Err(error) => return stays_pending(id, &error),
+            },
             Err(end) => {
                 let (conflict, error) = match end {
                     End::Failed(error) => (false, error),
@@ -72,12 +72,23 @@ pub fn send(engine: Arc<Engine>, order: Order) {
                     reason = error.message,
                     "a journalled write is parked: see nexus writes"
                 );
-                journal.park(id, conflict, &error.message).await;
-                Outcome::Failed(Arc::new(error))
+                match journal.park(id, conflict, &error.message).await {
+                    Ok(()) => Outcome::Failed(Arc::new(error)),
+                    Err(error) => return stays_pending(id, &error),
+                }
             }
         };
         conclude(&engine, &order.write, outcome);
     });
+}
+
+/// A restart will send it again, so until then nobody may build on its end.
+fn stays_pending(id: i64, error: &str) {
+    tracing::error!(
+        id,
+        error,
+        "the end of a journalled write cannot be written down"
+    );
 }
 
 fn conflict_error(reason: String) -> WriteError {

@@ -455,4 +455,97 @@ mod journal {
         assert!(world.backend.forget_write(parked.id).await.unwrap());
         assert!(world.backend.writes().parked.is_empty());
     }
+
+    /// The journal's database by another hand, which can make it fail.
+    fn by_hand(directory: &Path, sql: &str) {
+        let database = rusqlite::Connection::open(directory.join("journal.db")).unwrap();
+        database.execute_batch(sql).unwrap();
+    }
+
+    /// What a full disk does, without one.
+    fn fail(directory: &Path, what: &str) {
+        by_hand(
+            directory,
+            &format!(
+                "CREATE TRIGGER broken BEFORE {what} ON writes BEGIN SELECT RAISE(FAIL, 'the disk is full'); END"
+            ),
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_write_whose_end_is_not_on_disk_is_pending_and_nothing_overtakes_it() {
+        let store = Store::start().await;
+        let directory = tempfile::tempdir().unwrap();
+        let (world, mut instance) = node(&store, directory.path()).await;
+        assert_eq!(instance.s3("PutObject", "first", b"x").await, 200);
+        slow(&store, SLOW);
+        assert_eq!(instance.s3("PutObject", "k", b"v").await, 200);
+        fail(directory.path(), "DELETE");
+        eventually("stored", || store.get("/b/k").is_some()).await;
+        tokio::time::sleep(Duration::from_millis(2 * SLOW)).await;
+        assert_eq!(world.backend.writes().pending, 1);
+        let delete = |ms: u32| {
+            move |g: &mut Guest| {
+                let head = json!({"op": "DeleteObject", "bucket": "b", "key": "k"});
+                g.call_within(abi::S3, &head, ms)
+            }
+        };
+        // Neither this invocation's effects nor another's come through: they are told to try again.
+        let mut other = world.instance("g", WriteMode::Sync, 10_000);
+        other.begin().await;
+        for who in [&mut instance, &mut other] {
+            let reply = who.play(delete(300)).await;
+            assert_eq!(reply.http_status(), 503, "{:?}", reply.head);
+            assert!(String::from_utf8_lossy(&reply.body).contains("ServiceUnavailable"));
+        }
+        // What has nothing to do with the key goes on, at once instead of deferred.
+        assert_eq!(other.s3("PutObject", "l", b"w").await, 200);
+        assert_eq!(store.get("/b/k").unwrap(), b"v");
+        // A crash now replays what nobody was told of.
+        let copy = crash_copy(directory.path());
+        by_hand(copy.path(), "DROP TRIGGER broken");
+        let (second, _instance) = node(&store, copy.path()).await;
+        assert_eq!(second.backend.writes().replayed, 1);
+        eventually("replayed", || second.backend.writes().pending == 0).await;
+        assert!(second.backend.writes().parked.is_empty());
+        // There is room again.
+        by_hand(directory.path(), "DROP TRIGGER broken");
+        eventually("written down", || world.backend.writes().pending == 0).await;
+        assert_eq!(instance.play(delete(5000)).await.http_status(), 204);
+        let copy = crash_copy(directory.path());
+        let (third, _instance) = node(&store, copy.path()).await;
+        assert_eq!(third.backend.writes().replayed, 0);
+        assert_eq!(store.get("/b/k"), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_write_that_cannot_be_parked_is_pending() {
+        let store = Store::start().await;
+        let directory = tempfile::tempdir().unwrap();
+        let (world, mut instance) = node(&store, directory.path()).await;
+        assert_eq!(instance.s3("PutObject", "first", b"x").await, 200);
+        fail(directory.path(), "UPDATE OF state");
+        store.behaviour.put_status.store(403, Ordering::SeqCst);
+        assert_eq!(instance.s3("PutObject", "k", b"v").await, 200);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(world.backend.writes().pending, 1);
+        assert!(world.backend.writes().parked.is_empty());
+        by_hand(directory.path(), "DROP TRIGGER broken");
+        eventually("parked", || world.backend.writes().parked.len() == 1).await;
+        eventually("let go of", || world.backend.writes().pending == 0).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_journal_does_not_take_is_done_at_once() {
+        let store = Store::start().await;
+        let directory = tempfile::tempdir().unwrap();
+        let (world, mut instance) = node(&store, directory.path()).await;
+        assert_eq!(instance.s3("PutObject", "first", b"x").await, 200);
+        fail(directory.path(), "INSERT");
+        assert_eq!(instance.s3("PutObject", "k", b"v").await, 200);
+        assert_eq!(store.get("/b/k").unwrap(), b"v");
+        assert_eq!(world.backend.writes().pending, 0);
+        assert_eq!(instance.s3("DeleteObject", "k", b"").await, 204);
+        assert_eq!(store.get("/b/k"), None);
+    }
 }

@@ -62,6 +62,15 @@ impl Locks {
         true
     }
 
+    /// The lock that a description holds: whether exclusive.
+    #[must_use]
+    pub fn held(&self, d: &Arc<Description>) -> Option<bool> {
+        let lock = self.files.get(&file_of(d)?)?;
+        let own = Arc::downgrade(d);
+        let holds = lock.holders.iter().any(|holder| holder.ptr_eq(&own));
+        holds.then_some(lock.exclusive)
+    }
+
     /// Give a lock up, if one is held.
     pub fn release(&mut self, d: &Arc<Description>) {
         let own = Arc::downgrade(d);

@@ -19,7 +19,9 @@ pub enum Owner {
 }
 
 impl Owner {
-    fn is(&self, other: &Self) -> bool {
+    /// Whether both are one.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Process(a), Self::Process(b)) => a == b,
             (Self::Description(a), Self::Description(b)) => a.ptr_eq(b),
@@ -66,6 +68,12 @@ pub struct Records {
 }
 
 impl Records {
+    /// All of a file.
+    #[must_use]
+    pub fn of(&self, file: FileId) -> &[Record] {
+        self.files.get(&file).map_or(&[], Vec::as_slice)
+    }
+
     /// The first lock that excludes this one.
     pub fn obstacle(&mut self, file: FileId, wanted: &Record) -> Option<Record> {
         let held = self.files.get_mut(&file)?;

@@ -15,6 +15,9 @@ const MAX_INODES: u64 = 100_000;
 /// Descriptors the tree may hold at most, one per file; beyond it creating fails with ENOSPC.
 const MAX_FILES: u64 = 4096;
 
+/// Numbers that a snapshot may have given; what is left is more than will ever be.
+const MAX_NUMBER: u64 = 1 << 62;
+
 /// What an inode takes of the hypervisor's memory, and what a name does beside its bytes: at least the allocator's share.
 const INODE_BYTES: u64 = 512;
 const NAME_BYTES: u64 = 128;
@@ -109,6 +112,24 @@ impl Usage {
         }
     }
 
+    /// The highest inode number that was given.
+    #[must_use]
+    pub fn last_number(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// Give no number again that was given before a snapshot.
+    ///
+    /// # Errors
+    /// EINVAL: so many cannot have been given.
+    pub fn resume_numbers(&self, last: u64) -> Result<(), Errno> {
+        if last > MAX_NUMBER {
+            return Err(EINVAL);
+        }
+        self.next.fetch_max(last, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn lend(&self, bytes: u64) -> Result<Lent, Errno> {
         self.ledger.lend(bytes).map_err(|_| ENOSPC)
     }
@@ -191,6 +212,17 @@ impl Inode {
             usage: Arc::clone(usage),
             _lent: lent,
         }))
+    }
+
+    /// A fresh inode, as the one of a snapshot that had this number and this many names.
+    ///
+    /// # Errors
+    /// EINVAL: it is not fresh.
+    pub fn renumbered(mut self: Arc<Self>, number: u64, links: u32) -> Result<Arc<Self>, Errno> {
+        let inode = Arc::get_mut(&mut self).ok_or(EINVAL)?;
+        inode.number = number;
+        inode.meta().links = links;
+        Ok(self)
     }
 
     /// An empty file.

@@ -308,6 +308,7 @@ pub fn memfd_create(t: &mut Thread, _: &mut dyn Cpu, [name, flags, ..]: [u64; 6]
         return Err(EINVAL);
     }
     let inode = Inode::file(t.process.names.tmp.usage(), 0o777)?;
+    inode.meta().links = 0;
     let description = Description::new(Object::Memory(inode), libc::O_RDWR);
     t.process.files().insert(description, flags & 1 != 0, 0)
 }

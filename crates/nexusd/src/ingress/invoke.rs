@@ -13,9 +13,9 @@ use crate::scheduler::{Arrival, Rejected};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
+use hyper::http::request::Parts;
 use serde::de::IgnoredAny;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,20 +32,21 @@ const MAX_CLIENT_CONTEXT: usize = 3583;
 pub async fn invoke(
     node: Arc<Node>,
     name: &str,
-    request: Request<Incoming>,
+    head: &Parts,
+    body: &mut Incoming,
     request_id: Arc<str>,
 ) -> Result<Reply, ApiError> {
     let received_ns = monotonic_ns();
-    let qualifier = parameter(request.uri().query(), "Qualifier");
+    let qualifier = parameter(head.uri.query(), "Qualifier");
     let name = names::resolve(name, qualifier.as_deref(), &node.config.region)?;
     let version = current(&node, &name)?;
-    let options = Options::read(request.headers())?;
+    let options = Options::read(&head.headers)?;
     if options.dry_run {
         return Ok(respond::no_content());
     }
     // The VM starts while the body is still on its way.
     let mut arrival = node.scheduler.expect(&node, &version);
-    let event = body::read(request.into_body(), MAX_EVENT).await?;
+    let event = body::read(body, MAX_EVENT).await?;
     let event = check_event(event)?;
     // So do the reads that it is going to make.
     let identity = version.identity(&node.config);
@@ -69,6 +70,9 @@ pub async fn invoke(
     let id = job.id;
     submit(&node, version, job, &mut arrival)?;
     let answer = wait(&node, id, answer).await?;
+    if matches!(answer.outcome, Outcome::Deleted) {
+        current(&node, &name)?;
+    }
     present(answer, options.trace_id)
 }
 
@@ -232,6 +236,10 @@ fn present(answer: Answer, trace_id: Option<String>) -> Result<Reply, ApiError> 
         Outcome::Returned(body) => (body, false),
         Outcome::FunctionError(body) => (body, true),
         Outcome::Node(what) => return Err(ApiError::service(what)),
+        Outcome::Deleted => {
+            let what = "the function was deleted, and deployed again, while the event waited";
+            return Err(ApiError::service(what.to_owned()));
+        }
     };
     let mut reply = respond::bytes(200, "application/json", body);
     respond::header(&mut reply, "x-amz-executed-version", LATEST);

@@ -5,6 +5,7 @@ use super::respond::{self, Reply};
 use super::{admin, body, guard, invoke, lambda_api};
 use crate::node::Node;
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::{Method, Request};
 use percent_encoding::percent_decode_str;
 use std::convert::Infallible;
@@ -19,7 +20,8 @@ const MAX_ADMIN_BODY: usize = 1 << 20;
 /// None: an error is a reply.
 pub async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Infallible> {
     let id: Arc<str> = uuid::Uuid::new_v4().to_string().into();
-    let mut reply = match dispatch(node, request, &id).await {
+    let (head, mut body) = request.into_parts();
+    let mut reply = match dispatch(node, &head, &mut body, &id).await {
         Ok(reply) => reply,
         Err(error) => {
             metrics::counter!("nexus_request_errors_total", "type" => error.kind).increment(1);
@@ -27,39 +29,44 @@ pub async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply,
         }
     };
     respond::header(&mut reply, "x-amzn-requestid", &*id);
+    // What was answered before its body was read: without the rest of it there can be no next request.
+    if !body::drain(&head.headers, &mut body).await {
+        respond::header(&mut reply, "connection", "close");
+    }
     Ok(reply)
 }
 
 async fn dispatch(
     node: Arc<Node>,
-    request: Request<Incoming>,
+    head: &Parts,
+    body: &mut Incoming,
     id: &Arc<str>,
 ) -> Result<Reply, ApiError> {
-    guard::check(request.headers(), node.config.listen)?;
-    let method = request.method().clone();
-    let segments = segments(request.uri().path())?;
+    guard::check(&head.headers, node.config.listen)?;
+    let method = head.method.clone();
+    let segments = segments(head.uri.path())?;
     let path: Vec<&str> = segments.iter().map(String::as_str).collect();
     match path.as_slice() {
         ["2015-03-31", "functions", name, "invocations"] => {
             only(&method, &Method::POST)?;
-            invoke::invoke(node, name, request, Arc::clone(id)).await
+            invoke::invoke(node, name, head, body, Arc::clone(id)).await
         }
         ["2015-03-31", "functions"] => {
             only(&method, &Method::GET)?;
-            Ok(lambda_api::list(&node, request.uri().query()))
+            Ok(lambda_api::list(&node, head.uri.query()))
         }
         ["2015-03-31", "functions", name] => {
             only(&method, &Method::GET)?;
-            lambda_api::get(&node, name, request.uri().query())
+            lambda_api::get(&node, name, head.uri.query())
         }
         ["2015-03-31", "functions", name, "configuration"] => {
             only(&method, &Method::GET)?;
-            lambda_api::configuration(&node, name, request.uri().query())
+            lambda_api::configuration(&node, name, head.uri.query())
         }
         ["nexus", "v1", rest @ ..] => {
-            let query = request.uri().query().unwrap_or("").to_owned();
+            let query = head.uri.query().unwrap_or("").to_owned();
             let body = if method == Method::PUT {
-                body::read(request.into_body(), MAX_ADMIN_BODY).await?
+                body::read(body, MAX_ADMIN_BODY).await?
             } else {
                 bytes::Bytes::new()
             };

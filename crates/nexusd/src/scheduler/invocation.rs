@@ -299,7 +299,7 @@ pub fn count(version: &Version, end: &End, ns: u64) {
         (Outcome::Returned(_), _) => "success",
         (_, Some("timeout")) => "timeout",
         (Outcome::FunctionError(_), _) => "error",
-        (Outcome::Node(_), _) => "node-error",
+        (Outcome::Node(_) | Outcome::Deleted, _) => "node-error",
     };
     metrics::counter!("nexus_invocations_total", "function" => version.name.to_string(), "outcome" => outcome)
         .increment(1);

@@ -39,6 +39,8 @@ pub enum Outcome {
     FunctionError(Vec<u8>),
     /// The node failed; the text says how.
     Node(String),
+    /// The function was deleted while the event waited.
+    Deleted,
 }
 
 impl Job {

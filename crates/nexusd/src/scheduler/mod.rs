@@ -113,7 +113,7 @@ impl Scheduler {
             }
             None => {
                 for job in waiting {
-                    job.answer(Outcome::Node("the function was deleted".to_owned()), None);
+                    job.answer(Outcome::Deleted, None);
                 }
             }
         }
@@ -222,7 +222,7 @@ impl Scheduler {
     pub fn take_back(&self, node: &Arc<Node>, key: u64, job: Job) {
         let mut state = self.lock();
         let Some(pool) = state.pools.get_mut(&key) else {
-            job.answer(Outcome::Node("the function was deleted".to_owned()), None);
+            job.answer(Outcome::Deleted, None);
             return;
         };
         pool.waiting.push_front(job);

@@ -3,6 +3,7 @@
 use crate::common::{TestNode, read_reply};
 use serde_json::json;
 use std::io::Write;
+use std::time::Duration;
 
 #[test]
 fn malformed_requests_do_not_take_the_node_down() {
@@ -45,6 +46,38 @@ fn malformed_requests_do_not_take_the_node_down() {
     }
     assert_eq!(node.invoke("f", &json!({})).status, 200);
     assert!(node.process.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_body_that_nobody_reads_does_not_cost_the_connection_or_is_told() {
+    let node = TestNode::start("");
+    let mut stream = node.connect();
+    let path = "/2015-03-31/functions/none/invocations";
+    let mut ask = |method: &str, path: &str, body: &[u8]| {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        let _ = stream.write_all(body);
+        read_reply(stream.try_clone().unwrap()).expect("a reply")
+    };
+    for size in [2, 100_000, 2 << 20] {
+        let reply = ask("POST", path, &vec![b'1'; size]);
+        assert_eq!((reply.status, reply.header("connection")), (404, ""));
+        assert_eq!(ask("POST", "/metrics", &vec![b'1'; size]).status, 405);
+    }
+    // Too much to read for nothing: the client sends all of it, and has its answer.
+    let reply = ask("POST", path, &vec![b'1'; 20 << 20]);
+    assert_eq!((reply.status, reply.header("connection")), (404, "close"));
+    assert!(read_reply(stream).is_none());
+    // What does not come is not waited for long.
+    let mut stream = node.connect();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let reply = read_reply(stream).expect("a reply");
+    assert_eq!((reply.status, reply.header("connection")), (404, "close"));
 }
 
 #[test]

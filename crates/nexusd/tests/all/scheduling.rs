@@ -56,6 +56,30 @@ fn above_the_maximum_events_wait_and_then_are_throttled() {
 }
 
 #[test]
+fn events_that_wait_for_a_function_that_is_deleted_are_told() {
+    let node = TestNode::start("queue_wait_ms = 20000");
+    node.deploy("f", &json!({"max_instances": 1, "timeout_s": 10}));
+    thread::scope(|scope| {
+        let invoke = || node.invoke("f", &json!({"do": "sleep", "s": 2}));
+        let runs = scope.spawn(invoke);
+        thread::sleep(Duration::from_millis(800));
+        let waits = scope.spawn(invoke);
+        thread::sleep(Duration::from_millis(400));
+        assert!(
+            node.send("DELETE", "/nexus/v1/functions/f", &[], b"")
+                .status
+                < 300
+        );
+        let told = waits.join().unwrap();
+        assert_eq!(
+            (told.status, told.error_type()),
+            (404, "ResourceNotFoundException")
+        );
+        assert_eq!(runs.join().unwrap().status, 200);
+    });
+}
+
+#[test]
 fn a_full_node_makes_room_for_another_function() {
     let node = TestNode::start("max_instances = 1\nqueue_wait_ms = 5000");
     node.deploy("a", &json!({}));

@@ -1,7 +1,7 @@
 """Errors in the form in which Lambda reports them."""
 
+import sys
 import traceback
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -20,8 +20,18 @@ class Fault(Exception):
 
 
 def describe(message: str, kind: str, trace: list[str], request_id: str = "") -> dict[str, Any]:
-    """The error document: errorMessage, errorType, requestId, stackTrace."""
-    return {"errorMessage": message, "errorType": kind, "requestId": request_id, "stackTrace": trace}
+    """The error document: errorMessage, errorType, requestId, stackTrace. Text that is not Unicode is escaped in it."""
+    return {
+        "errorMessage": _sound(message),
+        "errorType": _sound(kind),
+        "requestId": request_id,
+        "stackTrace": [_sound(entry) for entry in trace],
+    }
+
+
+def _sound(text: str) -> str:
+    """`text` with lone surrogates as the log shows them (backslash escapes): no reader of JSON has to take them."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def from_exception(error: BaseException, request_id: str = "") -> dict[str, Any]:
@@ -54,10 +64,20 @@ def _text(error: BaseException) -> str:
         return f"<{type(error).__name__}: its text cannot be had: {type(broken).__name__}>"
 
 
-def log(document: dict[str, Any], write: Callable[[str], object]) -> None:
-    """Write the error to the log as Lambda does: `[ERROR] Type: message`, then the traceback."""
+def log(document: dict[str, Any]) -> None:
+    """Write the error to the log as Lambda does: `[ERROR] Type: message`, then the traceback.
+
+    Where the function closed its output, or put something else in its place, the first one serves, or none does: the caller
+    gets the error anyway.
+    """
     lines = [f"[ERROR] {document['errorType']}: {document['errorMessage']}"]
     if document["stackTrace"]:
         lines.append("Traceback (most recent call last):")
         lines += [entry.rstrip("\n") for entry in document["stackTrace"]]
-    write("\n".join(lines) + "\n")
+    text = "\n".join(lines) + "\n"
+    for stream in (sys.stdout, sys.__stdout__):
+        try:
+            stream.write(text)  # type: ignore[union-attr]
+        except Exception:  # it is the function's object
+            continue
+        return

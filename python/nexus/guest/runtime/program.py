@@ -38,7 +38,7 @@ def initialise(channel: Channel) -> tuple[Handler, list[renewal.Hook]]:
 def fail(channel: Channel, error: BaseException) -> None:
     """Report an initialisation that failed."""
     document = faults.from_exception(error)
-    faults.log(document, sys.stdout.write)
+    faults.log(document)
     logs.flush()
     report(channel, document)
 

@@ -250,6 +250,19 @@ impl Guest {
         completion
     }
 
+    /// As [`Guest::call`], with a time limit and no body.
+    pub fn call_within(&mut self, operation: u16, head: &Value, ms: u32) -> Completion {
+        let text = head.to_string();
+        self.write(HEAD, text.as_bytes());
+        self.submit_entry(Entry {
+            operation,
+            head: (at(HEAD), at(text.len())),
+            timeout_ms: ms,
+            ..Entry::default()
+        });
+        self.wait()
+    }
+
     /// An S3 operation.
     pub fn s3(&mut self, op: &str, key: &str, body: &[u8]) -> Completion {
         self.s3_with(op, key, body, &[])
