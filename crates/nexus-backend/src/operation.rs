@@ -41,7 +41,7 @@ pub const LONGEST: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Engine {
     client: Client,
-    pub endpoints: Endpoints,
+    pub endpoints: Arc<Endpoints>,
     pub(crate) tls: Tls,
     /// Idle connections of web clients.
     pub(crate) idle: Pool,
@@ -62,7 +62,7 @@ impl Engine {
             idle: Pool::default(),
             channels: Channels::default(),
             client: Client::new().map_err(Error::Config)?,
-            endpoints: Endpoints::new(&config.endpoints).map_err(Error::Config)?,
+            endpoints: Arc::new(Endpoints::new(&config.endpoints).map_err(Error::Config)?),
             credentials: Store::new(&config.credentials()).map_err(Error::Config)?,
             region: config.region.clone(),
             writes: Writes::default(),

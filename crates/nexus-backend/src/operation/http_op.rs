@@ -6,7 +6,7 @@ use crate::FunctionIdentity;
 use crate::http::Route;
 use crate::http::head::{Request, Sending, is_token, values};
 use crate::http::url::Url;
-use crate::policy::Call;
+use crate::policy::{Call, is_s3};
 use crate::raw::RequestBody;
 use crate::sigv4::{EMPTY_SHA256, UNSIGNED, payload_hash};
 use serde::Deserialize;
@@ -16,8 +16,8 @@ use std::time::Duration;
 /// The longest time-outs that a guest may ask for, in seconds.
 const LONGEST_S: f64 = 900.0;
 
-/// Longest form that is looked at.
-const FORM: usize = 16 << 10;
+/// Longest body that is looked at for what it asks for: the longest message of SNS and SQS, encoded.
+const LONGEST_FORM: usize = 1 << 20;
 
 /// The submission's head (docs/abi.md).
 #[derive(Debug, Deserialize)]
@@ -65,20 +65,27 @@ pub async fn execute(
         .map_err(|why| Refusal::denied(&why, &url.authority.to_string()))?;
     let sending = framing(&head, &body)?;
     let mut headers = clean(head.headers)?;
+    let asked = if identity.policy.is_plain() {
+        None
+    } else {
+        whole(&body)
+    };
     let call = Call {
         service,
         method: &head.method,
         url: &url,
         headers: &headers,
-        body: &start(&body),
+        body: asked.as_deref(),
     };
     if let Err(denied) = policy.call(&call) {
-        return Ok(refused(&call, &denied));
+        let service = service.map(str::to_owned).or_else(|| policy.service(&call));
+        let service = service.as_deref();
+        return Ok(refused(&Call { service, ..call }, &denied));
     }
     if let Some(sign) = &sign {
         let (service, region) = (&sign.service, &sign.region);
         let hash = hash(sign, &url, &body, &headers)?;
-        if service.starts_with("s3") {
+        if is_s3(service) {
             set(&mut headers, "X-Amz-Content-SHA256", &hash);
         }
         engine.sign(
@@ -113,11 +120,11 @@ pub async fn execute(
     }
 }
 
-/// As much of a body as tells which action a form asks for.
-fn start(body: &RequestBody) -> Vec<u8> {
+/// A body, where it is at hand and short enough to tell which action a form asks for.
+fn whole(body: &RequestBody) -> Option<Vec<u8>> {
     match body {
-        RequestBody::Whole(bytes) => bytes.slice(0, FORM).to_vec(),
-        RequestBody::Parts(_) => Vec::new(),
+        RequestBody::Whole(bytes) if bytes.len() <= LONGEST_FORM => Some(bytes.to_vec()),
+        RequestBody::Whole(_) | RequestBody::Parts(_) => None,
     }
 }
 
@@ -179,7 +186,7 @@ fn hash(sign: &Sign, url: &Url, body: &RequestBody, headers: &Headers) -> Result
         }
         return Err(Refusal::invalid("the payload's hash is none"));
     }
-    let s3 = sign.service.starts_with("s3");
+    let s3 = is_s3(&sign.service);
     match body {
         RequestBody::Whole(bytes) if bytes.is_empty() => Ok(EMPTY_SHA256.to_owned()),
         RequestBody::Whole(_) if s3 && url.authority.https => Ok(UNSIGNED.to_owned()),

@@ -5,7 +5,7 @@ use super::send::{Headers, clean};
 use super::{Content, Engine, Refusal, Reply};
 use crate::FunctionIdentity;
 use crate::http::head::is_token;
-use crate::http::url::{Url, encode};
+use crate::http::url::Url;
 use crate::policy::{Call, Denied};
 use crate::sigv4::{self, ALGORITHM, Scope, Signable, UNSIGNED, amz_date, iso_date};
 use base64::Engine as _;
@@ -63,16 +63,19 @@ pub fn execute(engine: &Engine, identity: &FunctionIdentity, head: Head) -> Resu
             .map_err(|why| denied(&why))?;
         LONGEST_S
     };
-    // A form uploads an object.
-    let form = head.conditions.as_ref().map(|c| place(&url, c));
     let call = Call {
         service: Some(&head.service),
-        method: if form.is_some() { "PUT" } else { &head.method },
-        url: form.as_ref().unwrap_or(&url),
+        method: &head.method,
+        url: &url,
         headers: &head.headers,
-        body: b"",
+        // Whoever sends it may send another one.
+        body: matches!(head.method.as_str(), "GET" | "HEAD").then_some(b""),
     };
-    policy.call(&call).map_err(|why| denied(&why))?;
+    match &head.conditions {
+        Some(conditions) => policy.form(&url, conditions),
+        None => policy.call(&call),
+    }
+    .map_err(|why| denied(&why))?;
     let expires_s = head.expires_s.clamp(1, longest);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map_or(0, |since| since.as_secs());
@@ -129,25 +132,6 @@ fn is_connection_token(head: &Head, url: &Url) -> Result<bool, Refusal> {
         return Err(Refusal::invalid("a connection token has no path"));
     }
     Ok(true)
-}
-
-/// Where a form's object goes: the bucket's URL, and the key or its beginning.
-fn place(url: &Url, conditions: &[Value]) -> Url {
-    let key = conditions.iter().find_map(|condition| match condition {
-        Value::Object(pair) => pair.get("key")?.as_str(),
-        Value::Array(triple) => match triple.as_slice() {
-            [_, name, value] if name == "$key" => value.as_str(),
-            _ => None,
-        },
-        _ => None,
-    });
-    let mut url = url.clone();
-    while url.path.ends_with('/') {
-        url.path.pop();
-    }
-    url.path.push('/');
-    encode(key.unwrap_or_default(), true, &mut url.path);
-    url
 }
 
 /// The fields that a form for S3's POST gets: policy and signature.

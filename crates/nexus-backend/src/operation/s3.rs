@@ -74,7 +74,7 @@ pub async fn execute(
         method: operation.method,
         url: &url,
         headers: &headers,
-        body: b"",
+        body: Some(b""),
     };
     if let Err(denied) = policy.call(&call) {
         return Ok(refused(&call, &denied));
@@ -147,7 +147,7 @@ pub fn is_allowed(engine: &Engine, identity: &FunctionIdentity, head: &[u8]) -> 
         method: operation.method,
         url: &url,
         headers: &head.headers,
-        body: b"",
+        body: Some(b""),
     };
     policy.check(&url.authority, Some("s3")).is_ok() && policy.call(&call).is_ok()
 }

@@ -1,7 +1,7 @@
 //! What a request to AWS does, as far as the request itself tells: service, action, bucket and key.
 
 use super::document::Access;
-use super::{Denied, Policy, aws_labels, is_service};
+use super::{Denied, Policy, aws_labels, is_s3, is_s3_host};
 use crate::http::head::values;
 use crate::http::url::{Url, decode};
 
@@ -13,8 +13,8 @@ pub struct Call<'a> {
     pub method: &'a str,
     pub url: &'a Url,
     pub headers: &'a [(String, String)],
-    /// Start of the body, where it is at hand.
-    pub body: &'a [u8],
+    /// The body; `None` where it is not at hand, whole.
+    pub body: Option<&'a [u8]>,
 }
 
 /// S3's operations on an object or a bucket that a member of the query names, by method.
@@ -46,6 +46,8 @@ const SUBRESOURCES: &[(&str, &str, &str, &str)] = &[
     ("delete", "POST", "", "DeleteObjects"),
 ];
 
+const COPY_SOURCE: &str = "x-amz-copy-source";
+
 /// Members of a query that choose nothing else than their operation's details.
 const DETAILS: &[&str] = &[
     "list-type",
@@ -59,6 +61,15 @@ const DETAILS: &[&str] = &[
     "encoding-type",
     "versionId",
     "partNumber",
+    "key-marker",
+    "version-id-marker",
+    "upload-id-marker",
+    "part-number-marker",
+    "max-parts",
+    "max-uploads",
+    "max-buckets",
+    "bucket-region",
+    "select-type",
     "x-id",
 ];
 
@@ -82,45 +93,50 @@ impl Policy<'_> {
     /// # Errors
     /// The function's policy does not allow it.
     pub fn call(&self, call: &Call<'_>) -> Result<(), Denied> {
-        let services = match call.service {
-            Some(service) => vec![service.to_owned()],
-            None => self.guess(call.url),
-        };
-        // Signed for S3 by whatever name: s3, s3express, s3-object-lambda.
-        let (mut last, mut allowed) = (None, services.is_empty());
-        for service in services {
-            let one = if service.starts_with("s3") {
-                self.s3(&service, call)
-            } else {
-                let action = action(call);
-                let actions: Vec<&str> = action.iter().map(String::as_str).collect();
-                self.rules.service(&service, &actions)
+        if let Some(service) = call.service {
+            return self.as_service(service, call);
+        }
+        let configured: Vec<&str> = self.at(call.url).collect();
+        if !configured.is_empty() {
+            return match scope(call).filter(|told| configured.contains(&told.as_str())) {
+                Some(told) => self.as_service(&told, call),
+                // Nobody can tell which of them it is for.
+                None => configured
+                    .iter()
+                    .try_for_each(|service| self.as_service(service, call)),
             };
-            match one {
-                Ok(()) => allowed = true,
-                Err(denied) => last = Some(denied),
-            }
         }
-        match last {
-            Some(denied) if !allowed => Err(denied),
-            _ => Ok(()),
+        let Some(labels) = aws_labels(&call.url.authority.host) else {
+            return Ok(());
+        };
+        if is_s3_host(&labels) {
+            return self.as_service("s3", call);
         }
+        // One of the labels is the service.
+        let judged = labels.iter().map(|label| self.as_service(label, call));
+        judged.reduce(Result::or).unwrap_or(Ok(()))
     }
 
-    /// Services that an unsigned request may be for, by its host.
-    fn guess(&self, url: &Url) -> Vec<String> {
-        let configured = self.endpoints.0.iter();
-        let mut found: Vec<String> = configured
-            .filter(|(_, endpoint)| endpoint.authority == url.authority)
-            .map(|(service, _)| service.clone())
-            .collect();
-        if let Some(labels) = aws_labels(&url.authority.host) {
-            if labels.iter().any(|label| is_service(label, "s3")) {
-                return vec!["s3".to_owned()];
-            }
-            found.extend(labels.iter().map(|label| (*label).to_owned()));
+    /// The service that an unsigned request is for, as it is answered by.
+    pub fn service(&self, call: &Call<'_>) -> Option<String> {
+        let configured: Vec<&str> = self.at(call.url).collect();
+        let told = scope(call).filter(|told| configured.contains(&told.as_str()));
+        told.or_else(|| configured.first().map(|service| (*service).to_owned()))
+    }
+
+    /// Services that have their endpoint where a request goes.
+    fn at<'a>(&'a self, url: &'a Url) -> impl Iterator<Item = &'a str> {
+        self.endpoints
+            .services(&url.authority.host, url.authority.port)
+    }
+
+    fn as_service(&self, service: &str, call: &Call<'_>) -> Result<(), Denied> {
+        if is_s3(service) {
+            return self.s3(service, call);
         }
-        found
+        let action = action(call);
+        let actions: Vec<&str> = action.iter().map(String::as_str).collect();
+        self.rules.service(service, &actions)
     }
 
     fn s3(&self, service: &str, call: &Call<'_>) -> Result<(), Denied> {
@@ -133,8 +149,11 @@ impl Policy<'_> {
             .flatten()
             .collect();
         self.rules.service(service, &names)?;
-        let source = values(call.headers, "x-amz-copy-source").next();
-        if source.is_some() {
+        // Of several, nobody can tell which one counts.
+        let sources: Vec<&str> = values(call.headers, COPY_SOURCE)
+            .chain(values(&query, COPY_SOURCE))
+            .collect();
+        if !sources.is_empty() {
             self.rules.service(service, &["GetObject"])?;
         }
         if !self.rules.has_buckets() {
@@ -148,7 +167,7 @@ impl Policy<'_> {
         if aws_labels(&call.url.authority.host).is_some() && !place.certain {
             return odd("the host of this request does not tell which bucket it is for");
         }
-        if let Some(source) = source {
+        for source in sources {
             let Some((bucket, key)) = copied(source) else {
                 return odd("x-amz-copy-source does not name a bucket and a key");
             };
@@ -168,8 +187,11 @@ impl Policy<'_> {
                 Some("ListObjects" | "ListObjectsV2" | "ListObjectVersions")
             ) =>
             {
-                let prefix = query.iter().find(|(name, _)| name == "prefix");
-                let prefix = prefix.map_or("", |(_, value)| value.as_str());
+                let mut prefixes = values(&query, "prefix");
+                let prefix = prefixes.next().unwrap_or_default();
+                if prefixes.next().is_some() {
+                    return odd("this request names several prefixes");
+                }
                 self.rules.bucket(bucket, Some(prefix), access)
             }
             None => self.rules.bucket(bucket, None, access),
@@ -178,15 +200,15 @@ impl Policy<'_> {
 }
 
 /// The bucket and the key that a URL names.
-struct Place {
-    bucket: Option<String>,
-    key: Option<String>,
+pub(super) struct Place {
+    pub bucket: Option<String>,
+    pub key: Option<String>,
     /// The host has one of the forms that S3's endpoints have.
-    certain: bool,
+    pub certain: bool,
 }
 
 impl Place {
-    fn of(url: &Url) -> Self {
+    pub fn of(url: &Url) -> Self {
         let path = url.path.strip_prefix('/').unwrap_or(&url.path);
         let some = |text: &str| (!text.is_empty()).then(|| decode(text));
         let labels = aws_labels(&url.authority.host).unwrap_or_default();
@@ -232,39 +254,50 @@ fn query(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The operation of S3 by method, path and query; `None` where that does not tell.
+/// The operation of S3 by method, path and query; `None` where that does not tell, or tells two.
 fn operation(call: &Call<'_>, place: &Place, query: &[(String, String)]) -> Option<&'static str> {
     let (on_object, on_bucket) = (place.key.is_some(), place.bucket.is_some());
-    let copy = values(call.headers, "x-amz-copy-source").next().is_some();
-    for (member, method, object, bucket) in SUBRESOURCES {
-        if call.method == *method && query.iter().any(|(name, _)| name == member) {
-            return match (on_object, *object, *bucket) {
-                (true, "UploadPart", _) if copy => Some("UploadPartCopy"),
-                (true, "", _) | (false, _, "") => None,
-                (true, object, _) => Some(object),
-                (false, _, bucket) => on_bucket.then_some(bucket),
-            };
-        }
-    }
+    let copy = values(call.headers, COPY_SOURCE).next().is_some();
+    let is_member = |name: &str| SUBRESOURCES.iter().any(|(member, ..)| *member == name);
+    let mut members: Vec<&str> = query.iter().map(|(name, _)| name.as_str()).collect();
+    members.retain(|name| is_member(name));
+    members.sort_unstable();
+    members.dedup();
     let plain = query.iter().all(|(name, _)| {
         let lowered = name.to_ascii_lowercase();
-        DETAILS.contains(&name.as_str())
-            || lowered.starts_with("x-amz-")
+        is_member(name)
+            || DETAILS.contains(&name.as_str())
+            || (lowered.starts_with("x-amz-") && lowered != COPY_SOURCE)
             || lowered.starts_with("response-")
     });
-    if !plain {
+    let listed = query.iter().any(|(name, _)| name == "list-type");
+    if !plain || members.len() > 1 || (listed && !members.is_empty()) {
         return None;
     }
-    let version_two = query.iter().any(|(name, _)| name == "list-type");
+    if let [member] = members.as_slice() {
+        let (.., object, bucket) = SUBRESOURCES
+            .iter()
+            .find(|(name, method, ..)| name == member && *method == call.method)?;
+        return match (on_object, *object, *bucket) {
+            (true, "UploadPart", _) if copy => Some("UploadPartCopy"),
+            (true, "", _) | (false, _, "") => None,
+            (true, object, _) => Some(object),
+            (false, _, bucket) => on_bucket.then_some(bucket),
+        };
+    }
+    // Its key is in its body.
+    let is_form =
+        values(call.headers, "content-type").any(|kind| kind.starts_with("multipart/form-data"));
     match (call.method, on_bucket, on_object) {
         ("GET", _, true) => Some("GetObject"),
         ("HEAD", _, true) => Some("HeadObject"),
         ("PUT", _, true) if copy => Some("CopyObject"),
         ("PUT", _, true) => Some("PutObject"),
         ("DELETE", _, true) => Some("DeleteObject"),
-        ("GET", true, false) if version_two => Some("ListObjectsV2"),
+        ("GET", true, false) if listed => Some("ListObjectsV2"),
         ("GET", true, false) => Some("ListObjects"),
         ("HEAD", true, false) => Some("HeadBucket"),
+        ("POST", true, false) if is_form => Some("PutObject"),
         ("PUT", true, false) => Some("CreateBucket"),
         ("DELETE", true, false) => Some("DeleteBucket"),
         ("GET", false, false) => Some("ListBuckets"),
@@ -281,28 +314,69 @@ fn copied(source: &str) -> Option<(String, String)> {
         .then(|| (bucket.to_owned(), key.to_owned()))
 }
 
-/// The action of another service: of the JSON protocols in `X-Amz-Target`, of the query protocols in `Action`, of CBOR in
-/// the path. REST services' actions would take their models.
-fn action(call: &Call<'_>) -> Option<String> {
-    if let Some(target) = values(call.headers, "x-amz-target").next() {
-        return target.rsplit('.').next().map(str::to_owned);
-    }
-    if values(call.headers, "smithy-protocol").next().is_some() {
-        let name = call.url.path.rsplit("/operation/").next();
-        return name.filter(|name| !name.contains('/')).map(str::to_owned);
-    }
-    let form = values(call.headers, "content-type")
-        .any(|value| value.starts_with("application/x-www-form-urlencoded"));
-    let body = std::str::from_utf8(call.body).unwrap_or_default();
-    let mut members = query(&call.url.query);
-    if form {
-        members.extend(query(body));
-    }
-    let mut actions = members.into_iter().filter(|(name, _)| name == "Action");
-    match (actions.next(), actions.next()) {
-        (Some((_, action)), None) => Some(action),
+/// The service that a request says it is signed for, in one place alone.
+fn scope(call: &Call<'_>) -> Option<String> {
+    let query = query(&call.url.query);
+    let in_header = values(call.headers, "authorization").map(|value| {
+        let rest = value.split("Credential=").nth(1).unwrap_or_default();
+        rest.split(',').next().unwrap_or_default().trim()
+    });
+    let mut told = in_header.chain(values(&query, "x-amz-credential"));
+    let credential = told.next().filter(|_| told.next().is_none())?;
+    // ID/DAY/REGION/SERVICE/aws4_request
+    match credential.rsplit('/').collect::<Vec<_>>().as_slice() {
+        ["aws4_request", service, ..] => Some((*service).to_owned()),
         _ => None,
     }
+}
+
+/// The action of another service: of the JSON protocols in `X-Amz-Target`, of the query protocols in `Action`, of CBOR in
+/// the path. REST services' actions would take their models. `None` where it is not told, or where two are: which of them
+/// counts is the service's choice.
+fn action(call: &Call<'_>) -> Option<String> {
+    let mut told: Vec<String> = values(call.headers, "x-amz-target")
+        .map(|target| target.rsplit('.').next().unwrap_or_default().to_owned())
+        .collect();
+    if values(call.headers, "smithy-protocol").next().is_some() {
+        let name = call.url.path.rsplit("/operation/").next();
+        told.push(name.filter(|name| !name.contains('/'))?.to_owned());
+    }
+    let is = |kinds: &[&str]| {
+        values(call.headers, "content-type").any(|value| {
+            let value = value.trim().to_ascii_lowercase();
+            kinds.iter().any(|kind| value.starts_with(kind))
+        })
+    };
+    let actions = |text: &str| -> Vec<String> {
+        let members = query(text).into_iter();
+        members
+            .filter_map(|(name, value)| (name == "Action").then_some(value))
+            .collect()
+    };
+    told.extend(actions(&call.url.query));
+    let form = is(&["application/x-www-form-urlencoded"]);
+    match call.body {
+        Some(body) => {
+            let own = actions(&String::from_utf8_lossy(body));
+            if !form && !own.is_empty() {
+                return None;
+            }
+            told.extend(own);
+        }
+        // It might be a form.
+        None if form
+            || !is(&[
+                "application/json",
+                "application/x-amz-json",
+                "application/cbor",
+            ]) =>
+        {
+            return None;
+        }
+        None => {}
+    }
+    let first = told.pop()?;
+    told.iter().all(|other| *other == first).then_some(first)
 }
 
 #[cfg(test)]
@@ -314,7 +388,7 @@ mod tests {
 
     fn ask(document: &str, service: Option<&str>, request: &str, headers: &[(&str, &str)]) -> bool {
         let endpoints = [("s3".to_owned(), "http://127.0.0.1:9101".to_owned())].into();
-        let endpoints = Endpoints::new(&endpoints).unwrap();
+        let endpoints = Arc::new(Endpoints::new(&endpoints).unwrap());
         let rules = Rules::new("f", &serde_json::from_str(document).unwrap()).unwrap();
         let rules = Arc::new(rules);
         let (method, url) = request.split_once(' ').unwrap();
@@ -328,7 +402,7 @@ mod tests {
             method,
             url: &Url::parse(url).unwrap(),
             headers: &headers,
-            body: body.as_bytes(),
+            body: Some(body.as_bytes()),
         };
         Policy::new(&endpoints, &rules).call(&call).is_ok()
     }
@@ -458,5 +532,131 @@ mod tests {
             "GET https://sqs.us-east-1.amazonaws.com/",
             &[]
         ));
+    }
+
+    #[test]
+    fn what_tells_two_actions_tells_none() {
+        let document =
+            r#"{"services": ["sns:ListTopics", "s3:PutObject", "s3:AbortMultipartUpload"]}"#;
+        let form = "application/x-www-form-urlencoded; charset=utf-8";
+        let sns = |query: &str, body: &str, headers: &[(&str, &str)]| {
+            let request = format!("POST https://sns.us-east-1.amazonaws.com/{query} {body}");
+            ask(document, Some("sns"), &request, headers)
+        };
+        let kind = ("Content-Type", form);
+        let target = ("X-Amz-Target", "x.ListTopics");
+        assert!(sns("", "Action=ListTopics", &[kind]));
+        assert!(sns("", "Action=ListTopics", &[kind, target]));
+        assert!(sns("", "{}", &[target]));
+        assert!(!sns("", "Action=Publish", &[kind, target]));
+        assert!(!sns("", "Action=Publish", &[target]));
+        assert!(!sns("", "Acti%6fn=Publish&x=%FF", &[kind, target]));
+        assert!(!sns("?Action=ListTopics", "Action=Publish", &[kind]));
+        assert!(!sns("?Action=ListTopics", "Action=Publish", &[]));
+        assert!(!sns("", "{}", &[target, ("x-amz-target", "x.Publish")]));
+        let s3 = |request: &str| ask(document, Some("s3"), request, &[]);
+        for request in [
+            "PUT http://127.0.0.1:9101/b/k?uploadId=u&partNumber=1",
+            "DELETE http://127.0.0.1:9101/b/k?uploadId=u&x-id=AbortMultipartUpload",
+        ] {
+            assert!(s3(request), "{request}");
+        }
+        for request in [
+            "PUT http://127.0.0.1:9101/b/k?tagging=&uploadId=u",
+            "DELETE http://127.0.0.1:9101/b/k?tagging=&uploadId=u",
+            "PUT http://127.0.0.1:9101/b/k?uploadId=u&legal-hold",
+            "PUT http://127.0.0.1:9101/b/k?x-amz-copy-source=b/k",
+            "PUT http://127.0.0.1:9101/b/k?uploadId=u&list-type=2",
+        ] {
+            assert!(!s3(request), "{request}");
+        }
+        let form = [("Content-Type", "multipart/form-data; boundary=x")];
+        let post = "POST http://127.0.0.1:9101/b";
+        assert!(ask(document, None, post, &form) && !ask(document, None, post, &[]));
+        let prefixed = r#"{"buckets": [{"name": "b", "prefix": "in/"}]}"#;
+        assert!(!ask(prefixed, None, post, &form));
+        let list = "GET http://127.0.0.1:9101/b?list-type=2&prefix=in/";
+        assert!(ask(prefixed, None, list, &[]));
+        assert!(!ask(prefixed, None, &format!("{list}&prefix="), &[]));
+        let sources = [
+            ("x-amz-copy-source", "b/in/k"),
+            ("X-Amz-Copy-Source", "c/k"),
+        ];
+        assert!(!ask(
+            prefixed,
+            None,
+            "PUT http://127.0.0.1:9101/b/in/k",
+            &sources
+        ));
+    }
+
+    #[test]
+    fn a_body_that_is_not_at_hand_may_ask_for_anything() {
+        let rules = r#"{"services": ["sns:ListTopics", "dynamodb:GetItem"]}"#;
+        let rules = Arc::new(Rules::new("f", &serde_json::from_str(rules).unwrap()).unwrap());
+        let endpoints = Arc::new(Endpoints::new(&std::collections::BTreeMap::new()).unwrap());
+        let may = |service, headers: &[(&str, &str)]| {
+            let own = |text: &&str| (*text).to_owned();
+            let headers: Vec<_> = headers.iter().map(|(n, v)| (own(n), own(v))).collect();
+            let url = format!("https://{service}.us-east-1.amazonaws.com/?Action=ListTopics");
+            let url = if service == "sns" {
+                &url
+            } else {
+                url.split('?').next().unwrap()
+            };
+            let call = Call {
+                service: Some(service),
+                method: "POST",
+                url: &Url::parse(url).unwrap(),
+                headers: &headers,
+                body: None,
+            };
+            Policy::new(&endpoints, &rules).call(&call).is_ok()
+        };
+        assert!(!may("sns", &[]));
+        assert!(!may(
+            "sns",
+            &[("Content-Type", "application/x-www-form-urlencoded")]
+        ));
+        let get = ("X-Amz-Target", "DynamoDB_20120810.GetItem");
+        assert!(may(
+            "dynamodb",
+            &[get, ("Content-Type", "application/x-amz-json-1.0")]
+        ));
+        assert!(!may("dynamodb", &[get]));
+    }
+
+    #[test]
+    fn an_endpoint_of_several_services_is_judged_as_the_one_that_is_told_or_as_all() {
+        let url = "http://127.0.0.1:5000".to_owned();
+        let endpoints = [("s3".to_owned(), url.clone()), ("sns".to_owned(), url)].into();
+        let endpoints = Arc::new(Endpoints::new(&endpoints).unwrap());
+        let rules = r#"{"services": ["sns:*", "s3:GetObject"], "buckets": [{"name": "b"}]}"#;
+        let rules = Arc::new(Rules::new("f", &serde_json::from_str(rules).unwrap()).unwrap());
+        let may = |url: &str, authorization: Option<&str>| {
+            let headers: Vec<_> = authorization
+                .iter()
+                .map(|value| ("Authorization".to_owned(), (*value).to_owned()))
+                .collect();
+            let call = Call {
+                service: None,
+                method: "GET",
+                url: &Url::parse(&format!("http://127.0.0.1:5000{url}")).unwrap(),
+                headers: &headers,
+                body: Some(b""),
+            };
+            Policy::new(&endpoints, &rules).call(&call).is_ok()
+        };
+        let signed = |service: &str| {
+            format!(
+                "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0"
+            )
+        };
+        assert!(may("/b/k", None) && !may("/denied/k", None));
+        assert!(may("/", Some(&signed("sns"))) && !may("/", Some(&signed("s3"))));
+        // A service that is not there, or two at a time, tell nothing.
+        assert!(!may("/denied/k", Some(&signed("sts"))));
+        let query = "/denied/k?X-Amz-Credential=x%2F20260101%2Fus-east-1%2Fsns%2Faws4_request";
+        assert!(!may(query, Some(&signed("sns"))));
     }
 }

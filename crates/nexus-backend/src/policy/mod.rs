@@ -8,6 +8,7 @@ mod address;
 mod aws;
 mod document;
 mod egress;
+mod form;
 mod refusal;
 
 pub use aws::Call;
@@ -51,6 +52,14 @@ impl Endpoints {
         Ok(Self(endpoints))
     }
 
+    /// The services whose endpoint is at this host and port, by either scheme.
+    fn services<'a>(&'a self, host: &'a str, port: u16) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |(_, url)| url.authority.host == host && url.authority.port == port)
+            .map(|(service, _)| service.as_str())
+    }
+
     /// Whether one of them is at this address.
     pub fn at(&self, to: SocketAddr) -> bool {
         self.0.values().any(|url| {
@@ -71,7 +80,11 @@ pub enum Allowed {
     /// An endpoint of AWS, which may be in a private network.
     Aws,
     /// What the function's policy allows; `named`: by this name.
-    Egress { rules: Arc<Rules>, named: bool },
+    Egress {
+        rules: Arc<Rules>,
+        endpoints: Arc<Endpoints>,
+        named: bool,
+    },
 }
 
 impl Allowed {
@@ -86,7 +99,13 @@ impl Allowed {
                 "it resolves to {ip}, which no function may reach"
             ))),
             Self::Aws => Ok(()),
-            Self::Egress { rules, named } => rules.address(ip, port, *named),
+            // By another name, or by a socket, its requests would not be judged.
+            Self::Egress { endpoints, .. } if endpoints.at((ip, port).into()) => {
+                Err(Denied(format!(
+                    "at {ip}, port {port}, is an endpoint of this node, which only requests to its own URL reach"
+                )))
+            }
+            Self::Egress { rules, named, .. } => rules.address(ip, port, *named),
         }
     }
 }
@@ -94,12 +113,12 @@ impl Allowed {
 /// What one function may do on this node.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy<'a> {
-    endpoints: &'a Endpoints,
+    endpoints: &'a Arc<Endpoints>,
     rules: &'a Arc<Rules>,
 }
 
 impl<'a> Policy<'a> {
-    pub fn new(endpoints: &'a Endpoints, rules: &'a Arc<Rules>) -> Self {
+    pub fn new(endpoints: &'a Arc<Endpoints>, rules: &'a Arc<Rules>) -> Self {
         Self { endpoints, rules }
     }
 
@@ -116,6 +135,7 @@ impl<'a> Policy<'a> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let allowed = |named| Allowed::Egress {
             rules: Arc::clone(self.rules),
+            endpoints: Arc::clone(self.endpoints),
             named,
         };
         if let Ok(ip) = host.parse::<IpAddr>() {
@@ -139,8 +159,16 @@ impl<'a> Policy<'a> {
         self.rules.name(&host, None)
     }
 
+    /// Whether what is sent to this host, over whatever connection, is to be judged request by request ([`Policy::call`]):
+    /// it is a configured endpoint, or S3 is there.
+    pub fn judges(&self, host: &str, port: u16) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        self.endpoints.services(&host, port).next().is_some()
+            || aws_labels(&host).is_some_and(|labels| is_s3_host(&labels))
+    }
+
     /// Whether a request may be sent to this host. `service`: it is to be signed for this one, which only
-    /// endpoints of the configuration and of AWS are.
+    /// endpoints of the configuration for that service and of AWS are.
     ///
     /// # Errors
     /// Why not.
@@ -149,15 +177,21 @@ impl<'a> Policy<'a> {
         authority: &Arc<Authority>,
         service: Option<&str>,
     ) -> Result<Allowed, Denied> {
-        if self.is_configured(authority) {
-            return Ok(Allowed::Configured);
-        }
         let denied = |why: &str| {
             Err(Denied(format!(
                 "functions may not reach {authority}: {why}; name it under [endpoints] in the node's configuration \
                  if they should"
             )))
         };
+        if self.is_configured(authority) {
+            let mut services = self.endpoints.services(&authority.host, authority.port);
+            return match service {
+                Some(service) if !services.any(|one| one == service) => {
+                    denied(&format!("it is no endpoint of {service}"))
+                }
+                _ => Ok(Allowed::Configured),
+            };
+        }
         let Some(labels) = aws_labels(&authority.host) else {
             return match service {
                 None => self.egress(&authority.host, authority.port),
@@ -172,6 +206,12 @@ impl<'a> Policy<'a> {
         }
         if authority.port != if authority.https { 443 } else { 80 } {
             return denied("AWS has no endpoint at this port");
+        }
+        // What the other services' hosts are called does not tell what they are signed for; AWS refuses what does not fit.
+        if let Some(service) = service
+            && is_s3(service) != is_s3_host(&labels)
+        {
+            return denied(&format!("it is no endpoint of {service}"));
         }
         let elsewhere = self.endpoints.0.keys().find(|configured| {
             service == Some(configured.as_str())
@@ -208,6 +248,21 @@ fn is_service(label: &str, service: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
+/// Whether a name that requests are signed for is one of S3's.
+pub fn is_s3(service: &str) -> bool {
+    matches!(
+        service,
+        "s3" | "s3express" | "s3-object-lambda" | "s3-outposts"
+    )
+}
+
+/// Whether S3 answers at a host of AWS.
+fn is_s3_host(labels: &[&str]) -> bool {
+    labels
+        .iter()
+        .any(|label| is_service(label, "s3") || is_service(label, "s3express"))
+}
+
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -225,7 +280,7 @@ mod tests {
 
     fn with<T>(document: &str, ask: impl FnOnce(Policy<'_>) -> T) -> T {
         let endpoints = [("s3".to_owned(), "http://127.0.0.1:9101".to_owned())].into();
-        let endpoints = Endpoints::new(&endpoints).unwrap();
+        let endpoints = Arc::new(Endpoints::new(&endpoints).unwrap());
         let rules = Rules::new("f", &serde_json::from_str(document).unwrap()).unwrap();
         let rules = Arc::new(rules);
         ask(Policy::new(&endpoints, &rules))
@@ -277,6 +332,10 @@ mod tests {
             assert!(check(url, Some("sqs")).is_err(), "{url}");
         }
         assert!(check("https://other.amazonaws.com", Some("s3")).is_err());
+        for service in ["sts", "foo", "s3express"] {
+            let denied = check("http://127.0.0.1:9101/b", Some(service)).unwrap_err();
+            assert!(denied.0.contains("no endpoint of"), "{denied}");
+        }
         for url in [
             "http://169.254.169.254/latest/meta-data",
             "http://127.0.0.1:9100/",
@@ -311,5 +370,65 @@ mod tests {
                 assert!(policy.lookup("secret.example.org").is_err());
             },
         );
+    }
+
+    #[test]
+    fn a_service_counts_where_it_is() {
+        let endpoints = [
+            ("s3", "http://127.0.0.1:9101"),
+            ("sts", "http://127.0.0.1:9101"),
+            ("sns", "http://127.0.0.1:9102"),
+        ]
+        .map(|(service, url)| (service.to_owned(), url.to_owned()))
+        .into();
+        let endpoints = Arc::new(Endpoints::new(&endpoints).unwrap());
+        let rules = Arc::new(Rules::new("f", &Document::default()).unwrap());
+        let policy = Policy::new(&endpoints, &rules);
+        let may = |url: &str, service| {
+            policy
+                .check(&Url::parse(url).unwrap().authority, Some(service))
+                .is_ok()
+        };
+        assert!(may("http://127.0.0.1:9101", "s3") && may("http://127.0.0.1:9101", "sts"));
+        assert!(!may("http://127.0.0.1:9101", "sns") && !may("http://127.0.0.1:9102", "s3"));
+        assert!(may("https://sqs.us-east-1.amazonaws.com", "sqs"));
+        assert!(may("https://email.us-east-1.amazonaws.com", "ses"));
+        assert!(!may("https://sqs.us-east-1.amazonaws.com", "s3express"));
+        // The node has neither of these names itself, and S3 is there.
+        assert!(!may(
+            "https://b.s3express-use1-az4.us-east-1.amazonaws.com",
+            "sqs"
+        ));
+    }
+
+    #[test]
+    fn an_endpoint_is_reached_by_its_own_url_alone() {
+        let document = r#"{"egress": ["127.0.0.1:*", "localhost:*"]}"#;
+        with(document, |policy| {
+            let loopback = "127.0.0.1".parse().unwrap();
+            for host in ["localhost", "127.0.0.1"] {
+                let Ok(allowed) = policy.egress(host, 9101) else {
+                    continue;
+                };
+                let denied = allowed.address(loopback, 9101).unwrap_err();
+                assert!(denied.0.contains("endpoint of this node"), "{denied}");
+                assert!(allowed.address(loopback, 9102).is_ok());
+            }
+            for (host, port) in [
+                ("127.0.0.1", 9101),
+                ("b.s3.us-east-1.amazonaws.com", 443),
+                ("S3.amazonaws.com.", 443),
+                ("b.s3express-use1-az4.us-east-1.amazonaws.com", 443),
+            ] {
+                assert!(policy.judges(host, port), "{host}");
+            }
+            for (host, port) in [
+                ("127.0.0.1", 9102),
+                ("sqs.us-east-1.amazonaws.com", 443),
+                ("s3.example.com", 443),
+            ] {
+                assert!(!policy.judges(host, port), "{host}");
+            }
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! A denied call as AWS answers one: status 403, in the shape of the service's protocol.
 
-use super::{Call, Denied};
+use super::{Call, Denied, is_s3};
 use crate::http::head::values;
 
 /// An answer that no server gave.
@@ -17,12 +17,8 @@ impl Refused {
         let message = denied.to_string();
         let has = |name: &str| values(call.headers, name).next().is_some();
         let service = call.service.unwrap_or("s3");
-        let (kind, body) = if service.starts_with("s3") {
-            let body = format!(
-                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code><Message>{}</Message>\
-                 <RequestId>nexus</RequestId></Error>",
-                escape(&message)
-            );
+        let (kind, body) = if is_s3(service) {
+            let body = xml("AccessDenied", &message);
             ("application/xml", body.into_bytes())
         } else if has("smithy-protocol") {
             ("application/cbor", cbor(&message))
@@ -51,7 +47,7 @@ impl Refused {
             [("Content-Type", kind), ("x-amzn-RequestId", "nexus")]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into();
-        if service.starts_with("s3") {
+        if is_s3(service) {
             headers.truncate(1);
             headers.push(("x-amz-request-id".to_owned(), "nexus".to_owned()));
         } else {
@@ -75,6 +71,31 @@ impl Refused {
             body,
         }
     }
+
+    /// As S3 answers what is no request that it takes.
+    pub fn unclear(why: &str) -> Self {
+        let body = xml("InvalidRequest", why).into_bytes();
+        let headers = [
+            ("Content-Type", "application/xml"),
+            ("x-amz-request-id", "nexus"),
+            ("Content-Length", &body.len().to_string()),
+        ];
+        Self {
+            status: 400,
+            headers: headers
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            body,
+        }
+    }
+}
+
+fn xml(code: &str, message: &str) -> String {
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{}</Message>\
+         <RequestId>nexus</RequestId></Error>",
+        escape(message)
+    )
 }
 
 fn escape(text: &str) -> String {
@@ -112,7 +133,7 @@ mod tests {
             method: "POST",
             url: &Url::parse("http://h/").unwrap(),
             headers: &headers,
-            body: b"",
+            body: Some(b""),
         };
         let refused = Refused::new(&call, &Denied("no <way>".to_owned()));
         (String::from_utf8_lossy(&refused.body).into_owned(), refused)

@@ -2,15 +2,20 @@
 //!
 //! Between two exchanges it holds no connection: that is in the pool, and whoever of the same function talks to that
 //! server next takes it. So an idle client in an instance costs nothing, and a new instance finds connections made.
+//!
+//! Where AWS's services are, requests are judged one by one ([`super::judge`]).
 
 use super::connection::{Boxed, Connection, Key, Peer};
+use super::judge::{self, Effect, Judge, Step};
 use super::options::Options;
 use super::tls::Settings;
 use super::watch::Watch;
 use super::{Engine, Failure};
 use crate::FunctionIdentity;
 use crate::connections::Place;
+use crate::policy::Refused;
 use crate::raw::{Part, RawRoom};
+use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,9 +40,12 @@ pub struct Conversation {
     connect_timeout: Duration,
     reader: tokio::sync::Mutex<Option<ReadHalf<Boxed>>>,
     writer: tokio::sync::Mutex<Option<WriteHalf<Boxed>>>,
+    /// Where each request is judged.
+    judge: Option<tokio::sync::Mutex<Judge>>,
     state: Mutex<State>,
     opened: Notify,
     closed: watch::Sender<bool>,
+    refused: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -47,6 +55,10 @@ struct State {
     /// Nothing has been sent on it.
     virgin: bool,
     ended: bool,
+    /// A request that was let through and has not been answered yet.
+    effect: Option<Effect>,
+    /// What is left of the answer to one that was not.
+    refusal: Option<Bytes>,
 }
 
 impl Conversation {
@@ -63,6 +75,7 @@ impl Conversation {
         let place = identity.connections.place().await.ok_or_else(|| {
             Failure::system(&std::io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
         })?;
+        let judged = engine.policy(identity).judges(&key.host, key.port);
         let pool = &engine.idle;
         let reached = pool.reached(&key);
         let (peer, connection) = match reached {
@@ -90,9 +103,13 @@ impl Conversation {
                 peer,
                 virgin: true,
                 ended: false,
+                effect: None,
+                refusal: None,
             }),
+            judge: judged.then(tokio::sync::Mutex::default),
             opened: Notify::new(),
             closed: watch::channel(false).0,
+            refused: watch::channel(false).0,
         }))
     }
 
@@ -133,6 +150,8 @@ impl Conversation {
         }
         let mut state = self.state();
         let halves = (self.reader.try_lock(), self.writer.try_lock());
+        let at_rest =
+            matches!(&halves, (Ok(reader), Ok(writer)) if reader.is_none() && writer.is_none());
         if state.virgin
             && key.tls.is_none()
             && let (Ok(mut reader), Ok(mut writer)) = halves
@@ -144,7 +163,7 @@ impl Conversation {
                 };
                 self.engine.idle.put(key.clone(), connection);
             }
-        } else {
+        } else if !at_rest {
             // It is no longer what its key says.
             state.watch.give_up();
         }
@@ -153,6 +172,10 @@ impl Conversation {
 
     async fn until_closed(&self) {
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    async fn until_refused(&self) {
+        let _ = self.refused.subscribe().wait_for(|refused| *refused).await;
     }
 
     /// Secure it with TLS, or once more inside TLS.
@@ -175,6 +198,12 @@ impl Conversation {
         let mut reader = self.reader.lock().await;
         let mut key = self.key();
         let virgin = self.state().virgin && key.tls.is_none();
+        if self.judge.is_some() && !virgin {
+            // Inside of it nothing could be judged.
+            return Err(Failure::denied(
+                "a connection to an endpoint of AWS's services is secured at its beginning, and once",
+            ));
+        }
         let mut secured = None;
         if virgin {
             key.tls = Some(settings.clone());
@@ -227,6 +256,7 @@ impl Conversation {
         }
         self.close();
         *self.writer.lock().await = None;
+        self.state().effect = None;
     }
 
     async fn pump_all(&self, parts: &mut mpsc::Receiver<Part>) {
@@ -265,23 +295,101 @@ impl Conversation {
         if part.bytes.is_empty() {
             return Ok(());
         }
+        let mut at = 0;
+        while at < part.bytes.len() {
+            let piece = part.bytes.slice(at, PIECE).to_vec();
+            match &self.judge {
+                None => self.forward(&piece).await?,
+                Some(judge) => self.send_judged(&mut *judge.lock().await, &piece).await?,
+            }
+            at += piece.len();
+        }
+        match self.writer.lock().await.as_mut() {
+            Some(half) => half.flush().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn forward(&self, bytes: &[u8]) -> io::Result<()> {
         let mut writer = self.writer.lock().await;
         if writer.is_none() {
             self.lease(&mut writer).await?;
         }
         let half = writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        let mut at = 0;
-        while at < part.bytes.len() {
-            let piece = part.bytes.slice(at, PIECE).to_vec();
-            {
-                let mut state = self.state();
-                state.virgin = false;
-                state.watch.sent(&piece);
-            }
-            half.write_all(&piece).await?;
-            at += piece.len();
+        {
+            let mut state = self.state();
+            state.virgin = false;
+            state.watch.sent(bytes);
         }
-        half.flush().await
+        half.write_all(bytes).await
+    }
+
+    /// Pass on what may pass. What follows a request that may not is swallowed: its client hears the answer once it listens.
+    async fn send_judged(&self, judge: &mut Judge, mut bytes: &[u8]) -> io::Result<()> {
+        self.state().virgin = false;
+        while !bytes.is_empty() && !judge.over {
+            if judge.begins() && !self.state().watch.may_ask() {
+                let why = "it is sent before the one before it was answered, or on a connection that serves no other";
+                self.refuse(judge, &Refused::unclear(why)).await;
+                break;
+            }
+            match judge.take(bytes) {
+                Step::Held => break,
+                Step::Body(used) => {
+                    let (own, rest) = bytes.split_at(used.min(bytes.len()));
+                    self.forward(own).await?;
+                    bytes = rest;
+                }
+                Step::Head(head, text, used) => {
+                    let (bodiless, key) = (judge.is_bodiless(), self.key());
+                    let admitted =
+                        judge::admit(&self.engine, &self.identity, &key, &head, bodiless);
+                    match admitted.await {
+                        Ok(effect) => {
+                            self.state().effect = Some(effect);
+                            self.forward(&text).await?;
+                        }
+                        Err(refused) => self.refuse(judge, &refused).await,
+                    }
+                    bytes = bytes.get(used..).unwrap_or_default();
+                }
+                Step::Unclear => {
+                    let why = "it is not plainly one of HTTP/1.1";
+                    self.refuse(judge, &Refused::unclear(why)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answer a request that is not passed on, once the answers before it have been read.
+    async fn refuse(&self, judge: &mut Judge, refused: &Refused) {
+        judge.over = true;
+        let goes_on = {
+            let mut state = self.state();
+            state.refusal = Some(judge::encode(refused).into());
+            let goes_on = state.watch.is_asked() && !state.watch.may_answer();
+            // Where an answer has begun that has no certain end, none can follow it.
+            state.ended |= !goes_on && !state.watch.may_answer();
+            goes_on
+        };
+        // The server has a request that is whole, and will answer it. Else it need not wait for more.
+        if !goes_on && let Some(mut half) = self.writer.lock().await.take() {
+            let _ = half.shutdown().await;
+        }
+        self.refused.send_replace(true);
+    }
+
+    /// Read of the answer to a request that was refused; `None` where there is none, or where it is not its turn.
+    fn read_refusal(&self, room: &RawRoom) -> Option<usize> {
+        let mut state = self.state();
+        if !state.watch.may_answer() {
+            return None;
+        }
+        let answer = state.refusal.as_mut()?;
+        let count = room.write(answer);
+        let _ = answer.split_to(count);
+        Some(count)
     }
 
     /// A connection for the next exchange.
@@ -325,12 +433,18 @@ impl Conversation {
             let opened = self.opened.notified();
             tokio::pin!(opened);
             opened.as_mut().enable();
+            let refused = self.state().refusal.is_some();
             {
                 let mut reader = self.reader.lock().await;
+                if let Some(count) = self.read_refusal(room) {
+                    *reader = None;
+                    return Ok(count);
+                }
                 if let Some(half) = reader.as_mut() {
                     let result = tokio::select! {
                         result = self.receive_from(half, room) => result,
                         () = self.until_closed() => Ok(0),
+                        () = self.until_refused(), if !refused => continue,
                     };
                     if !matches!(result, Ok(count) if count > 0) {
                         let mut state = self.state();
@@ -339,6 +453,7 @@ impl Conversation {
                             *reader = None;
                         }
                         state.ended = true;
+                        state.effect = None;
                     }
                     drop(reader);
                     self.settle();
@@ -351,6 +466,7 @@ impl Conversation {
             tokio::select! {
                 () = opened => {}
                 () = self.until_closed() => return Ok(0),
+                () = self.until_refused(), if !refused => {}
             }
         }
     }
@@ -380,7 +496,16 @@ impl Conversation {
     }
 
     fn received(&self, bytes: &[u8], room: &RawRoom) -> usize {
-        self.state().watch.received(bytes);
+        let mut state = self.state();
+        state.watch.received(bytes);
+        if state.watch.is_answered() {
+            if !state.watch.is_opaque() {
+                state.effect = None;
+            } else if let Some(effect) = &state.effect {
+                effect.touch();
+            }
+        }
+        drop(state);
         room.write(bytes)
     }
 

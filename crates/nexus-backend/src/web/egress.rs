@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 /// Whether the function may talk to this host: by its policy's egress, or because it is an endpoint of the node's
-/// configuration (which presigned URLs lead to; what they may do there is in their signature).
+/// configuration (which presigned URLs lead to; each request there is judged).
 ///
 /// # Errors
 /// It may not.

@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod conversation;
 mod egress;
+mod judge;
 pub mod options;
 pub mod rpc;
 pub mod tls;

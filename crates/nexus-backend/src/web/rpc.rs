@@ -102,6 +102,12 @@ async fn channel(
     identity: &FunctionIdentity,
     key: &Key,
 ) -> Result<SendRequest<Bytes>, Failure> {
+    // Its calls would not be judged; no service of AWS's that a node has itself speaks it.
+    if engine.policy(identity).judges(&key.host, key.port) {
+        return Err(Failure::denied(
+            "functions may not make gRPC calls to an endpoint of AWS's services",
+        ));
+    }
     if let Some(sender) = engine.channels.get(key) {
         match sender.ready().await {
             Ok(sender) => return Ok(sender),

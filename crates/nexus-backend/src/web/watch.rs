@@ -10,7 +10,7 @@ const MAX_HEADERS: usize = 128;
 
 /// One direction of an exchange.
 #[derive(Debug)]
-enum Side {
+pub(super) enum Side {
     /// A head so far.
     Head(Vec<u8>),
     /// This many bytes are to come.
@@ -48,6 +48,36 @@ impl Watch {
             opaque: true,
             ..Self::default()
         };
+    }
+
+    /// Whether another request may be sent now, and its answer be told from everything else.
+    pub fn may_ask(&self) -> bool {
+        let untouched = matches!(&self.request, Side::Head(seen) if seen.is_empty());
+        !self.opaque && (untouched || self.at_rest())
+    }
+
+    /// Whether nothing of an answer is under way: whoever reads may be told something else.
+    pub fn may_answer(&self) -> bool {
+        !self.opaque
+            && match (&self.request, &self.response) {
+                (_, Side::Done) => true,
+                (Side::Head(sent), Side::Head(_)) => sent.is_empty(),
+                _ => false,
+            }
+    }
+
+    /// Whether the answer to a request has come (its head, interim ones apart), or cannot be told.
+    pub fn is_answered(&self) -> bool {
+        self.opaque || !matches!(self.response, Side::Head(_))
+    }
+
+    pub fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    /// The whole request has been sent.
+    pub fn is_asked(&self) -> bool {
+        !self.opaque && matches!(self.request, Side::Done)
     }
 
     /// Whether an exchange has ended and the connection may serve another.
@@ -141,7 +171,7 @@ impl Watch {
 
 impl Side {
     /// Take what belongs to the body; how many bytes. `None` where it is none.
-    fn body(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub fn body(&mut self, bytes: &[u8]) -> Option<usize> {
         let used = match self {
             Self::Length(left) => {
                 let used = usize::try_from(*left)
@@ -157,7 +187,7 @@ impl Side {
         Some(used)
     }
 
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         let over = match self {
             Self::Length(left) => *left == 0,
             Self::Chunked(chunks) => chunks.state == Chunk::Over,
@@ -169,15 +199,20 @@ impl Side {
     }
 }
 
-struct RequestHead {
-    method: String,
-    length: usize,
-    body: Side,
+/// A request's head.
+#[derive(Debug)]
+pub(super) struct RequestHead {
+    pub method: String,
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    /// Its own, in bytes.
+    pub length: usize,
+    pub body: Side,
     keep_alive: bool,
 }
 
 /// `None`: it cannot be followed. `Some(None)`: more is to come.
-fn request_head(bytes: &[u8]) -> Option<Option<RequestHead>> {
+pub(super) fn request_head(bytes: &[u8]) -> Option<Option<RequestHead>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let length = match request.parse(bytes) {
@@ -224,8 +259,11 @@ fn request_head(bytes: &[u8]) -> Option<Option<RequestHead>> {
     let close = values(&headers, "connection")
         .flat_map(|value| value.split(','))
         .any(|token| token.trim().eq_ignore_ascii_case("close"));
+    let target = request.path?.to_owned();
     Some(Some(RequestHead {
         method,
+        target,
+        headers,
         length,
         body,
         keep_alive: !close,
@@ -251,7 +289,7 @@ enum Chunk {
 }
 
 #[derive(Debug, Default)]
-struct Chunks {
+pub(super) struct Chunks {
     state: Chunk,
     size: u64,
     digits: u8,

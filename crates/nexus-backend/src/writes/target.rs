@@ -55,13 +55,18 @@ impl Target {
     /// Of a request that an SDK made. One whose URL is none may be about anything.
     pub fn of_http(head: &http_op::Head) -> Self {
         match Url::parse(&head.url) {
-            Ok(url) => http(&url).copied_from(&head.headers),
+            Ok(url) => Self::of_request(&url, &head.headers),
             Err(_) => Self {
                 buckets: Buckets::Any,
                 is_effect: true,
                 ..Self::default()
             },
         }
+    }
+
+    /// Of any other request.
+    pub fn of_request(url: &Url, headers: &[(String, String)]) -> Self {
+        http(url).copied_from(headers)
     }
 
     fn copied_from(mut self, headers: &[(String, String)]) -> Self {

@@ -5,6 +5,7 @@ mod channel;
 mod common;
 mod fuzz;
 mod hostile;
+mod judged;
 mod neighbours;
 mod operations;
 mod sockets;

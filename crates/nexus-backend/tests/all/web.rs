@@ -1,9 +1,10 @@
 //! Conversations of web clients: bytes both ways, and connections that serve one function's exchanges.
 
 use crate::common::guest::{BODY, Completion, Entry, Guest, HEAD, ROOM, at};
-use crate::common::node;
 use crate::common::server::{Seen, Server, Step, ok};
+use crate::common::{Node, node, node_under};
 use nexus_abi::operation::{self as abi, status};
+use nexus_backend::PolicyDocument;
 use serde_json::json;
 
 const GET: &[u8] = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -18,8 +19,18 @@ fn target(url: &str) -> serde_json::Value {
     json!({"host": host, "port": port.parse::<u16>().unwrap()})
 }
 
+/// A node whose function may reach a server that is no endpoint of AWS's services.
+fn reaching(server: &Server) -> Node {
+    let place = server.url.strip_prefix("http://").unwrap();
+    let policy = PolicyDocument {
+        egress: Some(vec![place.to_owned()]),
+        ..PolicyDocument::default()
+    };
+    node_under("http://127.0.0.1:1", &policy)
+}
+
 /// A conversation's id for what is sent, and its stream.
-fn connect(guest: &mut Guest, url: &str) -> (u64, u64) {
+pub fn connect(guest: &mut Guest, url: &str) -> (u64, u64) {
     let id = guest.submit(abi::WEB_CONNECT, &target(url), b"");
     let reply = guest.wait();
     assert_eq!(
@@ -32,7 +43,7 @@ fn connect(guest: &mut Guest, url: &str) -> (u64, u64) {
 }
 
 /// Submit one part without waiting.
-fn send(guest: &mut Guest, id: u64, bytes: &[u8], place: usize, flags: u16) -> u64 {
+pub fn send(guest: &mut Guest, id: u64, bytes: &[u8], place: usize, flags: u16) -> u64 {
     guest.write(BODY + place, bytes);
     guest.submit_entry(Entry {
         operation: abi::BODY,
@@ -44,17 +55,17 @@ fn send(guest: &mut Guest, id: u64, bytes: &[u8], place: usize, flags: u16) -> u
     })
 }
 
-fn say(guest: &mut Guest, id: u64, bytes: &[u8]) {
+pub fn say(guest: &mut Guest, id: u64, bytes: &[u8]) {
     let part = send(guest, id, bytes, 0, abi::MORE_BODY);
     let reply = guest.wait();
     assert_eq!((reply.id, reply.status), (part, 0));
 }
 
-fn hear(guest: &mut Guest, stream: u64) -> Completion {
+pub fn hear(guest: &mut Guest, stream: u64) -> Completion {
     guest.read_stream(stream, 1 << 16)
 }
 
-fn close(guest: &mut Guest, stream: u64) {
+pub fn close(guest: &mut Guest, stream: u64) {
     guest.submit_entry(Entry {
         operation: abi::CLOSE,
         stream,
@@ -66,7 +77,7 @@ fn close(guest: &mut Guest, stream: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn exchanges_take_turns_on_one_connection() {
     let server = Server::start(|_, _: &Seen| ok(b"hello")).await;
-    let mut node = node(&server.url);
+    let mut node = reaching(&server);
     let url = server.url.clone();
     node.play(move |guest| {
         for _ in 0..3 {
@@ -88,7 +99,7 @@ async fn exchanges_take_turns_on_one_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_ambiguous_serves_nobody_else() {
     let server = Server::start(|_, _: &Seen| ok(b"hello")).await;
-    let mut node = node(&server.url);
+    let mut node = reaching(&server);
     let url = server.url.clone();
     node.play(move |guest| {
         // Two requests in one breath: the second answer would reach whoever comes next.
@@ -108,7 +119,7 @@ async fn what_is_ambiguous_serves_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_keep_their_order() {
     let server = Server::start(|_, _: &Seen| ok(b"")).await;
-    let mut node = node(&server.url);
+    let mut node = reaching(&server);
     let url = server.url.clone();
     node.play(move |guest| {
         let (id, stream) = connect(guest, &url);
@@ -140,7 +151,7 @@ async fn parts_keep_their_order() {
 async fn a_read_that_times_out_loses_nothing() {
     let slow = |_: usize, _: &Seen| vec![Step::Sleep(400), ok(b"late").remove(0)];
     let server = Server::start(slow).await;
-    let mut node = node(&server.url);
+    let mut node = reaching(&server);
     let url = server.url.clone();
     node.play(move |guest| {
         let (id, stream) = connect(guest, &url);
@@ -161,7 +172,7 @@ async fn a_read_that_times_out_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_close_ends_a_read_that_waits() {
     let server = Server::start(|_, _: &Seen| vec![Step::Sleep(60_000)]).await;
-    let mut node = node(&server.url);
+    let mut node = reaching(&server);
     let url = server.url.clone();
     node.play(move |guest| {
         let (id, stream) = connect(guest, &url);
@@ -192,7 +203,7 @@ async fn servers_that_never_end_cost_nothing_but_what_is_read() {
         steps
     };
     let server = Server::start(endless).await;
-    let mut node = node(&server.url);
+    let mut node = reaching(&server);
     let url = server.url.clone();
     let sent = server.sent.clone();
     node.play(move |guest| {
@@ -278,7 +289,7 @@ async fn failures_are_what_a_socket_would_say() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_serves_exchanges_with_its_own_options_alone() {
     let server = Server::start(|_, seen: &Seen| ok(seen.connection.to_string().as_bytes())).await;
-    let mut node = node(&server.url);
+    let mut node = reaching(&server);
     let url = server.url.clone();
     node.play(move |guest| {
         let kept = json!([[libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1]]);

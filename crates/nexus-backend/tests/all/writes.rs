@@ -3,6 +3,7 @@
 use crate::common::guest::{BODY, Guest};
 use crate::common::store::{Store, etag};
 use crate::common::world::{Instance, World};
+use crate::web;
 use nexus_abi::operation::{self as abi, status as code};
 use nexus_backend::{Commit, WriteMode};
 use serde_json::json;
@@ -72,7 +73,17 @@ async fn nobody_on_the_node_sees_a_pending_object_by_any_route() {
             g.call(abi::HTTP, &head, b"").http_status()
         })
     };
+    let via_web = |method: &'static str, target: &'static str| -> Look {
+        let url = url.clone();
+        Box::new(move |g: &mut Guest| talk(g, &url, method, target, ""))
+    };
     let looks: Vec<(&str, Look)> = vec![
+        (
+            "GET by a web client",
+            via_web("GET", "/b/k?X-Amz-Signature=0"),
+        ),
+        ("LIST by a web client", via_web("GET", "/b?list-type=2")),
+        ("odd path by a web client", via_web("GET", "/x/../b/k")),
         (
             "GET",
             Box::new(|g| g.s3("GetObject", "k", b"").http_status()),
@@ -129,6 +140,39 @@ async fn nobody_on_the_node_sees_a_pending_object_by_any_route() {
     assert_eq!(other.s3("GetObject", "other", b"").await, 200);
     assert_eq!(instance.s3("GetObject", "other", b"").await, 200);
     assert_eq!(world.backend.writes().pending, 1);
+}
+
+/// One exchange of a web client; the status.
+fn talk(g: &mut Guest, url: &str, method: &str, target: &str, body: &str) -> u64 {
+    let host = url.strip_prefix("http://").unwrap();
+    let (id, stream) = web::connect(g, url);
+    let length = body.len();
+    let text = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    web::say(g, id, text.as_bytes());
+    let heard = web::hear(g, stream).body;
+    web::close(g, stream);
+    let text = String::from_utf8(heard).unwrap();
+    text.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_client_writes_behind_what_is_pending() {
+    let (store, world, mut instance) = begun(WriteMode::Commit).await;
+    let mut other = world.instance("g", WriteMode::Sync, 10_000);
+    other.begin().await;
+    // The first write keeps the second one from being sent.
+    slow(&store, SLOW);
+    assert_eq!(instance.s3("PutObject", "slow", b"x").await, 200);
+    assert_eq!(instance.s3("PutObject", "k", b"first").await, 200);
+    let url = store.server.url.clone();
+    let status = other
+        .play(move |g| talk(g, &url, "PUT", "/b/k", "second"))
+        .await;
+    assert_eq!(status, 200);
+    assert!(matches!(instance.end().await.commit().await, Commit::Done));
+    assert_eq!(store.get("/b/k").unwrap(), b"second");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ mod buckets;
 mod listing;
 mod multipart;
 mod objects;
+mod signature;
 mod tagging;
 mod versions;
 
@@ -30,6 +31,7 @@ macro_rules! operations {
         #[async_trait::async_trait]
         impl S3 for Service { $(
             async fn $name(&self, req: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                signature::check(&req)?;
                 Service::$name(self, req).await.map(S3Response::new)
             }
         )* }
