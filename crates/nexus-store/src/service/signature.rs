@@ -25,8 +25,8 @@ pub fn check<T>(request: &S3Request<T>) -> S3Result<()> {
     }
     let is_signed = |name: &str| signed.split(';').any(|one| one.eq_ignore_ascii_case(name));
     let names = request.headers.keys().map(|name| name.as_str());
-    let unsigned = names.filter(|name| name.starts_with("x-amz-") && *name != FREE);
-    match unsigned.filter(|name| !is_signed(name)).next() {
+    let mut own = names.filter(|name| name.starts_with("x-amz-") && *name != FREE);
+    match own.find(|name| !is_signed(name)) {
         Some(name) => Err(s3_error!(
             AccessDenied,
             "There were headers present in the request which were not signed: {name}"
