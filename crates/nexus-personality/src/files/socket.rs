@@ -528,6 +528,40 @@ mod tests {
         assert_eq!(Address::parse(&long, AF_UNIX), Err(EINVAL));
     }
 
+    fn made(net: &Net, options: &[i32], kind: i32) -> Arc<Socket> {
+        let (near, far) = crate::syscall::polling::new_pair(kind).unwrap();
+        let role = Role::Fresh(far);
+        let socket = net.socket(near, libc::AF_INET, kind, role).unwrap();
+        for option in options {
+            let key = (libc::SOL_SOCKET, *option);
+            socket.state().options.insert(key, vec![1, 0, 0, 0]);
+        }
+        socket
+    }
+
+    #[test]
+    fn an_address_is_shared_by_those_that_all_allow_it() {
+        use libc::{SO_REUSEADDR, SO_REUSEPORT, SOCK_DGRAM, SOCK_STREAM};
+        let net = Net::default();
+        let ip = Ipv4Addr::LOCALHOST.into();
+        let claim = |socket: &Arc<Socket>, port| net.claim_inet(ip, port, socket).is_ok();
+        let one = made(&net, &[SO_REUSEPORT], SOCK_STREAM);
+        let other = made(&net, &[SO_REUSEPORT], SOCK_STREAM);
+        let without = made(&net, &[SO_REUSEADDR], SOCK_STREAM);
+        assert!(claim(&one, 80) && claim(&other, 80) && !claim(&without, 80));
+        let key = Key::Inet(SOCK_STREAM, Place::At(ip), 80);
+        assert!(Arc::ptr_eq(&net.find(&key).unwrap(), &other));
+        drop(other);
+        assert!(Arc::ptr_eq(&net.find(&key).unwrap(), &one));
+        drop(one);
+        assert!(net.find(&key).is_none() && claim(&without, 80));
+        let (one, other) = (
+            made(&net, &[SO_REUSEADDR], SOCK_DGRAM),
+            made(&net, &[SO_REUSEADDR], SOCK_DGRAM),
+        );
+        assert!(claim(&one, 81) && claim(&other, 81));
+    }
+
     #[test]
     fn places_that_meet() {
         let at = |ip: &str| Place::At(ip.parse().unwrap());
