@@ -3,12 +3,10 @@
 import array
 import ctypes
 import errno
-import fcntl
 import os
 import select
 import socket
 import struct
-import termios
 import threading
 import time
 
@@ -151,18 +149,6 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as lonely:
         lonely.recv(1)
     except OSError as error:
         print("told once", name(error))
-
-# How much the first of them has.
-a, b = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-a.bind(("127.0.0.1", 0))
-for message in (b"hello", b"hi"):
-    b.sendto(message, a.getsockname())
-waiting = array.array("i", [0])
-select.select([a], [], [], 2)
-fcntl.ioctl(a, termios.FIONREAD, waiting)
-print("waiting", waiting[0], a.recv(10))
-a.close()
-b.close()
 
 
 def shared(kind, *options):

@@ -3,7 +3,6 @@
 use super::io::description;
 use crate::errno::{EAGAIN, EBADF, EINVAL, ENOTTY, EPERM, Errno, SysResult, check};
 use crate::files::lock::file_of;
-use crate::files::socket::HEADER;
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
@@ -193,9 +192,6 @@ pub fn ioctl(t: &mut Thread, _: &mut dyn Cpu, [fd, command, argument, ..]: [u64;
             check(i64::from(unsafe {
                 libc::ioctl(d.host().map_err(|_| EBADF)?, libc::FIONREAD, &raw mut count)
             }))?;
-            if matches!(&d.object, Object::Socket(socket) if socket.has_header()) {
-                count = count.saturating_sub(HEADER as i32).max(0);
-            }
             t.process.memory.write(argument, count).map(|()| 0)
         }
         _ => Err(ENOTTY),
