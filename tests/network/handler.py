@@ -60,6 +60,21 @@ def by_epoll(host: str, port: int) -> Any:
         return connection.recv(100).decode()
 
 
+def by_a_number_again(host: str, port: int) -> Any:
+    """What an epoll instance says of a connection that has the number of a closed one, and is not registered itself."""
+    with select.epoll() as poller:
+        first = socket.create_connection((host, port))
+        number = first.fileno()
+        poller.register(first, select.EPOLLIN)
+        first.close()
+        with socket.create_connection((host, port)) as second:
+            second.sendall(b"hello\n")
+            select.select([second], [], [], 10)
+            before = poller.poll(0.2)
+            poller.register(second, select.EPOLLIN)
+            return [second.fileno() == number, before, len(poller.poll(10))]
+
+
 def shut(host: str, port: int) -> Any:
     """Half-close: the server sees the end and answers."""
     with socket.create_connection((host, port), timeout=10) as connection:
@@ -122,6 +137,21 @@ def udp(host: str, port: int) -> Any:
         bound.connect((host, port))
         bound.send(b"two")
         return [first.decode(), sender[:2] == (host, port), bound.recv(100).decode()]
+
+
+def many_datagrams(host: str, port: int) -> Any:
+    """How many of so many sockets hear an answer, and what the first of them hears once it sends again."""
+    sockets = [socket.socket(_family(host), socket.SOCK_DGRAM) for _ in range(200)]
+    heard = 0
+    for end in sockets:
+        end.settimeout(10)
+        end.sendto(b"one", (host, port))
+        heard += end.recv(100) == b"ONE"
+    sockets[0].sendto(b"again", (host, port))
+    again = sockets[0].recv(100).decode()
+    for end in sockets:
+        end.close()
+    return [heard, again]
 
 
 def names_of_six(host: str, port: int) -> Any:

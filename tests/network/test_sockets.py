@@ -36,6 +36,10 @@ def test_what_was_registered_before_the_connection_stays_registered(call: Call, 
     assert call("by_epoll", host="127.0.0.1", port=servers.echo) == {"value": "hello\n"}
 
 
+def test_what_was_closed_is_registered_no_more(call: Call, servers: Servers) -> None:
+    assert call("by_a_number_again", host="127.0.0.1", port=servers.echo) == {"value": [True, [], 1]}
+
+
 def test_a_half_close(call: Call, servers: Servers) -> None:
     assert call("shut", host="127.0.0.1", port=servers.echo) == {"value": "count me"}
 
@@ -55,6 +59,10 @@ def test_tls_in_the_guest(call: Call, servers: Servers) -> None:
 
 def test_datagrams(call: Call, servers: Servers) -> None:
     assert call("udp", host="127.0.0.1", port=servers.udp) == {"value": ["ONE", True, "TWO"]}
+
+
+def test_more_sockets_with_datagrams_than_are_kept(call: Call, servers: Servers) -> None:
+    assert call("many_datagrams", host="127.0.0.1", port=servers.udp) == {"value": [200, "AGAIN"]}
 
 
 def test_what_is_listened_on_inside_stays_inside(call: Call, servers: Servers) -> None:

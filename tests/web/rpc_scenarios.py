@@ -221,6 +221,69 @@ def streams(step):
     step("one thread", lambda: list(single.unary_stream(SERVICE + "count")(b"3")))
 
 
+def limits(step):
+    """What bounds calls: deadlines while nobody reads, sizes, types, a channel's end; large messages both ways."""
+    chat, count = step.channel.stream_stream(SERVICE + "chat"), step.channel.unary_stream(SERVICE + "count")
+    step("large chat", lambda: sum(len(answer) for answer in chat(bytes(1 << 20) for _ in range(20))))
+
+    def several():
+        results = []
+        work = [
+            threading.Thread(target=lambda: results.append(len(list(chat(bytes(300_000) for _ in range(20))))))
+            for _ in range(4)
+        ]
+        for thread in work:
+            thread.start()
+        for thread in work:
+            thread.join(30)
+        return results
+
+    step("large chats", several)
+
+    def unread():
+        call = count(b"300", timeout=0.5)
+        first = next(call)
+        time.sleep(1)
+        return first, call.is_active(), str(call.code())
+
+    step("deadline while nobody reads", unread)
+    step("two answers to a unary call", step.unary("count"), b"2", timeout=0.5)
+    step("two answers to a future", lambda: str(step.unary("count").future(b"2", timeout=0.5).exception(20).code()))
+    step("a stream to a unary call", lambda: step.channel.stream_unary(SERVICE + "chat")(iter([b"a", b"b"]), timeout=0.5))
+    small = grpc.insecure_channel(step.plain, options=[("grpc.max_send_message_length", 100)])
+    step("as large as may be sent", step.unary("length", small), b"x" * 100)
+    step("too large to send", step.unary("length", small), b"x" * 101)
+    step("too large to stream", lambda: small.stream_unary(SERVICE + "total")(iter([b"x", b"x" * 101])))
+    for value in (5, None, "text", b"bytes", ["list"]):
+        step(f"metadata {value!r}", step.unary("metadata"), b"", metadata=(("k", value),))
+        step(f"binary metadata {value!r}", step.unary("metadata"), b"", metadata=(("k-bin", value),))
+    token = grpc.access_token_call_credentials("secret")
+    step("call credentials without TLS", lambda: step.unary("metadata")(b"", credentials=token))
+    port = step.plain.rpartition(":")[2]
+    for target in (f"dns:localhost:{port}", f"dns:///localhost:{port}", f"ipv4:127.0.0.1:{port}"):
+        with grpc.insecure_channel(target) as channel:
+            step(f"target {target[:7]}", step.unary("echo", channel), b"x", timeout=20)
+
+    def closing(call):
+        channel = grpc.insecure_channel(step.plain)
+        threading.Timer(0.3, channel.close).start()
+        return call(channel)
+
+    step("closed meanwhile", closing, lambda channel: step.unary("slow", channel)(b"3"))
+    step("closed amid a future", closing, lambda channel: step.unary("slow", channel).future(b"3").result(20))
+    step("closed amid a stream", closing, lambda channel: list(channel.unary_stream(SERVICE + "forever")(b"")))
+
+    def connectivity():
+        seen = []
+        with grpc.insecure_channel(step.plain) as channel:
+            channel.subscribe(lambda state: seen.append(state.name))
+            step.unary("echo", channel)(b"x")
+            time.sleep(1)
+        return seen[0], "READY" in seen
+
+    step("connectivity", connectivity)
+
+
 def generated(step):
     """Stubs and messages as they are generated, from notes.proto."""
     import notes_pb2
@@ -332,7 +395,34 @@ def channels(step):
     step("threads", threads)
 
 
-SCENARIOS = {"unary": unary, "future": future, "streams": streams, "channels": channels, "generated": generated}
+SCENARIOS = {
+    "unary": unary,
+    "future": future,
+    "streams": streams,
+    "channels": channels,
+    "limits": limits,
+    "generated": generated,
+}
+
+
+def crowd(event):
+    """Many calls that wait for their server: a web client and a call with a deadline beside them, and after how long (s)."""
+    import urllib.error
+    import urllib.request
+
+    with grpc.insecure_channel(f"127.0.0.1:{event['ports']['plain']}") as channel:
+        waiting = [channel.unary_unary(SERVICE + "slow").future(b"6") for _ in range(48)]
+        started = time.monotonic()
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{event['ports']['refused']}/", timeout=2)
+        except urllib.error.URLError as error:
+            web = type(error.reason).__name__
+        try:
+            late = channel.unary_unary(SERVICE + "echo")(b"x", timeout=1).decode()
+        except grpc.RpcError as error:
+            late = error.code().name
+        seconds = time.monotonic() - started
+        return web, late, seconds, {call.result(60) for call in waiting} == {b"late"}
 
 
 def threads_now():
@@ -355,6 +445,8 @@ def hostile(ports):
 def handler(event, context):
     if event["scenario"] == "hostile":
         return hostile(event["ports"])
+    if event["scenario"] == "crowd":
+        return crowd(event)
     if event["scenario"] == "process":
         before = threads_now()
         with grpc.insecure_channel(f"127.0.0.1:{event['ports']['plain']}") as channel:

@@ -156,7 +156,7 @@ METHODS = {
 @contextlib.contextmanager
 def serve(folder: Path):
     files = web_servers.certificates(folder)
-    server = grpc.server(futures.ThreadPoolExecutor(32), options=[("grpc.max_receive_message_length", -1)])
+    server = grpc.server(futures.ThreadPoolExecutor(64), options=[("grpc.max_receive_message_length", -1)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, METHODS),))
     notes_pb2_grpc.add_NotesServicer_to_server(Notes(), server)
     pair = (files["server"].with_suffix(".key").read_bytes(), files["server"].read_bytes())

@@ -30,7 +30,7 @@ def inside(deploy, server, hostile):
     return deploy("rpc_scenarios", ports=[*server["ports"].values(), *hostile.values()])
 
 
-@pytest.mark.parametrize("name", ["unary", "future", "streams", "channels", "generated"])
+@pytest.mark.parametrize("name", ["unary", "future", "streams", "channels", "limits", "generated"])
 def test_same_inside(name, server, native, inside):
     event = {"scenario": name, **server}
     web_servers.assert_same(native("rpc_scenarios", event), inside(event))
@@ -38,6 +38,12 @@ def test_same_inside(name, server, native, inside):
 
 def test_the_core_starts_no_threads(server, inside):
     assert inside({"scenario": "process", **server}) == 0
+
+
+def test_calls_that_wait_leave_room_for_others(server, inside):
+    web, late, seconds, all_came = inside({"scenario": "crowd", **server})
+    assert (web, late, all_came) == ("ConnectionRefusedError", "DEADLINE_EXCEEDED", True)
+    assert seconds < 4
 
 
 def _resident_kib(pid):

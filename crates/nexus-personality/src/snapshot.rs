@@ -11,7 +11,7 @@ use crate::files::lock::{FileId, file_of};
 use crate::files::record_lock::{Owner, Record};
 use crate::files::socket::Role;
 use crate::files::tmpfs::{Content, Inode};
-use crate::files::{Description, HostFile, Identity, Object};
+use crate::files::{Description, FileTable, HostFile, Identity, Object};
 use crate::itimer::{self, Timers};
 use crate::machine::Machine;
 use crate::mm::{Backing, Vma};
@@ -354,6 +354,7 @@ fn restore_timer(object: &SavedObject, status: i32) -> Result<Object, Errno> {
 /// Which pipe or pair an end belongs to: both ends of a pipe have one inode; a pair's are told apart by cookie.
 fn save_object(
     d: &Description,
+    files: &FileTable,
     inodes: &mut Inodes,
     sockets: &mut Vec<RawFd>,
 ) -> Result<SavedObject, Error> {
@@ -410,7 +411,14 @@ fn save_object(
             SavedObject::Socket(0, false)
         }
         Object::Poll(_, list) => {
-            SavedObject::Poll(list.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            let list = list.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            // Of what is closed, or has another number by now, nothing is kept.
+            let known = list.iter().filter(|r| {
+                files.iter().any(|(fd, entry)| {
+                    fd == r.registration.fd && Arc::as_ptr(&entry.description) == r.target.as_ptr()
+                })
+            });
+            SavedObject::Poll(known.map(|r| r.registration).collect())
         }
         Object::Terminal(_) => {
             return Err(refused(
@@ -436,14 +444,15 @@ impl Process {
         let mut locked: BTreeSet<Option<FileId>> = BTreeSet::new();
         let mut seen: Vec<(*const Description, usize)> = Vec::new();
         let mut descriptions: Vec<SavedDescription> = Vec::new();
-        for (fd, entry) in self.files().iter() {
+        let files = self.files();
+        for (fd, entry) in files.iter() {
             let pointer = Arc::as_ptr(&entry.description);
             let known = seen.iter().find(|(p, _)| *p == pointer).map(|(_, at)| *at);
             if let Some(saved) = known.and_then(|at| descriptions.get_mut(at)) {
                 saved.descriptors.push((fd, entry.close_on_exec));
                 continue;
             }
-            let object = save_object(&entry.description, &mut inodes, &mut sockets)?;
+            let object = save_object(&entry.description, &files, &mut inodes, &mut sockets)?;
             let (lock, mut records) = self.save_locks(&entry.description);
             // Closing any descriptor of the file gives the process's up, so a description that has them is there.
             if !locked.insert(file_of(&entry.description)) {
@@ -465,6 +474,7 @@ impl Process {
                 records,
             });
         }
+        drop(files);
         pair_sockets(&mut descriptions, &sockets)?;
         if !matches!(
             self.children.find(Wanted::Any, &self.groups, true),

@@ -132,6 +132,79 @@ try:
 except OSError as error:
     print("long", name(error))
 
+# Who is connected to a port where nobody is learns of it, once.
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as lonely:
+    c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    c.bind(("127.0.0.1", 0))
+    lonely.settimeout(2)
+    lonely.connect(c.getsockname())
+    c.close()
+    lonely.send(b"x")
+    try:
+        lonely.recv(1)
+    except OSError as error:
+        print("nobody", name(error))
+    lonely.setblocking(False)
+    try:
+        lonely.recv(1)
+    except OSError as error:
+        print("told once", name(error))
+
+
+def shared(kind, *options):
+    """Two sockets with one address: who gets what is sent there is not compared, but for the error."""
+    one, other = socket.socket(socket.AF_INET, kind), socket.socket(socket.AF_INET, kind)
+    with one, other:
+        for end, option in zip((one, other), options, strict=True):
+            if option:
+                end.setsockopt(socket.SOL_SOCKET, option, 1)
+        one.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            one.listen()
+        try:
+            other.bind(one.getsockname())
+        except OSError as error:
+            return name(error)
+        if kind == socket.SOCK_STREAM:
+            other.listen()
+            with socket.create_connection(one.getsockname()) as client:
+                ready = select.select([one, other], [], [], 2)[0]
+                return len(ready), client.getpeername() == one.getsockname()
+        return other.getsockname() == one.getsockname()
+
+
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    for pair in ((socket.SO_REUSEPORT,) * 2, (socket.SO_REUSEADDR,) * 2, (socket.SO_REUSEPORT, 0), (0, socket.SO_REUSEPORT)):
+        print("shared", int(kind), pair, shared(kind, *pair))
+
+# What is closed is registered no more, whoever has its number next.
+poller = select.epoll()
+a, b = socket.socketpair()
+number = a.fileno()
+poller.register(a, select.EPOLLIN)
+a.close()
+a, c = socket.socketpair()
+c.sendall(b"x")
+print("reused", a.fileno() == number, poller.poll(0.1))
+poller.register(a, select.EPOLLIN)
+print("registered", [event for _, event in poller.poll(0.1)])
+for end in (a, b, c, poller):
+    end.close()
+with socket.create_server(("127.0.0.1", 0)) as listening, select.epoll() as poller:
+    first = socket.socket()
+    number = first.fileno()
+    poller.register(first, select.EPOLLIN)
+    first.close()
+    second = socket.create_connection(listening.getsockname())
+    accepted = listening.accept()[0]
+    accepted.sendall(b"x")
+    print("reused", second.fileno() == number, poller.poll(0.1))
+    second.close()
+    accepted.close()
+with socket.socket() as asked:
+    print("usual", [asked.getsockopt(6, o) for o in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)])
+    print("state", asked.getsockopt(6, socket.TCP_INFO, 200)[0], len(asked.getsockopt(6, socket.TCP_INFO, 200)))
+
 # UNIX names: files and abstract ones; descriptors that travel.
 os.chdir(os.environ.get("TMPDIR", "/tmp"))
 with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:

@@ -11,13 +11,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
 /// Sockets with datagrams to the outside, and lookups under way, of one instance.
-const MAX_FLOWS: usize = 64;
+const MAX_FLOWS: usize = 128;
 const MAX_LOOKUPS: usize = 32;
 /// Addresses whose answers one socket hears.
 const MAX_PEERS: usize = 64;
@@ -36,6 +37,7 @@ struct Flow {
     peers: Arc<Mutex<VecDeque<SocketAddr>>>,
     /// Ends when the guest's socket is closed.
     task: tokio::task::JoinHandle<()>,
+    used: Instant,
 }
 
 impl Drop for Flow {
@@ -71,14 +73,29 @@ impl Flows {
         }
         self.flows.retain(|_, flow| !flow.task.is_finished());
         let key = (request.head.id, request.head.to.is_ipv4());
-        if !self.flows.contains_key(&key) && self.flows.len() < MAX_FLOWS {
+        if !self.flows.contains_key(&key) {
+            if self.flows.len() >= MAX_FLOWS {
+                self.forget_the_oldest();
+            }
             match Flow::open(request.head.to, answers) {
                 Ok(flow) => drop(self.flows.insert(key, flow)),
                 Err(error) => tracing::debug!(%error, "no socket for datagrams"),
             }
         }
-        if let Some(flow) = self.flows.get(&key) {
+        if let Some(flow) = self.flows.get_mut(&key) {
+            flow.used = Instant::now();
             flow.send(request.head.to, &request.payload);
+        }
+    }
+}
+
+impl Flows {
+    /// Whoever has not sent for longest hears no more answers; once it sends again it is there again, from another port.
+    fn forget_the_oldest(&mut self) {
+        let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used);
+        if let Some(key) = oldest.map(|(key, _)| *key) {
+            tracing::debug!("more sockets with datagrams to the outside than are kept");
+            self.flows.remove(&key);
         }
     }
 }
@@ -103,6 +120,7 @@ impl Flow {
             socket,
             peers,
             task,
+            used: Instant::now(),
         })
     }
 

@@ -8,7 +8,7 @@ use super::tmpfs::Inode;
 use crate::errno::{EINVAL, Errno};
 use crate::ledger::Held;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// What a description refers to.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ pub enum Object {
     Event(OwnedFd),
     /// timerfd, with how it was last set.
     Timer(OwnedFd, Mutex<TimerSetting>),
-    /// epoll instance, with what was registered: guest descriptor, events, data.
-    Poll(OwnedFd, Mutex<Vec<Registration>>),
+    /// epoll instance, with what was registered.
+    Poll(OwnedFd, Mutex<Vec<Registered>>),
 }
 
 /// What the host does not tell of a timerfd.
@@ -64,6 +64,13 @@ pub struct Registration {
     pub fd: u64,
     pub events: u32,
     pub data: u64,
+}
+
+/// A registration, and of what: the descriptor's number may be another's by now, and then it means that no more.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    pub target: Weak<Description>,
+    pub registration: Registration,
 }
 
 /// A directory's entry: name, `DT_*`, inode number.

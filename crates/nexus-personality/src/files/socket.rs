@@ -282,9 +282,20 @@ impl Socket {
     /// Whether it is an IPv6 socket that wants nothing of IPv4.
     #[must_use]
     pub fn is_ipv6_only(&self) -> bool {
+        self.has_set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
+    }
+
+    fn has_set(&self, level: i32, name: i32) -> bool {
         let state = self.state();
-        let set = state.options.get(&(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY));
+        let set = state.options.get(&(level, name));
         set.is_some_and(|value| value.iter().any(|byte| *byte != 0))
+    }
+
+    /// Whether both may have one address (socket(7)).
+    fn shares_with(&self, other: &Self) -> bool {
+        let both =
+            |name| self.has_set(libc::SOL_SOCKET, name) && other.has_set(libc::SOL_SOCKET, name);
+        both(libc::SO_REUSEPORT) || (self.kind == libc::SOCK_DGRAM && both(libc::SO_REUSEADDR))
     }
 
     /// Whether it is an end without a name, as `socketpair` makes them: the only kind that a snapshot keeps.
@@ -308,7 +319,8 @@ impl Socket {
 pub struct Net {
     /// The way out of the instance, where there is one.
     pub outside: Option<Outside>,
-    names: Mutex<BTreeMap<Key, Weak<Socket>>>,
+    /// Those of one name share it: SO_REUSEPORT, and SO_REUSEADDR of datagram sockets. The newest is last.
+    names: Mutex<BTreeMap<Key, Vec<Weak<Socket>>>>,
     count: Arc<AtomicUsize>,
     /// Descriptions on their way through a socket, by the inode of the token that travels for them.
     pub in_flight: Mutex<BTreeMap<u64, Vec<Arc<Description>>>>,
@@ -357,15 +369,21 @@ impl Net {
         }))
     }
 
-    fn names(&self) -> MutexGuard<'_, BTreeMap<Key, Weak<Socket>>> {
+    fn names(&self) -> MutexGuard<'_, BTreeMap<Key, Vec<Weak<Socket>>>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who has this name.
+    /// Who has this name: of several the newest, of those that listen where any does.
     #[must_use]
     pub fn find(&self, key: &Key) -> Option<Arc<Socket>> {
         let names = self.names();
-        let live = |key: &Key| names.get(key).and_then(Weak::upgrade);
+        let live = |key: &Key| {
+            let holders = names.get(key)?.iter().rev().filter_map(Weak::upgrade);
+            let holders: Vec<_> = holders.collect();
+            let listening = |s: &&Arc<Socket>| matches!(s.state().role, Role::Listening(..));
+            let found = holders.iter().find(listening).or(holders.first());
+            found.cloned()
+        };
         live(key).or_else(|| match key {
             Key::Inet(kind, Place::At(ip), port) => {
                 let any = Place::At(match ip {
@@ -384,18 +402,36 @@ impl Net {
     /// # Errors
     /// EADDRINUSE.
     pub fn claim(&self, key: Key, socket: &Arc<Socket>) -> Result<(), Errno> {
+        self.claim_unless(key, socket, |holder| !holder.shares_with(socket))
+    }
+
+    /// As [`Self::claim`]; a place on the Internet's is refused where it is `taken` by another socket.
+    fn claim_unless(
+        &self,
+        key: Key,
+        socket: &Arc<Socket>,
+        taken: impl Fn(&Socket) -> bool,
+    ) -> Result<(), Errno> {
         let mut names = self.names();
-        names.retain(|_, holder| holder.strong_count() > 0);
+        names.retain(|_, holders| {
+            holders.retain(|holder| holder.strong_count() > 0);
+            !holders.is_empty()
+        });
         let taken = match &key {
-            Key::Inet(kind, place, port) => names.keys().any(
-                |k| matches!(k, Key::Inet(k, at, p) if k == kind && p == port && at.meets(*place)),
-            ),
+            Key::Inet(kind, place, port) => names
+                .iter()
+                .filter(|(k, _)| {
+                    matches!(k, Key::Inet(k, at, p) if k == kind && p == port && at.meets(*place))
+                })
+                .flat_map(|(_, holders)| holders)
+                .filter_map(Weak::upgrade)
+                .any(|holder| taken(&holder)),
             other => names.contains_key(other),
         };
         if taken {
             return Err(EADDRINUSE);
         }
-        names.insert(key, Arc::downgrade(socket));
+        names.entry(key).or_default().push(Arc::downgrade(socket));
         Ok(())
     }
 
@@ -430,7 +466,8 @@ impl Net {
         let first = u16::from_le_bytes(random) % EPHEMERAL.len() as u16;
         for step in 0..EPHEMERAL.len() as u16 {
             let port = EPHEMERAL.start + (first + step) % EPHEMERAL.len() as u16;
-            match self.claim(Key::Inet(socket.kind, place, port), socket) {
+            // One that is not chosen is nobody else's, whatever either allows.
+            match self.claim_unless(Key::Inet(socket.kind, place, port), socket, |_| true) {
                 Err(e) if e == EADDRINUSE => {}
                 other => return other.map(|()| Address::Inet { ip, port }),
             }
@@ -489,6 +526,40 @@ mod tests {
         let mut long = vec![1u8, 0];
         long.resize(MAX_ADDRESS + 1, b'x');
         assert_eq!(Address::parse(&long, AF_UNIX), Err(EINVAL));
+    }
+
+    fn made(net: &Net, options: &[i32], kind: i32) -> Arc<Socket> {
+        let (near, far) = crate::syscall::polling::new_pair(kind).unwrap();
+        let role = Role::Fresh(far);
+        let socket = net.socket(near, libc::AF_INET, kind, role).unwrap();
+        for option in options {
+            let key = (libc::SOL_SOCKET, *option);
+            socket.state().options.insert(key, vec![1, 0, 0, 0]);
+        }
+        socket
+    }
+
+    #[test]
+    fn an_address_is_shared_by_those_that_all_allow_it() {
+        use libc::{SO_REUSEADDR, SO_REUSEPORT, SOCK_DGRAM, SOCK_STREAM};
+        let net = Net::default();
+        let ip = Ipv4Addr::LOCALHOST.into();
+        let claim = |socket: &Arc<Socket>, port| net.claim_inet(ip, port, socket).is_ok();
+        let one = made(&net, &[SO_REUSEPORT], SOCK_STREAM);
+        let other = made(&net, &[SO_REUSEPORT], SOCK_STREAM);
+        let without = made(&net, &[SO_REUSEADDR], SOCK_STREAM);
+        assert!(claim(&one, 80) && claim(&other, 80) && !claim(&without, 80));
+        let key = Key::Inet(SOCK_STREAM, Place::At(ip), 80);
+        assert!(Arc::ptr_eq(&net.find(&key).unwrap(), &other));
+        drop(other);
+        assert!(Arc::ptr_eq(&net.find(&key).unwrap(), &one));
+        drop(one);
+        assert!(net.find(&key).is_none() && claim(&without, 80));
+        let (one, other) = (
+            made(&net, &[SO_REUSEADDR], SOCK_DGRAM),
+            made(&net, &[SO_REUSEADDR], SOCK_DGRAM),
+        );
+        assert!(claim(&one, 81) && claim(&other, 81));
     }
 
     #[test]

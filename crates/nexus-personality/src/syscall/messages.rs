@@ -168,8 +168,11 @@ fn send_datagram(
         other => Some(other?),
     };
     name_it(t, socket)?;
-    // To a port where nobody is: sent, and lost.
+    // To a port where nobody is: sent, and lost. Who is connected there is told when it next receives (udp(7)).
     let Some(target) = target else {
+        if socket.state().peer.as_ref() == Some(&to) {
+            tell(t, socket, ECONNREFUSED);
+        }
         return Ok(length as u64);
     };
     let sender = seen_from(&socket.state(), socket.family, &to);
@@ -197,6 +200,32 @@ fn send_datagram(
         // No room: an Internet datagram is lost.
         Err(e) if e == EAGAIN && inet => Ok(length as u64),
         Err(e) => Err(e),
+    }
+}
+
+/// Put an error where a datagram socket receives: a header without an address, and the error's number in its place.
+fn tell(t: &Thread, socket: &Socket, error: Errno) {
+    let mut header = vec![0_u8; HEADER];
+    if let Some(place) = header.get_mut(2..4) {
+        place.copy_from_slice(&(error.0 as u16).to_le_bytes());
+    }
+    let far = match &socket.state().role {
+        Role::Datagram(far) => far.as_raw_fd(),
+        _ => return,
+    };
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // Without room it is lost. `socket` is held until the call is over, so the number stays its own.
+    let _ = Message::new(header, &[]).pass(t, libc::SYS_sendmsg, far, flags, 0);
+}
+
+/// The error that [`tell`] has put into this header.
+fn told(header: &[u8]) -> Option<Errno> {
+    match header.first_chunk()? {
+        [0, 0, low, high] => match u16::from_le_bytes([*low, *high]) {
+            0 => None,
+            number => Some(Errno(number.into())),
+        },
+        _ => None,
     }
 }
 
@@ -240,6 +269,14 @@ pub(super) fn receive(
     let flags = flags & FLAGS | libc::MSG_CMSG_CLOEXEC;
     let (moved, seen, filled) =
         message.pass(t, libc::SYS_recvmsg, socket.host(), flags, control)?;
+    if let Some(error) = told(&message.header) {
+        // Told once, even to who only looks.
+        if flags & libc::MSG_PEEK != 0 {
+            let flags = flags & !libc::MSG_PEEK | libc::MSG_DONTWAIT;
+            message.pass(t, libc::SYS_recvmsg, socket.host(), flags, 0)?;
+        }
+        return Err(error);
+    }
     let mut received = Received {
         length: moved,
         from: None,

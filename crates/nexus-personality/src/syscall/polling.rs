@@ -3,7 +3,7 @@
 use super::io::description;
 use super::time::{duration, read_timespec, timespec};
 use crate::errno::{EBADF, EINVAL, EPERM, Errno, SysResult, check};
-use crate::files::description::{Registration, TimerSetting};
+use crate::files::description::{Registered, Registration, TimerSetting};
 use crate::files::fifo::Side;
 use crate::files::socket::Socket;
 use crate::files::{Description, Object};
@@ -331,7 +331,7 @@ pub(crate) fn new_poller() -> Result<OwnedFd, Errno> {
 /// Register again what a snapshot kept.
 pub(crate) fn register(
     poller: &Arc<Description>,
-    target: &Description,
+    target: &Arc<Description>,
     registration: Registration,
 ) -> SysResult {
     control(poller, target, libc::EPOLL_CTL_ADD, registration)
@@ -340,21 +340,20 @@ pub(crate) fn register(
 /// A socket has another host's socket in its place: whatever polled the old one polls the new one.
 pub(super) fn register_again(t: &Thread, socket: &Arc<Socket>) {
     let files = t.process.files().clone();
-    let is_it = |fd: u64| {
-        files.iter().any(|(number, entry)| {
-            number == fd
-                && matches!(&entry.description.object, Object::Socket(s) if Arc::ptr_eq(s, socket))
-        })
-    };
+    let is_it = |d: &Description| matches!(&d.object, Object::Socket(s) if Arc::ptr_eq(s, socket));
     for (_, entry) in files.iter() {
         let Object::Poll(_, list) = &entry.description.object else {
             continue;
         };
         let list = list.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for registration in list.into_iter().filter(|r| is_it(r.fd)) {
-            if let Some((_, target)) = files.iter().find(|(fd, _)| *fd == registration.fd) {
+        for Registered {
+            target,
+            registration,
+        } in list
+        {
+            if let Some(target) = target.upgrade().filter(|target| is_it(target)) {
                 // Registered twice through a duplicate of the poller's descriptor: it is there.
-                let _ = register(&entry.description, &target.description, registration);
+                let _ = register(&entry.description, &target, registration);
             }
         }
     }
@@ -362,7 +361,7 @@ pub(super) fn register_again(t: &Thread, socket: &Arc<Socket>) {
 
 fn control(
     poller: &Arc<Description>,
-    target: &Description,
+    target: &Arc<Description>,
     op: i32,
     registration: Registration,
 ) -> SysResult {
@@ -384,9 +383,16 @@ fn control(
         _ => change(pollable(target, libc::POLLIN).ok_or(EPERM)?)?,
     };
     let mut list = registered.lock().unwrap_or_else(PoisonError::into_inner);
-    list.retain(|r| r.fd != registration.fd);
+    // What is closed is registered no more (epoll(7)).
+    list.retain(|r| {
+        r.target.strong_count() > 0
+            && (r.registration.fd != registration.fd || r.target.as_ptr() != Arc::as_ptr(target))
+    });
     if op != libc::EPOLL_CTL_DEL {
-        list.push(registration);
+        list.push(Registered {
+            target: Arc::downgrade(target),
+            registration,
+        });
     }
     Ok(0)
 }

@@ -13,6 +13,8 @@ const MAX_VALUE: usize = 64;
 /// Options kept for one socket at most.
 const MAX_OPTIONS: usize = 64;
 const BUFFER: i32 = 212_992;
+/// `struct tcp_info` with the counters that programs read; only the state, its first byte, is told.
+const TCP_INFO_BYTES: usize = 232;
 
 fn known(level: i32, family: i32) -> bool {
     match level {
@@ -155,6 +157,15 @@ pub(super) fn send_buffer(state: &State) -> u64 {
     u64::try_from(bytes).unwrap_or(0)
 }
 
+/// TCP_ESTABLISHED, TCP_CLOSE or TCP_LISTEN.
+fn tcp_state(role: &Role) -> u8 {
+    match role {
+        Role::Listening(..) => 10,
+        Role::Connected | Role::Outside => 1,
+        Role::Fresh(_) | Role::Datagram(_) => 7,
+    }
+}
+
 fn value(t: &Thread, socket: &Socket, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
     let state = socket.state();
     if let Some(value) = state.options.get(&(level, name)) {
@@ -184,6 +195,17 @@ fn value(t: &Thread, socket: &Socket, level: i32, name: i32) -> Result<Vec<u8>, 
             return Ok(words.iter().flat_map(|w| w.to_le_bytes()).collect());
         }
         (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => 32741,
+        // As Linux is set up.
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE) => 7200,
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL) => 75,
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT) => 9,
+        (libc::IPPROTO_TCP, libc::TCP_INFO) => {
+            let mut info = vec![0; TCP_INFO_BYTES];
+            if let Some(first) = info.first_mut() {
+                *first = tcp_state(&state.role);
+            }
+            return Ok(info);
+        }
         (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => 64,
         (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL | libc::IP_MULTICAST_LOOP)
         | (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS | libc::IPV6_MULTICAST_LOOP) => 1,

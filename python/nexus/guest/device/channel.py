@@ -228,7 +228,7 @@ class Channel:
 
         `silent`: the caller waits for it next, and the backend is told then.
         `body` must be contiguous bytes. Blocks while 64 are in flight or the heap is full; raises ArenaFullError
-        where neither can change.
+        where neither can change, TimeoutError where neither does within `timeout_ms` (0: no limit).
         """
         if self._discarded:
             self._clear_discarded()
@@ -246,7 +246,7 @@ class Channel:
             if len(self._tickets) < abi.RING_ENTRIES:
                 place = self._heap.allocate(fixed, room_min, room_max)
             if place is None:
-                place = self._allocate_slowly(fixed, room_min, room_max)
+                place = self._allocate_slowly(fixed, room_min, room_max, timeout_ms)
             offset, room = place
             end = offset + fixed + room
             self._tell(end)
@@ -614,10 +614,11 @@ class Channel:
 
     # -- shortage ----------------------------------------------------------------------------------------------
 
-    def _allocate_slowly(self, fixed: int, room_min: int, room_max: int) -> tuple[int, int]:
+    def _allocate_slowly(self, fixed: int, room_min: int, room_max: int, timeout_ms: int) -> tuple[int, int]:
         """Wait until there is a place in the ring and in the heap. Under the lock, which it gives up to wait."""
         if fixed + aligned(room_min) > self._heap.end - self._heap.start:
             raise ArenaFullError(f"{fixed} bytes do not fit into an arena of {len(self.arena)} bytes")
+        deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else None
         while True:
             self._drain()
             self._take_back()
@@ -634,6 +635,11 @@ class Channel:
                         self._discarded.append((0, 0, stream))
                     if length:
                         continue
+            left = STARVATION_LIMIT
+            if deadline is not None:
+                left = min(left, deadline - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError("timed out")
             gate = threading.Lock()
             gate.acquire()
             self._starving[gate] = None
@@ -644,7 +650,7 @@ class Channel:
             self._lock.release()
             try:
                 with waiting:
-                    progress = self._transport.wait(1000) if lead else gate.acquire(timeout=STARVATION_LIMIT)
+                    progress = self._transport.wait(min(1000, int(left * 1000) + 1)) if lead else gate.acquire(timeout=left)
             finally:
                 self._lock.acquire()
                 self._starving.pop(gate, None)
@@ -652,7 +658,7 @@ class Channel:
                     self._drain()
                     if not nested:
                         self.end_lead()
-            if not progress and not lead:
+            if not progress and not lead and left >= STARVATION_LIMIT:
                 raise ArenaFullError(
                     f"no {fixed + room_min} bytes of arena became free within {STARVATION_LIMIT:.0f} s: close "
                     "response bodies and release getbuffer() views, or give the function a larger arena"

@@ -11,10 +11,10 @@ from ... import abi
 from ...device import Channel, Reply
 from ...device.ticket import Ticket
 from . import operations, wire
+from .traffic import PIECE, Traffic
 
 _ROOM = 1 << 16
-_PIECE = 1 << 17
-# Messages that may be on their way while the application goes on.
+# Pieces of messages that may be on their way while the application goes on.
 _UNSEEN = 8
 # A unary answer of up to this much comes in one piece.
 _WHOLE_ROOM = 1 << 17
@@ -39,6 +39,7 @@ class Request(NamedTuple):
     encoding: str | None
     authorities: bytes
     limit: int
+    send_limit: int
 
 
 class Call:
@@ -47,21 +48,30 @@ class Call:
     def __init__(
         self,
         channel: Channel,
+        traffic: Traffic,
         request: Request,
         deadline: float | None,
         datum: Any,
         watch: Callable[["Call", Ticket], None],
         emit: Callable[[Any, Any], None],
         event: Callable[[Any, Any], Any],
+        reached: Callable[[bool], None],
     ) -> None:
         self._channel = channel
+        self._traffic = traffic
         self._request = request
-        self._deadline = deadline
+        self.deadline = deadline
         self._datum = datum
         self._watch = watch
         self._emit = emit
         self._event = event
+        self._reached = reached
+        # What is to be sent, whether that is all, and the operation that asks for it; what is on its way; of that the
+        # ticket that is waited for, since more is to be sent.
+        self._outbox: deque[tuple[memoryview, bool, Any]] = deque()
         self._sent: deque[Ticket] = deque()
+        self._awaited: Ticket | None = None
+        self._timed = False
         self._lock = threading.RLock()
         self._batches: list[tuple[Any, Any]] = []
         self._unframer = wire.Unframer(request.limit)
@@ -78,37 +88,59 @@ class Call:
 
     def start(self, batches: Any, *, whole: bool) -> None:
         """Begin, with the first batches; `whole`: they ask for all of a unary call at once."""
+        given = [operation for batch, _ in batches for operation in batch]
+        messages = [operation for operation in given if operation.kind == "send_message"]
+        may_begin = self._outcome is None and all(self._fits(message) for message in messages) and self._finds_place()
         with self._lock:
-            if self._outcome is not None:
-                for operation in (operation for batch, _ in batches for operation in batch):
-                    operation.done = operation.kind.startswith("send_")
-                self._batches += batches
-                self._advance()
-                return
-            given = [operation for batch, _ in batches for operation in batch]
-            messages = [operation for operation in given if operation.kind == "send_message"]
-            closed = any(operation.kind == "send_close_from_client" for operation in given)
-            body = b"".join(wire.frame(message.content, self._request.encoding) for message in messages)
-            inline = closed and len(body) <= self._channel.room_limit // 2
-            self._submit(self._request.authorities + (body if inline else b""), inline=inline, whole=whole)
-            if not inline:
-                self._send(body, last=closed)
-            self._half_closed = closed
+            if may_begin and self._outcome is None:
+                closed = any(operation.kind == "send_close_from_client" for operation in given)
+                self._begin(
+                    b"".join(wire.frame(message.content, self._request.encoding) for message in messages), closed, whole
+                )
             for operation in given:
                 operation.done = operation.kind.startswith("send_")
             self._batches += batches
             self._advance()
 
+    def _begin(self, body: bytes, closed: bool, whole: bool) -> None:
+        inline = closed and len(body) <= self._channel.room_limit // 2
+        try:
+            self._submit(self._request.authorities + (body if inline else b""), inline=inline, whole=whole)
+        except TimeoutError:
+            self._finish(_DEADLINE_EXCEEDED, "Deadline Exceeded", ())
+            return
+        self._half_closed = closed
+        if not inline and (body or closed):
+            self._outbox.append((memoryview(body), closed, None))
+
     def fail(self, code: int, details: str) -> None:
         """It will not even begin."""
         self._finish(code, details, ())
+
+    def _finds_place(self) -> bool:
+        if self._traffic.enter(self.deadline):
+            return True
+        if self.deadline is not None and self.deadline <= time.time():
+            self._finish(_DEADLINE_EXCEEDED, "Deadline Exceeded", ())
+        else:
+            self._finish(_RESOURCE_EXHAUSTED, "too many calls of this instance wait for servers", ())
+        return False
+
+    def _fits(self, message: Any) -> bool:
+        size, limit = len(message.content), self._request.send_limit
+        if 0 <= limit < size:
+            self.cancel(_RESOURCE_EXHAUSTED, f"CLIENT: Sent message larger than max ({size} vs. {limit})")
+            return False
+        return True
 
     def _submit(self, body: bytes, *, inline: bool, whole: bool) -> None:
         head = dict(
             self._request.fields, metadata=self._request.metadata, whole=whole, authorities=len(self._request.authorities)
         )
-        if self._deadline is not None:
-            head["deadline_ms"] = max(0, round((self._deadline - time.time()) * 1000))
+        patience = 0
+        if self.deadline is not None:
+            head["deadline_ms"] = left = max(0, round((self.deadline - time.time()) * 1000))
+            patience = min(max(left, 1), _LONGEST_MS)
         room = _WHOLE_ROOM if whole else 1 << 12
         self._identity, self._reading = self._channel.submit(
             abi.RPC,
@@ -117,27 +149,37 @@ class Call:
             room_min=min(room, 1 << 15),
             room_max=room,
             flags=0 if inline else abi.STREAM_BODY,
+            timeout_ms=patience,
         )
+        self._traffic.waits(self._reading)
         self._watch(self, self._reading)
 
-    def _send(self, data: bytes, *, last: bool) -> Ticket | None:
-        """Hand bytes over; the ticket of their last piece."""
-        on_their_way: deque[Ticket] = deque()
-        with memoryview(data) as view:
-            for start in range(0, max(len(view), 1), _PIECE):
-                piece = view[start : start + _PIECE]
-                final = last and start + _PIECE >= len(view)
-                if not len(piece) and not final:
-                    continue
-                if len(on_their_way) * _PIECE >= self._channel.room_limit:
-                    Reply(self._channel, on_their_way.popleft()).release()
-                flags = 0 if final else abi.MORE_BODY
-                _, ticket = self._channel.submit(abi.BODY, b"", piece, flags=flags, stream=self._identity)
-                on_their_way.append(ticket)
-        last_one = on_their_way.pop() if on_their_way else None
-        for ticket in on_their_way:
-            self._channel.abandon(ticket)
-        return last_one
+    def _pump(self) -> None:
+        """Send what the server's pace and the other calls allow. Under the lock, and without a wait for the server, which may
+        wait until it is read.
+        """
+        if self._outcome is not None:
+            self._outbox.clear()
+        while self._outbox:
+            while self._sent and self._sent[0].completion is not None:
+                self._sent.popleft()
+            if self._sent and (len(self._sent) >= _UNSEEN or not self._traffic.may_send()):
+                if self._awaited is not self._sent[0]:
+                    self._awaited = self._sent[0]
+                    self._watch(self, self._awaited)
+                return
+            view, last, operation = self._outbox[0]
+            piece, rest = view[:PIECE], view[PIECE:]
+            flags = 0 if last and not len(rest) else abi.MORE_BODY
+            _, ticket = self._channel.submit(abi.BODY, b"", piece, flags=flags, stream=self._identity)
+            self._sent.append(ticket)
+            self._traffic.sends(ticket)
+            if len(rest):
+                self._outbox[0] = (rest, last, operation)
+                continue
+            self._outbox.popleft()
+            if operation is not None:
+                operation.done = True
 
     def operate(self, batch: Any, tag: Any) -> bool:
         """One more batch. False where the call has ended, and nothing will come of it."""
@@ -149,24 +191,24 @@ class Call:
                 self._advance()
             return True
         with self._lock:
-            self._batches.append((batch, tag))
-        for operation in batch:
-            # Not under the lock: what makes room for a large message may need it.
-            if operation.kind == "send_message" and operation.ticket is None:
-                operation.ticket = self._send(wire.frame(operation.content, self._request.encoding), last=False)
-                self._watch(self, operation.ticket)
-            elif operation.kind == "send_message":
-                self._watch(self, operation.ticket)
-        with self._lock:
             for operation in batch:
-                if operation.kind == "send_close_from_client":
+                if operation.kind == "send_message":
+                    self._enqueue(operation)
+                elif operation.kind == "send_close_from_client":
                     if not self._half_closed:
                         self._half_closed = True
-                        if (ticket := self._send(b"", last=True)) is not None:
-                            self._watch(self, ticket)
+                        self._outbox.append((memoryview(b""), True, None))
                     operation.done = True
+            self._batches.append((batch, tag))
             self._advance()
             return True
+
+    def _enqueue(self, operation: Any) -> None:
+        """A message is to be sent. Under the lock."""
+        if operation.queued or not self._fits(operation) or self._outcome is not None:
+            return
+        operation.queued = True
+        self._outbox.append((memoryview(wire.frame(operation.content, self._request.encoding)), False, operation))
 
     def _at_once(self, operation: Any) -> bool:
         """Do without the detour of an event by another thread what can be done now. Not at the end of a call, whose last
@@ -182,27 +224,41 @@ class Call:
                 return True
         if operation.kind != "send_message":
             return False
-        operation.ticket = self._send(wire.frame(operation.content, self._request.encoding), last=False)
-        self._sent.append(operation.ticket)
-        while self._sent and self._sent[0].completion is not None:
-            Reply(self._channel, self._sent.popleft()).release()
-        if len(self._sent) <= _UNSEEN and self._outcome is None:
-            operation.done = True
-            return True
-        self._sent.pop()  # the server is slow: the next message waits until this one has gone
-        return False
+        with self._lock:
+            self._enqueue(operation)
+            self._pump()
+            return bool(operation.done) and self._outcome is None
 
     def cancel(self, code: int, details: str) -> None:
         """End it here and at the server."""
         with self._lock:
             if self._outcome is None:
                 self._messages.clear()
-                self._finish(int(code), details, ())
-                if self._generation == self._channel.restores:
+                self._finish(int(code), self._cut(details), ())
+                if self._identity and self._generation == self._channel.restores:
                     self._channel.post(abi.CLOSE, stream=self._identity, flags=abi.STREAM_BODY)
                     if self._reading is None and self._stream:
                         self._channel.post(abi.CLOSE, stream=self._stream)
             self._advance()
+
+    def expire(self) -> None:
+        """Its deadline has passed while messages lay unread, or its end behind them."""
+        with self._lock:
+            if not self._waits_for_status():
+                return
+            if self._outcome is None:
+                self.cancel(_DEADLINE_EXCEEDED, "Deadline Exceeded")
+                return
+            self._messages.clear()
+            self._finish(_DEADLINE_EXCEEDED, self._cut("Deadline Exceeded"), self._outcome.trailing)
+            self._advance()
+
+    def _cut(self, details: str) -> str:
+        """What the core makes of details where it ends a call itself."""
+        return details if self._initial is None else f"Stream removed ({details})"
+
+    def _waits_for_status(self) -> bool:
+        return any(o.kind == "receive_status_on_client" and not o.done for batch, _ in self._batches for o in batch)
 
     # -- what the backend says ----------------------------------------------------------------------------------
 
@@ -214,10 +270,6 @@ class Call:
                 self._reading = None
                 self._take(reply)
             reply.release()
-            for batch, _ in self._batches:
-                for operation in batch:
-                    if operation.kind == "send_message" and operation.ticket is ticket:
-                        operation.done = True
             self._advance()
 
     def _take(self, reply: Reply) -> None:
@@ -243,16 +295,20 @@ class Call:
             if "trailers" in event:
                 if self._initial is None:
                     self._initial = ()
+                    self._reached(True)
                 self._finish(*wire.status(event["trailers"]), wire.incoming(event["trailers"], self._datum))
             elif "status" in event:
                 code, details = event["status"]
                 self._messages.clear()
-                if code == 4 and self._initial is not None:
-                    details = f"Stream removed ({details})"
+                if code == _DEADLINE_EXCEEDED:
+                    details = self._cut(details)
+                if code == _UNAVAILABLE:
+                    self._reached(False)
                 self._finish(code, details, ())
 
     def _headers(self, pairs: Any) -> None:
         self._initial = wire.incoming(pairs, self._datum)
+        self._reached(True)
         self._unframer.encoding = dict(pairs).get("grpc-encoding")
 
     def _unframe(self) -> None:
@@ -261,7 +317,7 @@ class Call:
                 self._messages.append(message)
         except ValueError as error:
             code, details = error.args
-            self.cancel(code, f"Stream removed ({details})")
+            self.cancel(code, details)
 
     def _finish(self, code: int, details: str, trailing: Any) -> None:
         name = _NAMES[code] if 0 <= code < len(_NAMES) else "UNKNOWN"
@@ -271,6 +327,7 @@ class Call:
     # -- both together ------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
+        self._pump()
         waiting = []
         for batch, tag in self._batches:
             for operation in batch:
@@ -283,7 +340,11 @@ class Call:
         self._batches = waiting
         if self._reading is None and self._stream and self._outcome is None and not self._messages:
             _, self._reading = self._channel.submit(abi.READ, room_min=_ROOM, room_max=_ROOM, stream=self._stream)
+            self._traffic.waits(self._reading)
             self._watch(self, self._reading)
+        if self._messages and self.deadline is not None and not self._timed and self._waits_for_status():
+            self._timed = True
+            self._traffic.time(self)
 
     def _try(self, operation: Any) -> None:
         over = self._outcome is not None
@@ -310,3 +371,8 @@ class Call:
 
 
 _NAMES = operations.STATUS_NAMES
+_DEADLINE_EXCEEDED = _NAMES.index("DEADLINE_EXCEEDED")
+_RESOURCE_EXHAUSTED = _NAMES.index("RESOURCE_EXHAUSTED")
+_UNAVAILABLE = _NAMES.index("UNAVAILABLE")
+# A submission's limit has 32 bits.
+_LONGEST_MS = (1 << 32) - 1

@@ -4,6 +4,7 @@ import re
 import threading
 import time
 import types
+import weakref
 from collections import deque
 from typing import Any
 
@@ -12,9 +13,13 @@ from ...device.ticket import Ticket
 from ..web.sockets import WebSocket, listens_inside
 from . import credentials, operations, wire
 from .call import Call, Request
+from .traffic import Traffic
 
 _TARGET = re.compile(r"(?:(?:dns:(?://[^/]*/)?)|(?:ipv[46]:))?(\[[^\]]+\]|[^:/\[\],]+)(?::(\d+))?")
+_SCHEME = re.compile(r"(?:dns|ipv4|ipv6):")
+_MAX_PORT = (1 << 16) - 1
 _DEFAULT_LIMIT = 4 << 20
+_NO_LIMIT = -1
 _PROBE_S = 20.0
 _OPERATIONS = {
     "SendInitialMetadataOperation": operations.SendInitialMetadata,
@@ -30,7 +35,8 @@ def shadow(real: types.ModuleType, channel: Channel) -> types.ModuleType:
     """The core's module, with channels of the backend's where those can serve."""
     module = types.ModuleType(real.__name__, real.__doc__)
     module.__dict__.update(real.__dict__)
-    module.__dict__["Channel"] = lambda target, options, creds: _choose(real, channel, target, options, creds)
+    traffic = Traffic(channel)
+    module.__dict__["Channel"] = lambda target, options, creds: _choose(real, channel, traffic, target, options, creds)
     for name, kind in _OPERATIONS.items():
         module.__dict__[name] = _Maker(real, name, kind)
     return module
@@ -51,16 +57,16 @@ class _Maker:
         return operation
 
 
-def _choose(real: Any, channel: Channel, target: bytes, options: Any, creds: Any) -> Any:
+def _choose(real: Any, channel: Channel, traffic: Traffic, target: bytes, options: Any, creds: Any) -> Any:
     text = target.decode()
     matched = _TARGET.fullmatch(text)
-    if matched is None:
+    if matched is None or int(matched[2] or 0) > _MAX_PORT:
         return RealChannel(real.Channel(target, options, creds))
     host, port = matched[1].strip("[]"), int(matched[2] or 443)
     if listens_inside(host, port):
         return RealChannel(real.Channel(target, options, creds))
     try:
-        return CoreChannel(real, channel, text, (host, port), options, creds)
+        return CoreChannel(real, channel, traffic, text, (host, port), options, creds)
     except credentials.Unserved:
         return RealChannel(real.Channel(target, options, creds))
 
@@ -99,21 +105,33 @@ def _real_batches(batches: Any) -> Any:
 class CoreChannel:
     """A channel whose calls the backend makes."""
 
-    def __init__(self, real: Any, channel: Channel, text: str, target: tuple[str, int], options: Any, creds: Any) -> None:
+    def __init__(
+        self,
+        real: Any,
+        channel: Channel,
+        traffic: Traffic,
+        text: str,
+        target: tuple[str, int],
+        options: Any,
+        creds: Any,
+    ) -> None:
         self._real = real
         self._channel = channel
+        self._traffic = traffic
         self._text = text
         self._target = target
         self._options = {(k.decode() if isinstance(k, bytes) else k): v for k, v in options or ()}
         override = self._options.get("grpc.ssl_target_name_override")
         override = override.decode() if isinstance(override, bytes) else override
         self._tls, self._authorities, self._call_credentials = credentials.settings(creds, target[0], override)
-        authority = self._options.get("grpc.default_authority") or override or text.rsplit("/", 1)[-1].removeprefix("ipv4:")
+        authority = self._options.get("grpc.default_authority") or override or _SCHEME.sub("", text.rsplit("/", 1)[-1], count=1)
         self._authority = authority.decode() if isinstance(authority, bytes) else authority
         self._datum = getattr(real, "_Metadatum", lambda key, value: (key, value))
         self._selection = Selection(channel)
         self._events: deque[Any] = deque()
         self._calls: set[Call] = set()
+        # Those whose callers wait for them.
+        self._alone: weakref.WeakSet[Call] = weakref.WeakSet()
         self._closed: str | None = None
         self._condition = threading.Condition()
         self._state = real.ConnectivityState.idle
@@ -140,7 +158,8 @@ class CoreChannel:
             self._selection.wake()
 
         call = self.make_call(method, deadline, creds, batches, watch, emit)
-        self._calls.add(call)
+        with self._condition:
+            self._calls.add(call)
         call.start(list(batches), whole=False)
         return call
 
@@ -151,7 +170,8 @@ class CoreChannel:
             if found is not None:
                 ticket, call = found
                 call.completed(ticket)
-        self._calls = {call for call in self._calls if not call.over}
+        with self._condition:
+            self._calls = {call for call in self._calls if not call.over}
         return self._events.popleft()
 
     def make_call(self, method: bytes, deadline: Any, creds: Any, batches: Any, watch: Any, emit: Any) -> Call:
@@ -171,12 +191,25 @@ class CoreChannel:
             pairs.append(("grpc-encoding", encoding))
         path = method.decode()
         plugins = (*self._call_credentials, *(() if creds is None else (creds,)))
-        if plugins and self._tls is not None:
+        if plugins and self._tls is None:
+            failed = failed or (
+                16,
+                "Established channel does not have a sufficient security level to transfer call credential.",
+            )
+        elif plugins:
             limit = _PROBE_S if deadline is None else max(0.0, deadline - time.time())
             service = f"https://{self._authority.removesuffix(':443')}{path.rpartition('/')[0]}"
             try:
                 pairs += wire.outgoing(credentials.metadata(plugins, service, path.rpartition("/")[2], limit))
-            except (RuntimeError, ValueError) as error:
+            except ValueError:
+                failed = (14, "Illegal metadata")
+            except TimeoutError as error:
+                failed = (
+                    (4, "Deadline Exceeded")
+                    if deadline is not None
+                    else (14, f"Getting metadata from plugin failed with error: {error}")
+                )
+            except RuntimeError as error:
                 failed = (14, f"Getting metadata from plugin failed with error: {error}")
         fields = {
             "host": self._target[0],
@@ -188,11 +221,24 @@ class CoreChannel:
             "wait_for_ready": bool(first.flags & self._real.InitialMetadataFlags.wait_for_ready),
         }
         limit = int(self._options.get("grpc.max_receive_message_length", _DEFAULT_LIMIT))
-        request = Request(fields, pairs, encoding, self._authorities, limit)
-        call = Call(self._channel, request, deadline, self._datum, watch, emit, self.event)
+        send_limit = int(self._options.get("grpc.max_send_message_length", _NO_LIMIT))
+        request = Request(fields, pairs, encoding, self._authorities, limit, send_limit)
+        call = Call(self._channel, self._traffic, request, deadline, self._datum, watch, emit, self.event, self._reached)
         if failed is not None:
             call.fail(*failed)
         return call
+
+    def wait_alone(self, call: Call) -> None:
+        """`close` is to end a call whose caller waits for it, too."""
+        with self._condition:
+            self._alone.add(call)
+
+    def _reached(self, reached: bool) -> None:
+        """A call has reached the server, or could not."""
+        states = self._real.ConnectivityState
+        state = states.ready if reached else states.transient_failure
+        if self._state != state:
+            self._become(state)
 
     def _encoding(self, metadata: Any) -> tuple[Any, str | None]:
         """Metadata without the mark for a compression, and the encoding to use."""
@@ -270,7 +316,8 @@ class CoreChannel:
                 return
             self._closed = details
             self._condition.notify_all()
-        for call in list(self._calls):
+            calls = [*self._calls, *self._alone]
+        for call in calls:
             call.cancel(int(code), details)
 
     def cancel_calls_on_fork(self, code: Any, details: str) -> None:
@@ -302,6 +349,7 @@ class SegregatedCall:
             selection.wake()  # it may come of what another thread sends
 
         self._call = channel.make_call(method, deadline, creds, batches, lambda call, ticket: selection.add(ticket, call), emit)
+        channel.wait_alone(self._call)
         kinds = [operation.kind for batch, _ in batches for operation in batch]
         self._call.start(list(batches), whole={"send_close_from_client", "receive_message"} <= set(kinds))
 

@@ -39,7 +39,7 @@ def settings(credentials: Any, host: str, override: str | None) -> tuple[dict[st
 
 
 def metadata(calls: Any, service_url: str, method: str, limit: float) -> list[Any]:
-    """What call credentials add to a call. Raises RuntimeError with the reason, where a plugin fails."""
+    """What call credentials add to a call. Raises RuntimeError with the reason, where a plugin fails, TimeoutError."""
     found: list[Any] = []
     for credentials in calls:
         if hasattr(credentials, "_call_credentialses"):
@@ -54,7 +54,7 @@ def metadata(calls: Any, service_url: str, method: str, limit: float) -> list[An
 
         credentials._metadata_plugin(service_url, method, callback)
         if not answered.wait(limit):
-            raise RuntimeError("it did not answer in time")
+            raise TimeoutError("it did not answer in time")
         pairs, code, details = answer
         if int(code) != 0:
             raise RuntimeError(details.decode() if isinstance(details, bytes) else str(details))

@@ -35,7 +35,7 @@ class SendMessage(Operation):
     def __init__(self, message: bytes, flags: int) -> None:
         super().__init__()
         self.content = message
-        self.ticket: Any = None
+        self.queued = False
 
 
 class SendClose(Operation):

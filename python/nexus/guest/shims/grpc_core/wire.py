@@ -16,19 +16,30 @@ ACCEPTED = "identity, deflate, gzip"
 
 
 def outgoing(metadata: Any) -> Pairs:
-    """Metadata as it is sent. Raises ValueError where it is none."""
+    """Metadata as it is sent. Raises ValueError where it is none, TypeError as grpcio's core does."""
     pairs: Pairs = []
     for key, value in metadata or ():
-        name = key.decode() if isinstance(key, bytes) else str(key)
+        name = _text(key)
         if name.endswith("-bin"):
-            data = value if isinstance(value, bytes) else str(value).encode()
-            text = base64.b64encode(data).rstrip(b"=").decode()
+            if not isinstance(value, bytes):
+                raise TypeError(f'Binary metadata key="{name}" expected bytes, got {type(value)}')
+            text = base64.b64encode(value).rstrip(b"=").decode()
         else:
-            text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+            text = _text(value)
         if not _KEY.fullmatch(name) or not _VALUE.fullmatch(text):
             raise ValueError(f"metadata was invalid: {metadata}")
         pairs.append((name, text))
     return pairs
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if not isinstance(value, str):
+        raise TypeError(f"Expected str, not {type(value)}")
+    return value
 
 
 def incoming(pairs: Any, datum: Any) -> tuple[Any, ...]:
