@@ -4,10 +4,13 @@
 mod common;
 
 use common::{Guest, config};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::sync::Barrier;
 
 const ENOENT: i64 = -2;
+const ENOMEM: i64 = -12;
 const EACCES: i64 = -13;
+const EFAULT: i64 = -14;
 const EEXIST: i64 = -17;
 const ENOTDIR: i64 = -20;
 const EISDIR: i64 = -21;
@@ -207,4 +210,278 @@ fn fstat_of_a_directory_is_its_lstat() {
     assert_eq!(g.call("lstat", &[path, to]), 0);
     assert_eq!(g.call("fstat", &[fd, to + 512]), 0);
     assert_eq!(g.peek(to, 16), g.peek(to + 512, 16), "device and inode");
+}
+
+const CWD: u64 = 0xffff_ff9c;
+
+fn size_of_file(g: &mut Guest, path: &str) -> u64 {
+    let (path, to) = (g.text(path), g.memory(4096));
+    assert_eq!(g.call("stat", &[path, to]), 0);
+    u64::from_le_bytes(g.peek(to + 48, 8).try_into().unwrap())
+}
+
+#[test]
+fn of_what_two_append_nothing_is_lost() {
+    let mut g = Guest::plain();
+    let (path, line) = (g.text("/tmp/log"), g.text("a line.\n"));
+    g.by_two(|_, caller| {
+        let flags = (libc::O_CREAT | libc::O_WRONLY | libc::O_APPEND) as u64;
+        let fd = caller.call("open", &[path, flags, 0o600]).cast_unsigned();
+        for _ in 0..20_000 {
+            assert_eq!(caller.call("write", &[fd, line, 8]), 8);
+        }
+        0
+    });
+    assert_eq!(size_of_file(&mut g, "/tmp/log"), 2 * 20_000 * 8);
+}
+
+#[test]
+fn what_two_write_beyond_the_end_is_all_there() {
+    let mut g = Guest::plain();
+    g.write_file("/tmp/a", b"");
+    let (path, byte) = (g.text("/tmp/a"), g.text("x"));
+    let together = Barrier::new(2);
+    let lost = g.by_two(|which, caller| {
+        let fd = caller
+            .call("open", &[path, libc::O_RDWR as u64])
+            .cast_unsigned();
+        let mut lost = 0;
+        for _ in 0..10_000 {
+            together.wait();
+            assert_eq!(caller.call("pwrite64", &[fd, byte, 1, which * 4096]), 1);
+            together.wait();
+            if which == 0 {
+                lost += u64::from(caller.call("lseek", &[fd, 0, libc::SEEK_END as u64]) != 4097);
+                assert_eq!(caller.call("ftruncate", &[fd, 0]), 0);
+            }
+        }
+        lost
+    });
+    assert_eq!(lost, 0);
+}
+
+#[test]
+fn what_two_truncate_is_given_back_once() {
+    let mut g = Guest::plain();
+    g.write_file("/tmp/a", b"");
+    let path = g.text("/tmp/a");
+    let ballast = g
+        .open("/tmp/b", libc::O_CREAT | libc::O_RDWR)
+        .cast_unsigned();
+    assert_eq!(g.call("ftruncate", &[ballast, 4 << 20]), 0);
+    let together = Barrier::new(2);
+    g.by_two(|which, caller| {
+        for _ in 0..10_000 {
+            together.wait();
+            assert_eq!(caller.call("truncate", &[path, 0]), 0);
+            together.wait();
+            if which == 0 {
+                assert_eq!(caller.call("truncate", &[path, 1 << 20]), 0);
+            }
+        }
+        0
+    });
+    assert_eq!(g.call("truncate", &[path, 4 << 20]), 0);
+    assert_eq!(g.call("truncate", &[path, (4 << 20) + 1]), ENOSPC);
+    assert_eq!(g.call("truncate", &[path, 0]), 0);
+    assert_eq!(g.call("ftruncate", &[ballast, 8 << 20]), 0);
+    assert_eq!(g.call("ftruncate", &[ballast, (8 << 20) + 1]), ENOSPC);
+}
+
+#[test]
+fn a_file_that_two_create_is_opened_by_both_or_made_by_one() {
+    let mut g = Guest::plain();
+    let path = g.text("/tmp/a");
+    let together = Barrier::new(2);
+    for (extra, opened) in [(0, 2), (libc::O_EXCL, 1)] {
+        let flags = (libc::O_CREAT | libc::O_WRONLY | extra) as u64;
+        let count = g.by_two(|which, caller| {
+            let mut count = 0;
+            for _ in 0..4000 {
+                together.wait();
+                let fd = caller.call("open", &[path, flags, 0o600]);
+                if fd >= 0 {
+                    count += 1;
+                    caller.call("close", &[fd.cast_unsigned()]);
+                } else {
+                    assert_eq!(fd, EEXIST);
+                }
+                together.wait();
+                if which == 0 {
+                    assert_eq!(caller.call("unlink", &[path]), 0);
+                }
+            }
+            count
+        });
+        assert_eq!(count, 4000 * opened);
+    }
+}
+
+#[test]
+fn of_two_that_rename_a_file_one_does() {
+    let mut g = Guest::plain();
+    let from = g.text("/tmp/job");
+    let to = [g.text("/tmp/one"), g.text("/tmp/two")];
+    let together = Barrier::new(2);
+    let done = g.by_two(|which, caller| {
+        let mut done = 0;
+        for _ in 0..4000 {
+            if which == 0 {
+                assert_eq!(caller.call("symlink", &[from, from]), 0);
+            }
+            together.wait();
+            match caller.call("rename", &[from, to[which as usize]]) {
+                0 => done += 1,
+                error => assert_eq!(error, ENOENT),
+            }
+            together.wait();
+        }
+        done
+    });
+    assert_eq!(done, 4000);
+}
+
+#[test]
+fn of_two_that_read_from_one_description_each_gets_what_the_other_does_not() {
+    let mut g = Guest::plain();
+    g.write_file("/tmp/a", &vec![1; 1 << 20]);
+    let fd = g.open("/tmp/a", 0).cast_unsigned();
+    let buffers = [g.memory(4096), g.memory(4096)];
+    let read = g.by_two(|which, caller| {
+        let mut sum = 0;
+        loop {
+            match caller.call("read", &[fd, buffers[which as usize], 16]) {
+                0 => return sum,
+                got => sum += got.cast_unsigned(),
+            }
+        }
+    });
+    assert_eq!(read, 1 << 20);
+}
+
+#[test]
+fn a_file_grows_by_what_was_written() {
+    let mut g = Guest::plain();
+    let fd = g
+        .open("/tmp/a", libc::O_CREAT | libc::O_RDWR)
+        .cast_unsigned();
+    let memory = g.memory(8192);
+    assert_eq!(g.call("mprotect", &[memory + 4096, 4096, 0]), 0);
+    assert_eq!(g.call("write", &[fd, memory + 4096, 4096]), EFAULT);
+    assert_eq!(g.call("pwrite64", &[fd, memory, 0, 5000]), 0);
+    assert_eq!(size_of_file(&mut g, "/tmp/a"), 0);
+    assert_eq!(g.call("write", &[fd, memory + 4000, 200]), 96);
+    assert_eq!(size_of_file(&mut g, "/tmp/a"), 96);
+    assert_eq!(g.call("lseek", &[fd, 0, libc::SEEK_CUR as u64]), 96);
+    // What was not written is not counted.
+    assert_eq!(g.call("ftruncate", &[fd, 8 << 20]), 0);
+}
+
+#[test]
+fn a_full_tmp_leaves_what_is_made_up() {
+    let mut g = Guest::plain();
+    let fd = g
+        .open("/tmp/a", libc::O_CREAT | libc::O_RDWR)
+        .cast_unsigned();
+    assert_eq!(g.call("ftruncate", &[fd, 8 << 20]), 0);
+    assert_eq!(g.write_file("/tmp/b", b"x"), ENOSPC);
+    assert!(g.read_file("/etc/passwd").is_ok());
+    assert!(g.read_file("/proc/self/status").is_ok());
+}
+
+#[test]
+fn listings_of_open_directories_take_the_guests_memory() {
+    let mut g = Guest::new(nexus_personality::config::Config {
+        memory_mib: 2,
+        ..config(&[])
+    });
+    let (first, name) = (g.text("/tmp/first"), g.memory(4096));
+    assert_eq!(g.call("symlink", &[first, first]), 0);
+    for n in 0..1000 {
+        g.poke(name, format!("/tmp/{n:0>200}\0").as_bytes());
+        assert_eq!(g.call("link", &[first, name]), 0);
+    }
+    let buffer = g.memory(4096);
+    let result = (0..200).find_map(|_| {
+        let fd = g.open("/tmp", libc::O_DIRECTORY).cast_unsigned();
+        Some(g.call("getdents64", &[fd, buffer, 4096])).filter(|got| *got < 0)
+    });
+    assert_eq!(result, Some(ENOMEM));
+}
+
+#[test]
+fn what_epoll_watches_takes_the_guests_memory() {
+    let mut g = Guest::new(nexus_personality::config::Config {
+        memory_mib: 1,
+        ..config(&[])
+    });
+    let watched: Vec<u64> = (0..100)
+        .map(|_| g.call("eventfd2", &[0, 0]).cast_unsigned())
+        .collect();
+    let event = g.memory(4096);
+    let result = (0..100).find_map(|_| {
+        let epoll = g.call("epoll_create1", &[0]).cast_unsigned();
+        let add = libc::EPOLL_CTL_ADD as u64;
+        let results: Vec<i64> = (watched.iter())
+            .map(|fd| g.call("epoll_ctl", &[epoll, add, *fd, event]))
+            .collect();
+        results.into_iter().find(|result| *result < 0)
+    });
+    assert_eq!(result, Some(ENOSPC));
+}
+
+#[test]
+fn a_listing_tells_the_numbers_that_stat_does_and_not_the_hosts() {
+    let (host, mut g) = with_links();
+    let fd = g.open("/data", libc::O_DIRECTORY).cast_unsigned();
+    let (buffer, to) = (g.memory(8192), g.memory(4096));
+    let got = usize::try_from(g.call("getdents64", &[fd, buffer, 8192])).unwrap();
+    let records = g.peek(buffer, got);
+    let (mut rest, mut seen) = (records.as_slice(), 0);
+    while !rest.is_empty() {
+        let number = u64::from_le_bytes(rest[..8].try_into().unwrap());
+        let length = usize::from(u16::from_le_bytes(rest[16..18].try_into().unwrap()));
+        let name = rest[19..length].split(|b| *b == 0).next().unwrap();
+        let name = String::from_utf8(name.to_vec()).unwrap();
+        rest = &rest[length..];
+        if name == ".." {
+            continue;
+        }
+        let real = std::fs::symlink_metadata(host.path().join("root").join(&name)).unwrap();
+        assert_ne!(number, real.ino());
+        let path = g.text(&name);
+        let nofollow = libc::AT_SYMLINK_NOFOLLOW as u64;
+        assert_eq!(g.call("newfstatat", &[fd, path, to, nofollow]), 0);
+        assert_eq!(g.peek(to + 8, 8), number.to_le_bytes(), "{name}");
+        seen += 1;
+    }
+    assert!(seen > 7);
+    // One that cannot be handed over is there again.
+    assert_eq!(g.call("lseek", &[fd, 0, 0]), 0);
+    let memory = g.memory(8192);
+    assert_eq!(g.call("mprotect", &[memory, 4096, 0]), 0);
+    assert_eq!(g.call("getdents64", &[fd, memory, 4096]), EFAULT);
+    assert_eq!(g.call("getdents64", &[fd, buffer, 8192]), got as i64);
+}
+
+#[test]
+fn a_path_that_grew_step_by_step_has_an_end() {
+    let mut g = Guest::plain();
+    let (tmp, name) = (g.text("/tmp"), g.text(&"n".repeat(255)));
+    assert_eq!(g.call("chdir", &[tmp]), 0);
+    let result = (0..1000).find_map(|_| {
+        let made = g.call("mkdir", &[name, 0o700]);
+        let gone = if made < 0 {
+            made
+        } else {
+            g.call("chdir", &[name])
+        };
+        Some(gone).filter(|result| *result < 0)
+    });
+    assert_eq!(result, Some(-36), "ENAMETOOLONG");
+    let long = g.text(&format!("/tmp/{}", "n".repeat(256)));
+    assert_eq!(
+        g.call("openat", &[CWD, long, (libc::O_CREAT) as u64, 0o600]),
+        -36
+    );
 }

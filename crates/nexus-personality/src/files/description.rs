@@ -6,7 +6,7 @@ use super::socket::Socket;
 use super::terminal::Side;
 use super::tmpfs::Inode;
 use crate::errno::{EINVAL, Errno};
-use crate::ledger::Held;
+use crate::ledger::{Held, Lent};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -76,13 +76,22 @@ pub struct Registered {
 /// A directory's entry: name, `DT_*`, inode number.
 pub type Entry = (Vec<u8>, u8, u64);
 
+/// What is kept for an open directory of ours: the hypervisor's memory, which counts as the guest's.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Its entries, as read when its position was last 0.
+    pub entries: Vec<Entry>,
+    /// For the entries, and for the directory's path.
+    pub lent: (Option<Lent>, Option<Lent>),
+}
+
 /// An open file description.
 #[derive(Debug)]
 pub struct Description {
     /// What it refers to.
     pub object: Object,
     state: Mutex<State>,
-    listing: Mutex<Vec<Entry>>,
+    listing: Mutex<Listing>,
     /// What the host may have to keep for it; of a pipe both ends have it in common.
     held: Option<Arc<Held>>,
 }
@@ -130,8 +139,8 @@ impl Description {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Entries of a directory of ours, as read when its position was last 0.
-    pub fn listing(&self) -> MutexGuard<'_, Vec<Entry>> {
+    /// Of a directory of ours.
+    pub fn listing(&self) -> MutexGuard<'_, Listing> {
         self.listing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -3,13 +3,18 @@
 
 use super::names::{Namespace, Node};
 use super::{HostFile, Identity};
-use crate::errno::{EACCES, ELOOP, ENOENT, ENOTDIR, Errno};
+use crate::errno::{EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, Errno};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Links followed in one path at most, as on Linux.
 const MAX_LINKS: usize = 40;
+/// Longest name, as on Linux.
+const NAME_MAX: usize = 255;
+/// Longest canonical path, which is kept for what is open and for the working directory. What a call names may have 4,095 bytes;
+/// step by step a program may get deeper.
+const LONGEST: usize = 64 << 10;
 /// openat2(2): nothing above the root, no link of any kind.
 const RESOLVE: u64 = 0x08 | 0x04 | 0x02; // BENEATH, NO_SYMLINKS, NO_MAGICLINKS
 
@@ -28,12 +33,43 @@ impl Resolved {
     /// Parent path and last name.
     #[must_use]
     pub fn split(&self) -> (&[u8], &[u8]) {
-        match self.path.iter().rposition(|b| *b == b'/') {
-            Some(at) => (
-                self.path.get(..at).unwrap_or_default(),
-                self.path.get(at + 1..).unwrap_or_default(),
-            ),
-            None => (&[], &self.path),
+        split(&self.path)
+    }
+}
+
+/// Parent path and last name of a canonical path.
+#[must_use]
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (
+            path.get(..at).unwrap_or_default(),
+            path.get(at + 1..).unwrap_or_default(),
+        ),
+        None => (&[], path),
+    }
+}
+
+/// What a path ends in, for calls that make, move or remove a name: only a name can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    Name,
+    Dot,
+    DotDot,
+    Root,
+}
+
+impl Last {
+    /// Of this path, and the path without slashes behind a name.
+    #[must_use]
+    pub fn of(path: &[u8]) -> (Self, &[u8]) {
+        let Some(end) = path.iter().rposition(|b| *b != b'/') else {
+            return (Self::Root, path);
+        };
+        let named = path.get(..=end).unwrap_or_default();
+        match named.rsplit(|b| *b == b'/').next() {
+            Some(b".") => (Self::Dot, path),
+            Some(b"..") => (Self::DotDot, path),
+            _ => (Self::Name, named),
         }
     }
 }
@@ -104,7 +140,7 @@ impl Namespace {
     /// Resolve `path` against the directory `cwd`.
     ///
     /// # Errors
-    /// ENOENT, ENOTDIR, ELOOP, EACCES.
+    /// ENOENT, ENOTDIR, ELOOP, EACCES, ENAMETOOLONG.
     pub fn resolve(&self, cwd: &[u8], path: &[u8], follow: bool) -> Result<Resolved, Errno> {
         if path.is_empty() {
             return Err(ENOENT);
@@ -122,14 +158,24 @@ impl Namespace {
             return Ok(resolved);
         }
         while let Some(name) = todo.pop_front() {
+            let is_file = || matches!(&node, Step::Node(node) if self.is_file(node));
             if name == b".." {
+                if is_file() {
+                    return Err(ENOTDIR);
+                }
                 let keep = current.iter().rposition(|b| *b == b'/').unwrap_or(0);
                 current.truncate(keep);
                 node = self.step(&current)?;
                 continue;
             }
+            if name.len() > NAME_MAX {
+                return Err(if is_file() { ENOTDIR } else { ENAMETOOLONG });
+            }
             current.push(b'/');
             current.extend_from_slice(&name);
+            if current.len() > LONGEST {
+                return Err(ENAMETOOLONG);
+            }
             let last = todo.is_empty();
             match self.step(&current)? {
                 Step::Link(target) if !last || follow || must_be_directory => {

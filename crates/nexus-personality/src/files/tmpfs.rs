@@ -1,6 +1,13 @@
 //! Files in memory: `/tmp`, private to the guest and counted. Each file is a memfd, so that it can be mapped.
+//!
+//! All processes of an instance have these inodes in common, in one process of the host, so locks here hold between them.
+//! They are taken in this order: the position of a description, the tree's names ([`Usage::naming`]), a directory's entries
+//! (the parent's before the child's), a file's length, its mode and times. None is held while a call waits for a guest or for
+//! anything that a guest may keep waiting: what happens under them is copying and lookups.
 
-use crate::errno::{EACCES, EEXIST, EINVAL, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno};
+use crate::errno::{
+    EACCES, EEXIST, EFBIG, EINVAL, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, Errno,
+};
 use crate::files::fifo::Fifo;
 use crate::ledger::{Ledger, Lent};
 use std::collections::BTreeMap;
@@ -12,8 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Files, directories and links that the tree may have, and names in one directory.
 const MAX_INODES: u64 = 100_000;
 
-/// Descriptors the tree may hold at most, one per file; beyond it creating fails with ENOSPC.
-const MAX_FILES: u64 = 4096;
+/// Files that the tree may have: each holds a descriptor of the hypervisor, whose jail allows it 4,096. The rest is for what is open.
+pub const MAX_FILES: u64 = 3000;
+
+/// What made-up files may have beyond the limits of files and of bytes: a full `/tmp` does not keep `/proc` from being read.
+const SPARE_FILES: u64 = 64;
+const SPARE_BYTES: u64 = 1 << 20;
 
 /// Numbers that a snapshot may have given; what is left is more than will ever be.
 const MAX_NUMBER: u64 = 1 << 62;
@@ -29,6 +40,8 @@ pub struct Inode {
     pub number: u64,
     /// What it is.
     pub content: Content,
+    /// Of a file: its length, all of which is counted. Who holds this is the only one to write or to change the length.
+    length: Mutex<u64>,
     meta: Mutex<Meta>,
     usage: Arc<Usage>,
     _lent: Lent,
@@ -94,6 +107,7 @@ pub struct Usage {
     /// Bytes that files may have in sum; each file's size counts.
     pub limit: u64,
     bytes: AtomicU64,
+    naming: Mutex<()>,
     /// Names and inodes are the hypervisor's memory, and count as the guest's.
     ledger: Arc<Ledger>,
 }
@@ -108,6 +122,7 @@ impl Usage {
             files: AtomicU64::new(0),
             limit,
             bytes: AtomicU64::new(0),
+            naming: Mutex::default(),
             ledger,
         }
     }
@@ -130,6 +145,41 @@ impl Usage {
         Ok(())
     }
 
+    /// The lock that every call holds which makes, moves or removes a name, from before it looks at what is there.
+    pub fn naming(&self) -> MutexGuard<'_, ()> {
+        self.naming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Count one more file, of `most`.
+    fn count_file(&self, most: u64) -> Result<(), Errno> {
+        let one_more = |files| (files < most).then_some(files + 1);
+        let counted = (self.files).fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        counted.map(drop).map_err(|_| ENOSPC)
+    }
+
+    /// Count this many bytes more, of `limit`.
+    fn count(&self, more: u64, limit: u64) -> Result<(), Errno> {
+        let sum = |used: u64| used.checked_add(more).filter(|sum| *sum <= limit);
+        let counted = (self.bytes).fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum);
+        counted.map(drop).map_err(|_| ENOSPC)
+    }
+
+    /// Count this many bytes less.
+    fn give_back(&self, bytes: u64) {
+        let rest = |used: u64| {
+            debug_assert!(used >= bytes, "{bytes} of {used} bytes given back");
+            Some(used.saturating_sub(bytes))
+        };
+        let _ = (self.bytes).fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
+    }
+
+    /// Files that may still be made.
+    #[must_use]
+    pub fn files_left(&self) -> u64 {
+        let left = |most: u64, used: &AtomicU64| most.saturating_sub(used.load(Ordering::Relaxed));
+        left(MAX_FILES, &self.files).min(left(MAX_INODES, &self.inodes))
+    }
+
     fn lend(&self, bytes: u64) -> Result<Lent, Errno> {
         self.ledger.lend(bytes).map_err(|_| ENOSPC)
     }
@@ -147,8 +197,12 @@ impl Drop for Inode {
         self.usage.inodes.fetch_sub(1, Ordering::Relaxed);
         match &mut self.content {
             Content::File(_) => {
+                let length = *self
+                    .length
+                    .get_mut()
+                    .unwrap_or_else(PoisonError::into_inner);
                 self.usage.files.fetch_sub(1, Ordering::Relaxed);
-                self.usage.bytes.fetch_sub(self.size(), Ordering::Relaxed);
+                self.usage.give_back(length);
             }
             Content::Directory(entries) => take_down(entries),
             _ => {}
@@ -168,6 +222,17 @@ fn take_down(entries: &mut Mutex<Entries>) {
             left.extend(taken(below));
         }
     }
+}
+
+/// Length of a file of the host.
+fn host_size(fd: RawFd) -> u64 {
+    // SAFETY: zero is a valid stat, and `stat` is live.
+    let stat = unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        libc::fstat(fd, &raw mut stat);
+        stat
+    };
+    stat.st_size.cast_unsigned()
 }
 
 /// Now, as timestamps have it.
@@ -208,6 +273,7 @@ impl Inode {
         Ok(Arc::new(Self {
             number,
             content,
+            length: Mutex::default(),
             meta: Mutex::new(meta),
             usage: Arc::clone(usage),
             _lent: lent,
@@ -230,10 +296,11 @@ impl Inode {
     /// # Errors
     /// ENOSPC at the limit of files, the host's error numbers.
     pub fn file(usage: &Arc<Usage>, mode: u32) -> Result<Arc<Self>, Errno> {
-        if usage.files.fetch_add(1, Ordering::Relaxed) >= MAX_FILES {
-            usage.files.fetch_sub(1, Ordering::Relaxed);
-            return Err(ENOSPC);
-        }
+        Self::file_of(usage, mode, MAX_FILES)
+    }
+
+    fn file_of(usage: &Arc<Usage>, mode: u32, most: u64) -> Result<Arc<Self>, Errno> {
+        usage.count_file(most)?;
         // SAFETY: a static name; the result is checked.
         let fd = unsafe { libc::memfd_create(c"tmp".as_ptr(), libc::MFD_CLOEXEC) };
         if fd < 0 {
@@ -254,15 +321,29 @@ impl Inode {
     /// As [`Inode::file`].
     pub fn with_content(usage: &Arc<Usage>, mode: u32, content: &[u8]) -> Result<Arc<Self>, Errno> {
         let inode = Self::file(usage, mode)?;
-        inode.resize(content.len() as u64)?;
-        if let Some(fd) = inode.host() {
-            // SAFETY: the buffer is live; a memfd takes all or fails.
-            let done = unsafe { libc::pwrite(fd, content.as_ptr().cast(), content.len(), 0) };
-            if done < 0 {
-                return Err(io::Error::last_os_error().into());
-            }
-        }
+        inode.fill(content, usage.limit)?;
         Ok(inode)
+    }
+
+    /// A file of the process's own, as `/proc` has them: one can be had where there is no room for others.
+    ///
+    /// # Errors
+    /// As [`Inode::file`].
+    pub fn made_up(usage: &Arc<Usage>, mode: u32, content: &[u8]) -> Result<Arc<Self>, Errno> {
+        let inode = Self::file_of(usage, mode, MAX_FILES + SPARE_FILES)?;
+        inode.fill(content, usage.limit.saturating_add(SPARE_BYTES))?;
+        Ok(inode)
+    }
+
+    fn fill(&self, content: &[u8], limit: u64) -> Result<(), Errno> {
+        let fd = self.host().ok_or(EINVAL)?;
+        self.set_length(&mut self.length(), content.len() as u64, limit)?;
+        // SAFETY: the buffer is live; a memfd takes all or fails.
+        let done = unsafe { libc::pwrite(fd, content.as_ptr().cast(), content.len(), 0) };
+        if done < 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        Ok(())
     }
 
     /// An empty directory.
@@ -341,49 +422,86 @@ impl Inode {
         &self.usage
     }
 
-    /// Length in bytes.
+    /// Length in bytes, of a file as the host tells it: nobody waits for who writes.
     #[must_use]
     pub fn size(&self) -> u64 {
         match &self.content {
-            Content::File(fd) => {
-                // SAFETY: zero is a valid stat, and `stat` is live.
-                let stat = unsafe {
-                    let mut stat: libc::stat = std::mem::zeroed();
-                    libc::fstat(fd.as_raw_fd(), &raw mut stat);
-                    stat
-                };
-                stat.st_size.cast_unsigned()
-            }
+            Content::File(fd) => host_size(fd.as_raw_fd()),
             Content::Link(target) => target.len() as u64,
             Content::Directory(_) => 4096,
             Content::Socket | Content::Fifo(_) => 0,
         }
     }
 
-    /// Set the length, within the limit of the tree. Growing is how space is had, so a write grows first.
+    fn length(&self) -> MutexGuard<'_, u64> {
+        self.length.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Change the length that is locked, within the limit: counted before it is had, and had no more before it is given back.
+    fn set_length(&self, length: &mut u64, size: u64, limit: u64) -> Result<(), Errno> {
+        let other = if self.is_directory() { EISDIR } else { EINVAL };
+        let fd = self.host().ok_or(other)?;
+        let new = i64::try_from(size).map_err(|_| ENOSPC)?;
+        let more = size.saturating_sub(*length);
+        self.usage.count(more, limit)?;
+        // SAFETY: a plain call on a descriptor of ours.
+        if unsafe { libc::ftruncate(fd, new) } != 0 {
+            let error = io::Error::last_os_error();
+            self.usage.give_back(more);
+            return Err(error.into());
+        }
+        self.usage.give_back(length.saturating_sub(size));
+        *length = size;
+        Ok(())
+    }
+
+    /// Set the length, within the limit of the tree.
     ///
     /// # Errors
     /// ENOSPC; EISDIR, EINVAL for what is no file.
     pub fn resize(&self, size: u64) -> Result<(), Errno> {
-        let other = if self.is_directory() { EISDIR } else { EINVAL };
-        let fd = self.host().ok_or(other)?;
-        let old = self.size();
-        if size > old {
-            let more = size - old;
-            let used = self.usage.bytes.fetch_add(more, Ordering::Relaxed);
-            if used.saturating_add(more) > self.usage.limit {
-                self.usage.bytes.fetch_sub(more, Ordering::Relaxed);
-                return Err(ENOSPC);
-            }
-        } else {
-            self.usage.bytes.fetch_sub(old - size, Ordering::Relaxed);
+        self.set_length(&mut self.length(), size, self.usage.limit)
+    }
+
+    /// Have the file be at least this long.
+    ///
+    /// # Errors
+    /// As [`Inode::resize`].
+    pub fn grow(&self, size: u64) -> Result<(), Errno> {
+        let mut length = self.length();
+        let longer = size.max(*length);
+        self.set_length(&mut length, longer, self.usage.limit)
+    }
+
+    /// Write up to `bytes` bytes at `at`, or (`None`) behind the end, by `call`, which is given the memfd and the place; not
+    /// beyond `most`. Where it wrote, and how much. The file grows by what was written, however much that was to be.
+    ///
+    /// # Errors
+    /// EFBIG beyond `most`, ENOSPC, EISDIR for what is no file, `call`'s.
+    pub fn write(
+        &self,
+        at: Option<u64>,
+        bytes: u64,
+        most: u64,
+        call: impl FnOnce(RawFd, u64) -> Result<u64, Errno>,
+    ) -> Result<(u64, u64), Errno> {
+        let fd = self.host().ok_or(EISDIR)?;
+        let mut length = self.length();
+        let at = at.unwrap_or(*length);
+        let end = at.checked_add(bytes).ok_or(EFBIG)?;
+        let Some(more) = end.checked_sub(*length).filter(|more| *more > 0) else {
+            return Ok((at, call(fd, at)?));
+        };
+        if end > most {
+            return Err(EFBIG);
         }
-        let length = i64::try_from(size).map_err(|_| ENOSPC)?;
-        // SAFETY: a plain call on a descriptor of ours.
-        if unsafe { libc::ftruncate(fd, length) } != 0 {
-            return Err(io::Error::last_os_error().into());
-        }
-        Ok(())
+        self.usage.count(more, self.usage.limit)?;
+        let done = call(fd, at);
+        // The host has let the file grow by what it took, also where it then failed.
+        let new = host_size(fd).clamp(*length, end);
+        self.usage.give_back(end - new);
+        *length = new;
+        Ok((at, done?))
     }
 
     /// Entries of a directory.

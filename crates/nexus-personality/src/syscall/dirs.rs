@@ -1,15 +1,16 @@
 //! Names: directories, links, removal, renaming, modes and times.
 
-use super::open::{base, parent, resolve};
+use super::open::{base, naming, parent, resolve, resolve_name, vacant};
+use super::stat::hidden;
 use crate::errno::{
     EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, ERANGE, EROFS, EXDEV, Errno,
     SysResult, check,
 };
-use crate::files::Object;
-use crate::files::description::Entry;
+use crate::files::description::{Entry, Listing};
 use crate::files::names::Node;
-use crate::files::resolve::{Resolved, open_beneath, open_host};
+use crate::files::resolve::{Last, Resolved, open_beneath, open_host, split};
 use crate::files::tmpfs::{Content, Inode, Named, now};
+use crate::files::{HostFile, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 use std::os::fd::AsRawFd;
@@ -21,6 +22,8 @@ const RENAME_NOREPLACE: u64 = 1;
 const RENAME_EXCHANGE: u64 = 2;
 const AT_EMPTY_PATH: u64 = 0x1000;
 const AT_SYMLINK_FOLLOW: u64 = 0x400;
+/// What the allocator takes for a name beside its bytes, at most.
+const ALLOCATOR_BYTES: usize = 32;
 
 pub fn getcwd(t: &mut Thread, _: &mut dyn Cpu, [to, size, ..]: [u64; 6]) -> SysResult {
     let mut path = t.process.cwd().clone();
@@ -127,44 +130,93 @@ pub fn getdents64(t: &mut Thread, _: &mut dyn Cpu, [fd, to, size, ..]: [u64; 6])
     let size = size.min(64 << 10);
     match &d.object {
         Object::Host(file) => {
-            let at = t.process.memory.host(to, size)?;
-            // SAFETY: the buffer lies in the window; the host kernel survives a fault there.
-            check(unsafe { libc::syscall(libc::SYS_getdents64, file.fd.as_raw_fd(), at, size) })
+            // The host keeps the position; this lock, that what is read is read once, and again where it cannot be handed over.
+            let _together = d.state();
+            read_host(t, file, to, size)
         }
         Object::Directory(path) => {
             let mut state = d.state();
+            let mut listing = d.listing();
             // Read once: what is removed meanwhile must not make others be passed over.
             if state.position == 0 {
-                *d.listing() = list(t, path)?;
+                list(t, path, &mut listing)?;
             }
-            let names = d.listing();
+            let names = &listing.entries;
             let mut out = Vec::new();
             let skip = usize::try_from(state.position).map_err(|_| EINVAL)?;
+            let mut next = state.position;
             for (n, (name, kind, number)) in names.iter().enumerate().skip(skip) {
                 if out.len() + (19 + name.len() + 1).next_multiple_of(8) > size as usize {
                     break;
                 }
                 entry(&mut out, *number, n as u64 + 1, *kind, name);
-                state.position = n as u64 + 1;
+                next = n as u64 + 1;
             }
             if out.is_empty() && skip < names.len() {
                 return Err(EINVAL);
             }
             t.process.memory.write_bytes(to, &out)?;
+            state.position = next;
             Ok(out.len() as u64)
         }
         _ => Err(ENOTDIR),
     }
 }
 
-fn list(t: &Thread, path: &[u8]) -> Result<Vec<Entry>, Errno> {
+/// Entries of a directory of the host, with the numbers that stat tells.
+fn read_host(t: &Thread, file: &HostFile, to: u64, size: u64) -> SysResult {
+    let directory = file.fd.as_raw_fd();
+    let mut records = vec![0; size as usize];
+    // SAFETY: a plain call on a descriptor of ours.
+    let before = unsafe { libc::lseek(directory, 0, libc::SEEK_CUR) };
+    let buffer = records.as_mut_ptr();
+    // SAFETY: the buffer is live and of the length given.
+    let got = unsafe { libc::syscall(libc::SYS_getdents64, directory, buffer, records.len()) };
+    let got = check(got)?;
+    records.truncate(got as usize);
+    let device = file.identity.device;
+    let key = t.process.number_key();
+    let mut rest = records.as_mut_slice();
+    // As in `entry`: the number, where to go on, the record's length.
+    while let Some((number, length)) = rest.split_first_chunk_mut().and_then(|(number, more)| {
+        let length = more.get(8..10)?.try_into().ok()?;
+        Some((number, usize::from(u16::from_le_bytes(length))))
+    }) {
+        *number = hidden(u64::from_le_bytes(*number), device, key).to_le_bytes();
+        rest = rest.get_mut(length.max(1)..).unwrap_or_default();
+    }
+    let done = t.process.memory.write_bytes(to, &records);
+    if done.is_err() {
+        // SAFETY: as above.
+        unsafe { libc::lseek(directory, before, libc::SEEK_SET) };
+    }
+    done.map(|()| got)
+}
+
+/// Read a directory's entries. They are charged before they are copied.
+fn list(t: &Thread, path: &[u8], listing: &mut Listing) -> Result<(), Errno> {
+    listing.entries = Vec::new();
+    listing.lent.0 = None;
+    let lend = |bytes: usize| t.process.ledger.lend(bytes as u64);
+    let taken = |name: &[u8]| size_of::<Entry>() + name.len() + ALLOCATOR_BYTES;
     let mut names = vec![
         (b".".to_vec(), libc::DT_DIR, 1),
         (b"..".to_vec(), libc::DT_DIR, 1),
     ];
+    // Not under the lock of the directory itself: a parent's is taken first.
+    let above = t.process.names.lookup(split(path).0);
     match t.process.names.lookup(path)? {
         Some(Node::Memory(inode)) => {
-            for (name, named) in inode.entries()?.iter() {
+            let entries = inode.entries()?;
+            listing.lent.0 = Some(lend(entries.keys().map(|name| taken(name)).sum())?);
+            names.reserve_exact(entries.len());
+            if let [own, parent] = names.as_mut_slice() {
+                own.2 = inode.number;
+                if let Ok(Some(Node::Memory(inode))) = above {
+                    parent.2 = inode.number;
+                }
+            }
+            for (name, named) in entries.iter() {
                 let inode = &named.inode;
                 let kind = match &inode.content {
                     Content::File(_) => libc::DT_REG,
@@ -190,7 +242,11 @@ fn list(t: &Thread, path: &[u8]) -> Result<Vec<Entry>, Errno> {
         }
         None => return Err(ENOENT),
     }
-    Ok(names)
+    if listing.lent.0.is_none() {
+        listing.lent.0 = Some(lend(names.iter().map(|(name, ..)| taken(name)).sum())?);
+    }
+    listing.entries = names;
+    Ok(())
 }
 
 pub fn mkdir(t: &mut Thread, cpu: &mut dyn Cpu, [path, mode, ..]: [u64; 6]) -> SysResult {
@@ -203,10 +259,8 @@ pub fn mkdirat(
     _: &mut dyn Cpu,
     [directory, path, mode, ..]: [u64; 6],
 ) -> SysResult {
-    let resolved = resolve(t, directory, path, false)?;
-    if resolved.node.is_some() {
-        return Err(EEXIST);
-    }
+    let _naming = naming(t);
+    let resolved = vacant(t, directory, path, true)?;
     let parent = parent(t, &resolved)?;
     let inode = Inode::directory(parent.usage(), mode as u32 & !t.process.umask())?;
     parent.add(resolved.split().1, inode).map(|()| 0)
@@ -229,9 +283,19 @@ pub fn unlinkat(
 }
 
 fn remove(t: &Thread, directory: u64, path: u64, is_directory: bool) -> SysResult {
-    let resolved = resolve(t, directory, path, false)?;
-    if resolved.node.is_none() {
-        return Err(ENOENT);
+    let _naming = naming(t);
+    let (resolved, last) = resolve_name(t, directory, path)?;
+    let node = resolved.node.as_ref().ok_or(ENOENT)?;
+    match last {
+        Last::Name => {}
+        _ if !is_directory => return Err(EISDIR),
+        Last::Dot => return Err(EINVAL),
+        Last::DotDot => return Err(ENOTEMPTY),
+        Last::Root => return Err(EBUSY),
+    }
+    if resolved.directory_only && !is_directory {
+        let directory = matches!(node, Node::Memory(inode) if inode.is_directory());
+        return Err(if directory { EISDIR } else { ENOTDIR });
     }
     if t.process.names.is_memory_root(&resolved.path) {
         return Err(EBUSY);
@@ -251,10 +315,11 @@ pub fn symlinkat(
     [target, directory, path, ..]: [u64; 6],
 ) -> SysResult {
     let target = t.process.memory.read_path(target)?;
-    let resolved = resolve(t, directory, path, false)?;
-    if resolved.node.is_some() {
-        return Err(EEXIST);
+    if target.is_empty() {
+        return Err(ENOENT);
     }
+    let _naming = naming(t);
+    let resolved = vacant(t, directory, path, false)?;
     let parent = parent(t, &resolved)?;
     parent
         .add(resolved.split().1, Inode::link(parent.usage(), target)?)
@@ -275,20 +340,20 @@ pub fn linkat(
     }
     // A file without a name gets one: through its descriptor, or through /proc/self/fd.
     let unnamed = flags & AT_EMPTY_PATH != 0 && t.process.memory.read::<u8>(from)? == 0;
+    let _naming = naming(t);
     if unnamed {
-        let target = resolve(t, to_directory, to, false)?;
+        let target = vacant(t, to_directory, to, false)?;
         let Object::Memory(inode) = &super::io::description(t, from_directory)?.object else {
             return Err(EPERM);
         };
         return give_name(t, inode, &target);
     }
     let source = resolve(t, from_directory, from, flags & AT_SYMLINK_FOLLOW != 0)?;
-    let target = resolve(t, to_directory, to, false)?;
-    match (source.node, &target.node) {
-        (None, _) => Err(ENOENT),
-        (_, Some(_)) => Err(EEXIST),
-        (Some(Node::Memory(inode)), None) => give_name(t, &inode, &target),
-        (Some(Node::Descriptor(fd)), None) if flags & AT_SYMLINK_FOLLOW != 0 => {
+    let source = source.node.ok_or(ENOENT)?;
+    let target = vacant(t, to_directory, to, false)?;
+    match source {
+        Node::Memory(inode) => give_name(t, &inode, &target),
+        Node::Descriptor(fd) if flags & AT_SYMLINK_FOLLOW != 0 => {
             match &super::io::description(t, fd)?.object {
                 Object::Memory(inode) => give_name(t, inode, &target),
                 _ => Err(EXDEV),
@@ -300,9 +365,6 @@ pub fn linkat(
 }
 
 fn give_name(t: &Thread, inode: &Arc<Inode>, target: &Resolved) -> SysResult {
-    if target.node.is_some() {
-        return Err(EEXIST);
-    }
     if inode.is_directory() {
         return Err(EPERM);
     }
@@ -331,7 +393,12 @@ pub fn renameat2(
     {
         return Err(EINVAL);
     }
-    let (source, target) = (resolve(t, a, from, false)?, resolve(t, b, to, false)?);
+    let _naming = naming(t);
+    let (source, source_last) = resolve_name(t, a, from)?;
+    let (target, target_last) = resolve_name(t, b, to)?;
+    if source_last != Last::Name || target_last != Last::Name {
+        return Err(EBUSY);
+    }
     let inode = match &source.node {
         Some(Node::Memory(inode)) if !t.process.names.is_memory_root(&source.path) => {
             Arc::clone(inode)
@@ -411,13 +478,8 @@ pub fn mknodat(
     [directory, path, mode, ..]: [u64; 6],
 ) -> SysResult {
     let mode = mode as u32;
-    let resolved = resolve(t, directory, path, false)?;
-    if resolved.node.is_some() {
-        return Err(EEXIST);
-    }
-    if resolved.directory_only {
-        return Err(ENOENT);
-    }
+    let _naming = naming(t);
+    let resolved = vacant(t, directory, path, false)?;
     let parent = parent(t, &resolved)?;
     let bits = mode & !t.process.umask();
     let inode = match mode & libc::S_IFMT {

@@ -7,6 +7,7 @@ use crate::files::tmpfs::Inode;
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 /// Longest transfer of one call, as Linux has it.
@@ -67,15 +68,13 @@ fn read_into(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -
     match &d.object {
         Object::Memory(inode) => {
             let fd = inode.host().ok_or(EISDIR)?;
-            let at = if position == CURRENT {
-                d.state().position
-            } else {
-                position
-            };
-            let got = host_vector(t, libc::SYS_preadv, fd, list, at)?;
-            if position == CURRENT {
-                d.state().position = at + got;
+            if position != CURRENT {
+                return host_vector(t, libc::SYS_preadv, fd, list, position);
             }
+            // Held across the call: of two that read at once each gets what the other does not.
+            let mut state = d.state();
+            let got = host_vector(t, libc::SYS_preadv, fd, list, state.position)?;
+            state.position += got;
             Ok(got)
         }
         Object::Directory(_) => Err(EISDIR),
@@ -192,34 +191,37 @@ fn write_memory(
     list: &[libc::iovec],
     position: u64,
 ) -> SysResult {
-    let fd = inode.host().ok_or(EISDIR)?;
-    let mut state = d.state();
-    let at = match position {
-        _ if state.flags & libc::O_APPEND != 0 => inode.size(),
-        CURRENT => state.position,
-        given => given,
-    };
-    let end = at
-        .checked_add(total(list))
-        .filter(|e| i64::try_from(*e).is_ok())
-        .ok_or(EFBIG)?;
-    if end > inode.size() {
-        let limits = *t.process.limits();
-        let [most, _] = limits
-            .get(libc::RLIMIT_FSIZE as usize)
-            .copied()
-            .unwrap_or([u64::MAX; 2]);
-        if end > most {
-            super::signals::too_large(t);
+    let bytes = total(list).min(MAX_TRANSFER);
+    if bytes == 0 {
+        return Ok(0);
+    }
+    let [most, _] =
+        (t.process.limits().get(libc::RLIMIT_FSIZE as usize).copied()).unwrap_or([u64::MAX; 2]);
+    let call = |fd, at| host_vector(t, libc::SYS_pwritev, fd, list, at);
+    let write = |flags: i32, at: u64| {
+        let at = (flags & libc::O_APPEND == 0).then_some(at);
+        if at.is_some_and(|at| i64::try_from(at.saturating_add(bytes)).is_err()) {
             return Err(EFBIG);
         }
-        inode.resize(end)?;
-    }
-    let wrote = host_vector(t, libc::SYS_pwritev, fd, list, at)?;
-    if position == CURRENT {
+        let written = inode.write(at, bytes, most, call);
+        if written == Err(EFBIG) {
+            super::signals::too_large(t);
+        }
+        written
+    };
+    let wrote = if position == CURRENT {
+        // Held across the call, as in reading.
+        let mut state = d.state();
+        let (at, wrote) = write(state.flags, state.position)?;
         state.position = at + wrote;
+        wrote
+    } else {
+        let flags = d.state().flags;
+        write(flags, position)?.1
+    };
+    if wrote > 0 {
+        inode.touch();
     }
-    inode.touch();
     Ok(wrote)
 }
 
@@ -330,7 +332,6 @@ pub fn lseek(t: &mut Thread, _: &mut dyn Cpu, [fd, offset, whence, ..]: [u64; 6]
     let offset = offset as i64;
     match &d.object {
         Object::Host(file) => {
-            use std::os::fd::AsRawFd;
             if file_is_directory(&file.fd) {
                 d.state().position = 0;
             }
@@ -364,7 +365,6 @@ pub fn lseek(t: &mut Thread, _: &mut dyn Cpu, [fd, offset, whence, ..]: [u64; 6]
 }
 
 fn file_is_directory(fd: &std::os::fd::OwnedFd) -> bool {
-    use std::os::fd::AsRawFd;
     crate::files::resolve::host_stat(fd.as_raw_fd())
         .is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
@@ -372,8 +372,54 @@ fn file_is_directory(fd: &std::os::fd::OwnedFd) -> bool {
 /// Bytes moved by the kernel at a time between two descriptors.
 const STEP: u64 = 64 << 10;
 
-/// sendfile and copy_file_range: through a buffer, since positions of files in memory are ours.
+/// Where a file stands that has a position.
+fn place(d: &Description) -> Result<u64, Errno> {
+    match &d.object {
+        Object::Host(file) => {
+            // SAFETY: a plain call on a descriptor of ours.
+            check(unsafe { libc::lseek(file.fd.as_raw_fd(), 0, libc::SEEK_CUR) })
+        }
+        Object::Memory(_) => Ok(d.state().position),
+        _ => Ok(CURRENT),
+    }
+}
+
+fn set_place(d: &Description, at: u64) -> Result<(), Errno> {
+    match &d.object {
+        Object::Host(file) => {
+            let at = at.cast_signed();
+            // SAFETY: a plain call on a descriptor of ours.
+            check(unsafe { libc::lseek(file.fd.as_raw_fd(), at, libc::SEEK_SET) }).map(drop)
+        }
+        _ => {
+            d.state().position = at;
+            Ok(())
+        }
+    }
+}
+
+/// sendfile and copy_file_range: through a buffer, since positions of files in memory are ours. The position of `from` is moved
+/// at the end, as on Linux, by what `to` has taken: what it has not can be read again.
 fn transfer(
+    t: &Thread,
+    to: &Description,
+    from: &Description,
+    at: &mut u64,
+    to_at: &mut u64,
+    length: u64,
+) -> SysResult {
+    let moves = *at == CURRENT;
+    let mut read_at = if moves { place(from)? } else { *at };
+    let done = transfer_from(t, to, from, &mut read_at, to_at, length);
+    if !moves {
+        *at = read_at;
+    } else if read_at != CURRENT && done.is_ok_and(|done| done > 0) {
+        set_place(from, read_at)?;
+    }
+    done
+}
+
+fn transfer_from(
     t: &Thread,
     to: &Description,
     from: &Description,
@@ -424,6 +470,15 @@ pub fn sendfile(
     [to, from, position, length, ..]: [u64; 6],
 ) -> SysResult {
     let (to, from) = (description(t, to)?, description(t, from)?);
+    if !from.readable() || !to.writable() {
+        return Err(EBADF);
+    }
+    // A pipe could not take back what was read of it and not sent.
+    if matches!(from.object, Object::Pipe(..) | Object::Fifo(_))
+        || to.state().flags & libc::O_APPEND != 0
+    {
+        return Err(EINVAL);
+    }
     let mut at = if position == 0 {
         CURRENT
     } else {
@@ -495,7 +550,11 @@ pub fn copy_file_range(
 pub fn ftruncate(t: &mut Thread, _: &mut dyn Cpu, [fd, length, ..]: [u64; 6]) -> SysResult {
     let d = description(t, fd)?;
     match &d.object {
-        Object::Memory(inode) if d.writable() => inode.resize(checked(length)?).map(|()| 0),
+        Object::Memory(inode) if d.writable() => {
+            inode.resize(checked(length)?)?;
+            inode.touch();
+            Ok(0)
+        }
         _ => Err(EINVAL),
     }
 }
@@ -505,7 +564,9 @@ pub fn truncate(t: &mut Thread, _: &mut dyn Cpu, [path, length, ..]: [u64; 6]) -
     match resolved.node {
         Some(crate::files::Node::Memory(inode)) => {
             inode.permit(2)?;
-            inode.resize(checked(length)?).map(|()| 0)
+            inode.resize(checked(length)?)?;
+            inode.touch();
+            Ok(0)
         }
         Some(_) => Err(crate::errno::EROFS),
         None => Err(crate::errno::ENOENT),
@@ -521,11 +582,13 @@ pub fn fallocate(
     let end = checked(offset)?
         .checked_add(checked(length)?)
         .ok_or(EFBIG)?;
+    if length == 0 {
+        return Err(EINVAL);
+    }
     match &d.object {
         Object::Memory(inode) if mode == 0 && d.writable() => {
-            if end > inode.size() {
-                inode.resize(end)?;
-            }
+            inode.grow(end)?;
+            inode.touch();
             Ok(0)
         }
         _ => Err(crate::errno::ENOTSUP),

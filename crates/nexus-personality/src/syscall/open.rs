@@ -4,12 +4,12 @@ use crate::errno::{
     EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EROFS, Errno, SysResult,
 };
 use crate::files::names::Node;
-use crate::files::resolve::{Resolved, open_host};
+use crate::files::resolve::{Last, Resolved, open_host};
 use crate::files::tmpfs::{Content, Inode};
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 /// `AT_FDCWD` in the low half of a register.
 const CWD: u32 = 0xffff_ff9c;
@@ -41,6 +41,45 @@ pub fn resolve(t: &Thread, directory: u64, path: u64, follow: bool) -> Result<Re
     let path = own_pid(t, t.process.memory.read_path(path)?);
     let base = base(t, directory, &path)?;
     t.process.names.resolve(&base, &path, follow)
+}
+
+/// Resolve a path argument that names what is to be made, moved or removed: a link is not followed, not even for a slash behind
+/// it. What the path ends in comes with it; what does not end in a name is there.
+///
+/// # Errors
+/// As `Namespace::resolve`.
+pub fn resolve_name(t: &Thread, directory: u64, path: u64) -> Result<(Resolved, Last), Errno> {
+    let path = own_pid(t, t.process.memory.read_path(path)?);
+    resolve_last(t, directory, &path)
+}
+
+fn resolve_last(t: &Thread, directory: u64, path: &[u8]) -> Result<(Resolved, Last), Errno> {
+    let base = base(t, directory, path)?;
+    let (last, named) = Last::of(path);
+    let mut resolved = t.process.names.resolve(&base, named, false)?;
+    resolved.directory_only = named.len() < path.len();
+    if last != Last::Name && resolved.node.is_none() {
+        return Err(ENOENT);
+    }
+    Ok((resolved, last))
+}
+
+/// Resolve a path argument that names what is to be made, and is not there: a directory, or something else.
+///
+/// # Errors
+/// EEXIST; ENOENT for what is no directory with a slash behind its name; as `Namespace::resolve`.
+pub fn vacant(t: &Thread, at: u64, path: u64, directory: bool) -> Result<Resolved, Errno> {
+    let (resolved, _) = resolve_name(t, at, path)?;
+    match resolved.node {
+        Some(_) => Err(EEXIST),
+        None if resolved.directory_only && !directory => Err(ENOENT),
+        None => Ok(resolved),
+    }
+}
+
+/// The lock of whoever makes, moves or removes names, from before it resolves them to the end: nobody else does meanwhile.
+pub fn naming(t: &Thread) -> MutexGuard<'_, ()> {
+    t.process.names.tmp.usage().naming()
 }
 
 /// `/proc/PID` of the guest itself is `/proc/self`.
@@ -97,9 +136,8 @@ pub fn openat(
     if flags & libc::O_TMPFILE == libc::O_TMPFILE {
         return open_unnamed(t, directory, path, flags, mode as u32);
     }
-    let follow = flags & libc::O_NOFOLLOW == 0
-        && flags & (libc::O_CREAT | libc::O_EXCL) != libc::O_CREAT | libc::O_EXCL;
-    let resolved = resolve(t, directory, path, follow)?;
+    let path = own_pid(t, t.process.memory.read_path(path)?);
+    let (resolved, created) = find(t, directory, &path, flags, mode as u32)?;
     if let Some(inode) = fifo_of(t, &resolved)
         && flags & (libc::O_PATH | libc::O_DIRECTORY) == 0
         && flags & (libc::O_CREAT | libc::O_EXCL) != libc::O_CREAT | libc::O_EXCL
@@ -114,19 +152,57 @@ pub fn openat(
             return Err(EEXIST);
         }
         Some(node) => open_node(t, &resolved, node, flags)?,
-        None if flags & libc::O_CREAT != 0 && resolved.directory_only => return Err(EISDIR),
-        None if flags & libc::O_CREAT != 0 && flags & libc::O_DIRECTORY == 0 => {
-            let parent = parent(t, &resolved)?;
-            let inode = Inode::file(parent.usage(), mode as u32 & !t.process.umask())?;
-            parent.add(resolved.split().1, Arc::clone(&inode))?;
-            Object::Memory(inode)
-        }
-        None => return Err(ENOENT),
+        None => Object::Memory(created.ok_or(ENOENT)?),
+    };
+    let lent = match &object {
+        Object::Directory(path) => Some(t.process.ledger.lend(path.len() as u64)?),
+        _ => None,
     };
     let description = Description::new(object, flags & !MAKING);
+    description.listing().lent.1 = lent;
     t.process
         .files()
         .insert(description, flags & libc::O_CLOEXEC != 0, 0)
+}
+
+/// What is to be opened, or else the file that was made there.
+fn find(
+    t: &Thread,
+    directory: u64,
+    path: &[u8],
+    flags: i32,
+    mode: u32,
+) -> Result<(Resolved, Option<Arc<Inode>>), Errno> {
+    let creates = flags & libc::O_CREAT != 0;
+    let follow = flags & libc::O_NOFOLLOW == 0
+        && flags & (libc::O_CREAT | libc::O_EXCL) != libc::O_CREAT | libc::O_EXCL;
+    if creates && flags & libc::O_DIRECTORY != 0 {
+        return Err(EINVAL);
+    }
+    if creates && path.ends_with(b"/") {
+        return resolve_last(t, directory, path).and(Err(EISDIR));
+    }
+    let look = || {
+        let base = base(t, directory, path)?;
+        t.process.names.resolve(&base, path, follow)
+    };
+    let resolved = look()?;
+    if resolved.node.is_some() || !creates {
+        return Ok((resolved, None));
+    }
+    let _naming = naming(t);
+    // Whoever was faster has made it.
+    let resolved = look()?;
+    if resolved.node.is_some() {
+        return Ok((resolved, None));
+    }
+    if resolved.directory_only {
+        return Err(ENOENT);
+    }
+    let parent = parent(t, &resolved)?;
+    let inode = Inode::file(parent.usage(), mode & !t.process.umask())?;
+    parent.add(resolved.split().1, Arc::clone(&inode))?;
+    Ok((resolved, Some(inode)))
 }
 
 fn open_unnamed(t: &Thread, directory: u64, path: u64, flags: i32, mode: u32) -> SysResult {
@@ -175,6 +251,7 @@ fn permit(inode: &Inode, flags: i32) -> Result<(), Errno> {
 fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result<Object, Errno> {
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
     let wants_directory = flags & libc::O_DIRECTORY != 0;
+    let creates = flags & libc::O_CREAT != 0;
     if let Node::Memory(inode) = node
         && flags & libc::O_PATH == 0
     {
@@ -191,12 +268,15 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
             if wants_directory && !is_directory {
                 return Err(ENOTDIR);
             }
+            if creates && is_directory {
+                return Err(EISDIR);
+            }
             Ok(Object::Host(Arc::new(file)))
         }
-        Node::Synthetic if writes => Err(EISDIR),
+        Node::Synthetic if writes || creates => Err(EISDIR),
         Node::Synthetic => Ok(Object::Directory(resolved.path.clone())),
         Node::Memory(inode) if inode.is_directory() => {
-            if writes {
+            if writes || creates {
                 Err(EISDIR)
             } else {
                 Ok(Object::Directory(resolved.path.clone()))
@@ -212,6 +292,7 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
             }
             if flags & libc::O_TRUNC != 0 {
                 inode.resize(0)?;
+                inode.touch();
             }
             Ok(Object::Memory(Arc::clone(inode)))
         }
@@ -234,7 +315,7 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
 
 fn made_up(t: &Thread, content: &[u8]) -> Result<Object, Errno> {
     let usage = t.process.names.tmp.usage();
-    Ok(Object::Memory(Inode::with_content(usage, 0o444, content)?))
+    Ok(Object::Memory(Inode::made_up(usage, 0o444, content)?))
 }
 
 /// Open what a descriptor refers to, by its link in `/proc/self/fd`: a file anew, the rest as a duplicate.
@@ -245,6 +326,7 @@ fn open_again(t: &Thread, fd: u64, flags: i32) -> Result<Object, Errno> {
         Object::Memory(inode) => {
             if flags & libc::O_TRUNC != 0 {
                 inode.resize(0)?;
+                inode.touch();
             }
             Object::Memory(Arc::clone(inode))
         }

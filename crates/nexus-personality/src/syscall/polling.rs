@@ -2,7 +2,7 @@
 
 use super::io::description;
 use super::time::{duration, read_timespec, timespec};
-use crate::errno::{EBADF, EINVAL, EPERM, Errno, SysResult, check};
+use crate::errno::{EBADF, EINVAL, ENOSPC, EPERM, Errno, SysResult, check};
 use crate::files::description::{Registered, Registration, TimerSetting};
 use crate::files::fifo::Side;
 use crate::files::socket::Socket;
@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Descriptors in one call at most.
 const MAX_POLLED: u64 = 1024;
+/// What the host keeps for a descriptor that an epoll instance watches: `struct epitem` and `struct eppoll_entry`, with slack.
+const WATCH_BYTES: u64 = 256;
 /// Ready at once, always: files and devices.
 const FILE_EVENTS: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM;
 
@@ -287,7 +289,9 @@ pub fn epoll_create1(t: &mut Thread, _: &mut dyn Cpu, [flags, ..]: [u64; 6]) -> 
     if flags & !(libc::O_CLOEXEC as u64) != 0 {
         return Err(EINVAL);
     }
-    let d = Description::new(Object::Poll(new_poller()?, Mutex::default()), libc::O_RDWR);
+    let held = Arc::new(t.process.ledger.hold(0)?);
+    let object = Object::Poll(new_poller()?, Mutex::default());
+    let d = Description::holding(object, libc::O_RDWR, held);
     t.process.files().insert(d, flags != 0, 0)
 }
 
@@ -378,15 +382,22 @@ fn control(
             libc::epoll_ctl(host.as_raw_fd(), op, polled, &raw mut event)
         }))
     };
+    let mut list = registered.lock().unwrap_or_else(PoisonError::into_inner);
+    // What is closed is registered no more (epoll(7)).
+    list.retain(|r| r.target.strong_count() > 0);
+    let watches = |count: usize| {
+        let held = poller.held();
+        held.map_or(Ok(()), |held| held.resize(count as u64 * WATCH_BYTES))
+    };
+    if op == libc::EPOLL_CTL_ADD {
+        watches(list.len() + 1).map_err(|_| ENOSPC)?;
+    }
     match &target.object {
         Object::Fifo(end) => end.watch(poller, (op, registration), change)?,
         _ => change(pollable(target, libc::POLLIN).ok_or(EPERM)?)?,
     };
-    let mut list = registered.lock().unwrap_or_else(PoisonError::into_inner);
-    // What is closed is registered no more (epoll(7)).
     list.retain(|r| {
-        r.target.strong_count() > 0
-            && (r.registration.fd != registration.fd || r.target.as_ptr() != Arc::as_ptr(target))
+        r.registration.fd != registration.fd || r.target.as_ptr() != Arc::as_ptr(target)
     });
     if op != libc::EPOLL_CTL_DEL {
         list.push(Registered {
@@ -394,6 +405,8 @@ fn control(
             registration,
         });
     }
+    // No more than was charged.
+    let _ = watches(list.len());
     Ok(0)
 }
 

@@ -378,6 +378,7 @@ pub fn bind(t: &mut Thread, _: &mut dyn Cpu, [fd, at, length, ..]: [u64; 6]) -> 
             Address::Unix(name)
         }
         Address::Unix(name) => {
+            let _naming = super::open::naming(t);
             let resolved = resolve_path(t, &name)?;
             if resolved.node.is_some() {
                 return Err(EADDRINUSE);

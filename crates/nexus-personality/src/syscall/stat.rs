@@ -4,7 +4,7 @@ use super::open::resolve;
 use crate::errno::{EACCES, EINVAL, ENOENT, EROFS, Errno, SysResult};
 use crate::files::names::Node;
 use crate::files::resolve::{host_stat, open_beneath};
-use crate::files::tmpfs::Inode;
+use crate::files::tmpfs::{Inode, MAX_FILES};
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
@@ -38,20 +38,20 @@ fn number_of(path: &[u8]) -> u64 {
 
 /// A number for a file of the host: not the host's, but as stable, and different for different files. The key is
 /// the instance's own (and its snapshots'), so that nobody can work the host's numbers out.
-fn hidden(stat: &libc::stat, key: u64) -> u64 {
+pub(super) fn hidden(number: u64, device: u64, key: u64) -> u64 {
     // A permutation of 64 bits (multiplications by odd numbers, shifts), keyed at either end.
     let mix = |value: u64| {
         let value = (value ^ value >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (value ^ value >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
     };
-    let number = mix(stat.st_ino ^ key) ^ mix(stat.st_dev ^ key.rotate_left(32));
+    let number = mix(number ^ key) ^ mix(device ^ key.rotate_left(32));
     mix(number ^ key) >> 1
 }
 
 impl Stat {
     fn of_host(stat: &libc::stat, key: u64) -> Self {
         Self {
-            inode: hidden(stat, key),
+            inode: hidden(stat.st_ino, stat.st_dev, key),
             mode: stat.st_mode,
             links: stat.st_nlink,
             size: stat.st_size.cast_unsigned(),
@@ -357,15 +357,16 @@ pub fn fstatfs(t: &mut Thread, _: &mut dyn Cpu, [fd, to, ..]: [u64; 6]) -> SysRe
 fn write_statfs(t: &Thread, to: u64) -> SysResult {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
     let blocks = (t.process.config.tmp_mib << 20) / 4096;
-    let free = blocks.saturating_sub(t.process.names.tmp.usage().used().div_ceil(4096));
+    let usage = t.process.names.tmp.usage();
+    let free = blocks.saturating_sub(usage.used().div_ceil(4096));
     let words: [u64; 15] = [
         TMPFS_MAGIC,
         4096,
         blocks,
         free,
         free,
-        100_000,
-        100_000,
+        MAX_FILES,
+        usage.files_left(),
         0,
         255,
         4096,

@@ -108,7 +108,48 @@ pub fn device() -> DeviceDescriptors {
     }
 }
 
+/// One more thread of a guest, which makes calls by itself.
+pub struct Caller {
+    thread: Thread,
+    cpu: FakeCpu,
+}
+
+impl Caller {
+    /// As [`Guest::call`].
+    pub fn call(&mut self, name: &str, arguments: &[u64]) -> i64 {
+        let call = table::all().find(|c| c.name == name).expect("a call");
+        let mut a = [0; 6];
+        a[..arguments.len()].copy_from_slice(arguments);
+        let r = &mut self.cpu.regs;
+        (r.rax, r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9) =
+            (call.number, a[0], a[1], a[2], a[3], a[4], a[5]);
+        (r.rip, r.rcx) = (0x40_1002, 0x40_1002);
+        self.thread.syscall(&mut self.cpu);
+        self.cpu.regs.rax.cast_signed()
+    }
+}
+
 impl Guest {
+    /// Have two threads do `work` at the same time, which is told which it is; the sum of what it returns.
+    pub fn by_two(&self, work: impl Fn(u64, &mut Caller) -> u64 + Sync) -> u64 {
+        let (process, work) = (&self.process, &work);
+        std::thread::scope(|scope| {
+            let start = |which: u64| {
+                move || {
+                    let state = ThreadState {
+                        tid: process.pid() + 1 + i32::try_from(which).unwrap(),
+                        ..Default::default()
+                    };
+                    let thread = process.enter(&state);
+                    let cpu = FakeCpu::default();
+                    work(which, &mut Caller { thread, cpu })
+                }
+            };
+            let (one, two) = (scope.spawn(start(0)), scope.spawn(start(1)));
+            one.join().unwrap() + two.join().unwrap()
+        })
+    }
+
     pub fn new(config: Config) -> Self {
         let window = Window::reserve().unwrap();
         let machine = Arc::new(FakeMachine::default());
