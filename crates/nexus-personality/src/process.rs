@@ -651,6 +651,7 @@ impl Process {
             prot: libc::PROT_READ | libc::PROT_WRITE,
             shared: true,
             written: true,
+            read_only: false,
             backing: Backing::Doorbell,
         };
         self.mm().adopt(DOORBELL, vma)?;
