@@ -55,8 +55,9 @@ fn nothing_is_placed_where_the_first_stack_would_overflow_to() {
     let below = g.memory(4096);
     assert_eq!(below + 4096, bottom - (1 << 20));
     g.keeps_off_the_stack(bottom);
-    let listed = g.process.mm().vmas().range(..bottom).next_back();
-    assert!(listed.is_some_and(|(start, _)| *start == bottom - 0x8000));
+    let mm = g.process.mm();
+    let nearest = mm.vmas().range(..bottom).next_back();
+    assert!(nearest.is_some_and(|(start, _)| *start == bottom - 0x8000));
 }
 
 /// Pages of a range that the host has made (proc_pid_pagemap(5)).

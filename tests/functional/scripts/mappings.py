@@ -60,7 +60,11 @@ ctypes.memset(at, 9, 4 * PAGE)
 print("not needed", named(libc.madvise(at, 3 * PAGE, mmap.MADV_DONTNEED)), list(ctypes.string_at(at, 4 * PAGE)[::PAGE]))
 libc.munmap(ctypes.c_void_p(at + 2 * PAGE), ctypes.c_size_t(PAGE))
 ctypes.memset(at, 9, PAGE)
-print("over a hole", named(libc.madvise(at, 4 * PAGE, mmap.MADV_DONTNEED)), [ctypes.string_at(at + n * PAGE, 1)[0] for n in (0, 1, 3)])
+print(
+    "over a hole",
+    named(libc.madvise(at, 4 * PAGE, mmap.MADV_DONTNEED)),
+    [ctypes.string_at(at + n * PAGE, 1)[0] for n in (0, 1, 3)],
+)
 
 at = fresh(8)
 libc.mprotect(at + 2 * PAGE, PAGE, READ)
