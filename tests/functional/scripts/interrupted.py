@@ -83,8 +83,8 @@ ends = {
     "fault": lambda: ctypes.string_at(0),
     "exec": lambda: os.execv("/bin/true", ["true"]),
 }
-for name, end in ends.items():
-    shared = mmap.mmap(-1, 4096)
+rooms = [mmap.mmap(-1, 4096) for _ in ends]
+for (name, end), shared in zip(ends.items(), rooms, strict=True):
     mutex = ctypes.byref(ctypes.c_char.from_buffer(shared))
     libc.pthread_mutex_init(mutex, attributes)
     child = os.fork()
@@ -95,3 +95,5 @@ for name, end in ends.items():
     os.waitpid(child, 0)
     until = Time(int(time.time()) + 20, 0)
     print("owner's", name, errno.errorcode.get(libc.pthread_mutex_timedlock(mutex, ctypes.byref(until))))
+    libc.pthread_mutex_consistent(mutex)
+    libc.pthread_mutex_unlock(mutex)
