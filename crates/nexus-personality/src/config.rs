@@ -1,9 +1,11 @@
 //! What a guest is: its program, files and limits.
 
+use crate::ledger::Lent;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// One entry of the root table: a guest path prefix and the host directory or file behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,16 +36,18 @@ pub struct Program {
     pub cwd: String,
     /// Arguments and environment as a guest gave them, which need not be text; they replace those above.
     #[serde(skip)]
-    pub exact: Option<Exact>,
+    pub exact: Option<Arc<Exact>>,
 }
 
 /// Strings of an `execve`, byte by byte.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Exact {
     /// Argument vector.
     pub argv: Vec<Vec<u8>>,
     /// `NAME=VALUE`, in the order given.
     pub env: Vec<Vec<u8>>,
+    /// What keeping them is charged as, once for all copies of the process.
+    pub charge: Lent,
 }
 
 impl Program {

@@ -22,6 +22,8 @@ pub(crate) struct Lent {
     pub cwd: Mutex<Vec<u8>>,
     pub signals: Mutex<Signals>,
     pub umask: AtomicU32,
+    pub nice: AtomicI32,
+    pub limits: Mutex<[[u64; 2]; 16]>,
 }
 
 thread_local! {

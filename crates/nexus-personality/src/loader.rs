@@ -17,8 +17,11 @@ use std::sync::Arc;
 
 /// Size of the first thread's stack.
 const STACK: u64 = 8 << 20;
-/// Bytes of arguments and environment at most.
-const MAX_STRINGS: usize = 1 << 20;
+/// Most bytes of arguments and environment that a program is executed with, their pointers included: a quarter of its stack, as
+/// on Linux.
+pub const MOST_ARGUMENTS: u64 = STACK / 4;
+/// Bytes of arguments and environment at most, those of a script's interpreter and the path included.
+const MAX_STRINGS: usize = MOST_ARGUMENTS as usize + (1 << 20);
 /// Program headers at most.
 const MAX_HEADERS: u16 = 128;
 
@@ -315,7 +318,9 @@ fn map_segment(
 /// Strings at the top, then auxiliary vector, environment, arguments, count.
 fn build_stack(process: &Process, image: &Image, base: u64) -> Result<u64, Errno> {
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let bottom = process.mm().map(request(0, STACK, prot, false, None))?;
+    let bottom = process
+        .mm()
+        .map_stack(request(0, STACK, prot, false, None))?;
     let top = bottom + STACK;
     let program = &process.config.program;
     let mut strings = Vec::new();

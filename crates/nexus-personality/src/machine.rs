@@ -79,6 +79,8 @@ pub struct ThreadState {
     pub alt_stack: (u64, u64, u32),
     /// Head of the list of robust mutexes (set_robust_list), or 0.
     pub robust_list: u64,
+    /// As prctl(2) or its creator named it, without the zeros behind; empty: after the program.
+    pub name: Vec<u8>,
 }
 
 /// Makes the process of another microVM, and its first thread's state.
@@ -135,6 +137,18 @@ pub struct Exception {
     pub error_code: u64,
     /// The address of a page fault (CR2, or decoded from the instruction), else 0.
     pub address: u64,
+}
+
+impl Exception {
+    /// Of a page fault, the access that failed: `PROT_*`.
+    #[must_use]
+    pub fn access(&self) -> i32 {
+        match self.error_code {
+            code if code & 16 != 0 => libc::PROT_EXEC,
+            code if code & 2 != 0 => libc::PROT_WRITE,
+            _ => libc::PROT_READ,
+        }
+    }
 }
 
 /// How a thread goes on after [`crate`] has served what it left the guest for.

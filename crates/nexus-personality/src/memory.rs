@@ -21,6 +21,8 @@ pub(crate) use plain;
 
 /// Longest list of buffers in one call (`IOV_MAX`).
 const IOV_MAX: u64 = 1024;
+/// Longest transfer of one call, as Linux has it.
+pub(crate) const MAX_TRANSFER: u64 = 0x7fff_f000;
 /// Longest path, with its end.
 const PATH_MAX: usize = 4096;
 
@@ -141,6 +143,8 @@ impl Memory {
             } else {
                 self.host(base, length)?
             };
+            // What is beyond the longest transfer is left out.
+            let length = length.min(MAX_TRANSFER.saturating_sub(sum - length));
             list.push(libc::iovec {
                 iov_base: base as *mut libc::c_void,
                 iov_len: usize::try_from(length).map_err(|_| EINVAL)?,

@@ -2,7 +2,7 @@
 
 pub mod copy;
 
-use crate::errno::{EEXIST, EINVAL, ENOMEM, Errno};
+use crate::errno::{EACCES, EEXIST, EFAULT, EINVAL, ENOMEM, Errno};
 use crate::files::HostFile;
 use crate::files::tmpfs::Inode;
 use crate::ledger::{Held, Ledger};
@@ -26,6 +26,9 @@ pub const HUGE_FROM: u64 = 4 << 20;
 const POPULATE_FROM: u64 = 128 << 10;
 /// Room between two mappings that one memory slot covers along with them: a slot costs 24 KiB, a chunk in it 5.
 const BRIDGED: u64 = 4 * CHUNK;
+/// Addresses below the first thread's stack where nothing is placed unless it is asked for exactly there, so that a stack that
+/// overflows meets a fault and no other memory: as many as Linux keeps free (stack_guard_gap).
+const GUARD: u64 = 256 * PAGE;
 /// Mappings of one guest at most; each costs the host a VMA or more.
 const MAX_MAPPINGS: usize = 16_000;
 
@@ -57,6 +60,8 @@ pub struct Vma {
     pub shared: bool,
     /// It was writable at some time, so that a private one may differ from its file.
     pub written: bool,
+    /// Shared, from a descriptor that was open for reading alone: it never becomes writable.
+    pub read_only: bool,
     /// What it shows.
     pub backing: Backing,
 }
@@ -111,6 +116,8 @@ pub struct AddressSpace {
     charged: Ranges,
     /// Start of the heap, and its present end.
     pub heap: (u64, u64),
+    /// Bottom of the first thread's stack, below which room is kept free; 0 where none is.
+    pub stack: u64,
 }
 
 /// Protection for the host's mapping: the hypervisor never executes guest memory, and a guest that may
@@ -176,6 +183,7 @@ impl AddressSpace {
             ledger,
             charged: Ranges::default(),
             heap: (0, 0),
+            stack: 0,
         }
     }
 
@@ -216,6 +224,34 @@ impl AddressSpace {
             .range(..end)
             .next_back()
             .is_none_or(|(_, v)| v.end <= start)
+    }
+
+    /// What is kept free below the first thread's stack.
+    fn guard(&self) -> Range<u64> {
+        self.stack.saturating_sub(GUARD)..self.stack
+    }
+
+    /// Whether something may be placed there that was not asked for exactly there.
+    fn is_open(&self, start: u64, end: u64) -> bool {
+        let guard = self.guard();
+        self.free(start, end) && (end <= guard.start || start >= guard.end)
+    }
+
+    /// Look for a gap on both sides of the guard, in the order of the addresses or (`down`) against it.
+    fn beside_guard(
+        &self,
+        range: &Range<u64>,
+        down: bool,
+        find: impl Fn(&Range<u64>) -> Option<u64>,
+    ) -> Option<u64> {
+        let guard = self.guard();
+        if guard.is_empty() || guard.end <= range.start || guard.start >= range.end {
+            return find(range);
+        }
+        let below = range.start..guard.start.max(range.start);
+        let above = guard.end.min(range.end)..range.end;
+        let (first, second) = if down { (above, below) } else { (below, above) };
+        find(&first).or_else(|| find(&second))
     }
 
     /// Lowest gap of `length` at or above `from`, at a multiple of `align`.
@@ -278,22 +314,31 @@ impl AddressSpace {
             return None;
         }
         let range = NEAR..HEAP;
+        let highest = |length, align| {
+            self.beside_guard(&range, true, |part| self.highest_gap(part, length, align))
+        };
         if neighbours != Neighbours::Files {
-            return self.highest_gap(&range, length, align);
+            return highest(length, align);
         }
         self.gap_among_files(&range, length)
-            .filter(|at| at.is_multiple_of(align))
-            .or_else(|| self.highest_gap(&range, length.next_multiple_of(CHUNK), CHUNK))
+            .filter(|at| at.is_multiple_of(align) && self.is_open(*at, at + length))
+            .or_else(|| highest(length.next_multiple_of(CHUNK), CHUNK))
     }
 
     fn far(&self, length: u64, neighbours: Neighbours, align: u64) -> Option<u64> {
         let top = LIBRARIES + (8 << 30);
+        let lowest = |range| {
+            self.beside_guard(&range, false, |part| {
+                self.lowest_gap(part.start, part.end, length, align)
+            })
+        };
         match neighbours {
             Neighbours::Alike => {
-                self.highest_gap(&(ANONYMOUS_BOTTOM..ANONYMOUS_TOP), length, align)
+                let range = ANONYMOUS_BOTTOM..ANONYMOUS_TOP;
+                self.beside_guard(&range, true, |part| self.highest_gap(part, length, align))
             }
-            Neighbours::Files => self.lowest_gap(LIBRARIES, top, length, align),
-            Neighbours::None => self.lowest_gap(top, ANONYMOUS_BOTTOM, length, align),
+            Neighbours::Files => lowest(LIBRARIES..top),
+            Neighbours::None => lowest(top..ANONYMOUS_BOTTOM),
         }
     }
 
@@ -312,7 +357,7 @@ impl AddressSpace {
             return Ok(request.address);
         }
         let hint = request.address & !(PAGE - 1);
-        if hint != 0 && Self::usable(hint, length) && self.free(hint, hint + length) {
+        if hint != 0 && Self::usable(hint, length) && self.is_open(hint, hint + length) {
             return Ok(hint);
         }
         let of_files =
@@ -332,6 +377,32 @@ impl AddressSpace {
         self.near(length, neighbours, align)
             .or_else(|| self.far(length, neighbours, align))
             .ok_or(ENOMEM)
+    }
+
+    /// Map the first thread's stack, with room below it that is kept free from then on; returns its bottom.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn map_stack(&mut self, mut request: Request) -> Result<u64, Errno> {
+        let length = pages(request.length)?;
+        // A whole chunk more, so that the stack itself lies as it would without.
+        request.length = length + CHUNK;
+        let bottom = self.choose(&request)? + CHUNK;
+        self.map(Request {
+            address: bottom,
+            length,
+            exclusive: true,
+            ..request
+        })?;
+        self.stack = bottom;
+        Ok(bottom)
+    }
+
+    /// What was mapped at `start` never becomes writable.
+    pub fn keep_read_only(&mut self, start: u64) {
+        if let Some(vma) = self.vmas.get_mut(&start) {
+            vma.read_only = true;
+        }
     }
 
     /// Map; returns the address.
@@ -390,6 +461,7 @@ impl AddressSpace {
             prot: request.prot,
             shared: request.shared,
             written: request.prot & libc::PROT_WRITE != 0,
+            read_only: false,
             backing: request.backing,
         };
         self.vmas.insert(address, vma);
@@ -697,6 +769,10 @@ impl AddressSpace {
         if !self.covered(address, end) || self.vmas.len() + 2 > MAX_MAPPINGS {
             return Err(ENOMEM);
         }
+        let first = self.find(address).map_or(address, |(start, _)| start);
+        if prot & libc::PROT_WRITE != 0 && self.vmas.range(first..end).any(|(_, v)| v.read_only) {
+            return Err(EACCES);
+        }
         let at = self.window.host(address, length).ok_or(ENOMEM)?;
         self.charge(address, end, prot)?;
         self.back(address, end, prot)?;
@@ -781,25 +857,30 @@ impl AddressSpace {
         may_move: bool,
     ) -> Result<u64, Errno> {
         let (old_length, new_length) = (pages(old_length)?, pages(new_length)?);
-        let (start, vma) = self
-            .find(old)
-            .map(|(s, v)| (s, v.clone()))
-            .ok_or(crate::errno::EFAULT)?;
-        if !old.is_multiple_of(PAGE) || vma.end < old + old_length {
+        if !old.is_multiple_of(PAGE) {
             return Err(EINVAL);
         }
+        let (start, vma) = self.find(old).map(|(s, v)| (s, v.clone())).ok_or(EFAULT)?;
+        // What shrinks may be several mappings.
         if new_length <= old_length {
             if new_length < old_length {
                 self.unmap(old + new_length, old_length - new_length)?;
             }
             return Ok(old);
         }
+        if vma.end < old + old_length {
+            return Err(EFAULT);
+        }
         match (&vma.backing, vma.shared) {
             (Backing::Anonymous, false) => {}
             (Backing::Memory(inode, offset), true) => {
                 let source = (inode, offset + (old - start));
                 let range = old..old + old_length;
-                return self.remap_shared(range, new_length, may_move, vma.prot, source);
+                let new = self.remap_shared(range, new_length, may_move, vma.prot, source)?;
+                if vma.read_only {
+                    self.keep_read_only(new);
+                }
+                return Ok(new);
             }
             _ => return Err(EINVAL),
         }
@@ -817,6 +898,7 @@ impl AddressSpace {
         };
         if vma.end == old + old_length
             && Self::usable(more.address, more.length)
+            && self.is_open(more.address, more.address + more.length)
             && self.map(more).is_ok()
         {
             self.prefer_huge_pages(old, new_length);
@@ -853,7 +935,7 @@ impl AddressSpace {
         (inode, offset): (&Arc<Inode>, u64),
     ) -> Result<u64, Errno> {
         let room =
-            self.free(old.end, old.start + new_length) && Self::usable(old.start, new_length);
+            self.is_open(old.end, old.start + new_length) && Self::usable(old.start, new_length);
         if !room && !may_move {
             return Err(ENOMEM);
         }
@@ -907,8 +989,8 @@ impl AddressSpace {
             return now;
         }
         let done = match new.cmp(&old) {
-            std::cmp::Ordering::Greater => self
-                .map(Request {
+            std::cmp::Ordering::Greater => {
+                let request = Request {
                     address: old,
                     length: new - old,
                     prot: libc::PROT_READ | libc::PROT_WRITE,
@@ -919,8 +1001,9 @@ impl AddressSpace {
                     source: None,
                     neighbours: Neighbours::Alike,
                     used: new - old,
-                })
-                .is_ok(),
+                };
+                self.is_open(old, new) && self.map(request).is_ok()
+            }
             std::cmp::Ordering::Less => self.unmap(new, old - new).is_ok(),
             std::cmp::Ordering::Equal => true,
         };

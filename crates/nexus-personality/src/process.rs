@@ -58,7 +58,19 @@ pub struct ThreadShared {
     pub mask: AtomicU64,
     /// What it waits for in sigtimedwait(2), blocked or not.
     pub awaited: AtomicU64,
+    /// See [`ThreadState`].
+    name: Mutex<Vec<u8>>,
 }
+
+impl ThreadShared {
+    /// Its name; empty where it is the program's.
+    pub(crate) fn name(&self) -> MutexGuard<'_, Vec<u8>> {
+        lock(&self.name)
+    }
+}
+
+/// Longest name of a thread, in bytes.
+pub(crate) const NAME: usize = 15;
 
 /// Addresses of the device's mappings, 0 where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -324,6 +336,7 @@ impl Process {
             pending: Pending::of(&state.pending),
             mask: AtomicU64::new(state.signal_mask),
             awaited: AtomicU64::new(0),
+            name: Mutex::new(state.name.iter().copied().take(NAME).collect()),
         });
         lock(&self.threads).insert(state.tid, Arc::clone(&shared));
         Thread::new(Arc::clone(self), shared, state)
@@ -366,12 +379,20 @@ impl Process {
 
     /// `getpriority`'s value: kept and shown, no more.
     pub(crate) fn nice(&self) -> &AtomicI32 {
-        &self.nice
+        if in_child() {
+            &self.lent.nice
+        } else {
+            &self.nice
+        }
     }
 
     /// Soft and hard limits, by number of resource.
     pub(crate) fn limits(&self) -> MutexGuard<'_, [[u64; 2]; 16]> {
-        lock(&self.limits)
+        lock(if in_child() {
+            &self.lent.limits
+        } else {
+            &self.limits
+        })
     }
 
     /// What hides the host's inode numbers.
@@ -410,7 +431,10 @@ impl Process {
         *lock(&lent.files) = self.files().clone();
         *lock(&lent.cwd) = self.cwd().clone();
         *lock(&lent.signals) = self.signals().clone();
+        *lock(&lent.limits) = *self.limits();
         lent.umask.store(self.umask(), Ordering::Relaxed);
+        lent.nice
+            .store(self.nice().load(Ordering::Relaxed), Ordering::Relaxed);
         IN_CHILD.set(true);
         true
     }
@@ -651,6 +675,7 @@ impl Process {
             prot: libc::PROT_READ | libc::PROT_WRITE,
             shared: true,
             written: true,
+            read_only: false,
             backing: Backing::Doorbell,
         };
         self.mm().adopt(DOORBELL, vma)?;

@@ -3,7 +3,7 @@
 //! The layout of the frame is the kernel's (arch/x86/include/uapi/asm/sigcontext.h and ucontext.h).
 
 use crate::errno::{EFAULT, Errno, SysResult};
-use crate::machine::{Cpu, Exception, Outcome, Tid};
+use crate::machine::{Cpu, Exception, Outcome, Tid, UserRegs};
 use crate::memory::{Plain, plain};
 use crate::pending::{Sent, bit};
 use crate::process::Process;
@@ -195,7 +195,7 @@ pub fn take(thread: &Thread, set: u64) -> Option<Sent> {
 
 /// Whether an interrupted call is issued again: if no handler will run, or the handler wants it so.
 #[must_use]
-pub fn restarts(thread: &Thread, number: u64) -> bool {
+pub fn restarts(thread: &Thread, number: u64, regs: &UserRegs) -> bool {
     let pending = deliverable(thread);
     let signals = thread.process.signals();
     let handled = (1..=LAST)
@@ -219,7 +219,10 @@ pub fn restarts(thread: &Thread, number: u64) -> bool {
                 libc::SYS_rt_sigsuspend,
                 libc::SYS_pause,
             ];
+            // Nor a wait for a futex that has a limit, which the fourth argument points to.
+            let timed = number == libc::SYS_futex.cast_unsigned() && regs.r10 != 0;
             action.flags & libc::SA_RESTART as u64 != 0
+                && !timed
                 && !never.iter().any(|n| n.cast_unsigned() == number)
         }
     }
@@ -247,11 +250,8 @@ pub fn raise(thread: &mut Thread, cpu: &mut dyn Cpu, exception: Exception) -> Ou
         6 => (libc::SIGILL, 2),
         17 => (libc::SIGBUS, 1),
         14 => match thread.process.mm().find(exception.address) {
-            Some((_, vma))
-                if vma.prot & libc::PROT_READ != 0 && exception.error_code & 0x12 == 0 =>
-            {
-                (libc::SIGBUS, 2)
-            }
+            // Allowed, and yet there is nothing: behind the end of a file.
+            Some((_, vma)) if vma.prot & exception.access() != 0 => (libc::SIGBUS, 2),
             Some(_) => (libc::SIGSEGV, 2),
             None => (libc::SIGSEGV, 1),
         },

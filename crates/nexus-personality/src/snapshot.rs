@@ -175,6 +175,8 @@ pub type SavedTimers = [(std::time::Duration, std::time::Duration); itimer::KIND
 pub struct ProcessState {
     pub mappings: Vec<SavedMapping>,
     pub heap: (u64, u64),
+    /// Bottom of the first thread's stack.
+    pub stack: u64,
     pub cwd: Vec<u8>,
     pub actions: Vec<Action>,
     /// Signals sent to no thread in particular.
@@ -489,6 +491,7 @@ impl Process {
         Ok(ProcessState {
             mappings,
             heap: mm.heap,
+            stack: mm.stack,
             cwd: self.cwd().clone(),
             actions: self.signals().actions().to_vec(),
             pending: self.pending.list(),
@@ -636,6 +639,10 @@ impl Process {
             return Err(refused("the saved heap is impossible"));
         }
         process.mm().heap = state.heap;
+        if state.stack > crate::window::USER_END {
+            return Err(refused("the saved stack is impossible"));
+        }
+        process.mm().stack = state.stack;
         process.set_number_key(state.number_key);
         process.reserve_tids(state.last_tid);
         Ok(process)
@@ -692,6 +699,7 @@ impl Process {
                 prot: mapping.prot & 7,
                 shared: false,
                 written: true,
+                read_only: false,
                 backing,
             };
             let failed = |_| {

@@ -178,7 +178,12 @@ calls![
         sockets::bind,
         "loopback addresses, names in /tmp, abstract names"
     ),
-    full(50, "listen", sockets::listen),
+    partial(
+        50,
+        "listen",
+        sockets::listen,
+        "at most 128 connections wait to be accepted, as each takes room of a host's socket; connect then answers EAGAIN at once",
+    ),
     full(51, "getsockname", sockets::getsockname),
     full(52, "getpeername", sockets::getpeername),
     partial(53, "socketpair", sockets::socketpair, "UNIX only"),
@@ -206,7 +211,7 @@ calls![
         59,
         "execve",
         processes::execve,
-        "a program's name is UTF-8; the device and children are not inherited",
+        "a program's name is UTF-8; the device and children are not inherited; 2 MiB of arguments and environment",
     ),
     full(60, "exit", threads::exit),
     partial(

@@ -78,6 +78,16 @@ impl Thread {
         self.shared.tid
     }
 
+    /// Its name, empty where it is the program's.
+    pub(crate) fn name(&self) -> Vec<u8> {
+        self.shared.name().clone()
+    }
+
+    /// It is gone for good: who waits for a robust mutex that it holds learns of that. To be called before its memory is taken down.
+    pub fn release_robust(&mut self) {
+        crate::syscall::futex::release_robust(self);
+    }
+
     /// Canonical state, for a snapshot or a new thread.
     ///
     /// # Errors
@@ -93,6 +103,7 @@ impl Thread {
             signal_mask: self.mask,
             alt_stack: self.alt_stack,
             robust_list: self.robust_list,
+            name: self.name(),
         })
     }
 
@@ -131,7 +142,11 @@ impl Thread {
             Ok(value) => value,
             Err(Errno(number)) => i64::from(-number).cast_unsigned(),
         };
-        if interrupted && signal::restarts(self, number) {
+        // Only a call that was cut short leaves its temporary mask to the signals.
+        if !interrupted && let Some(mask) = self.saved_mask.take() {
+            self.set_mask(mask);
+        }
+        if interrupted && signal::restarts(self, number, cpu.regs()) {
             let regs = cpu.regs_mut();
             regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
             regs.rax = number;
@@ -162,6 +177,10 @@ impl Thread {
             };
         }
         if self.process.stops(waiting) {
+            if self.process.successor().is_some() {
+                // Another thread has executed a program: this one is gone.
+                self.release_robust();
+            }
             if let Some(mask) = self.saved_mask.take() {
                 self.set_mask(mask);
             }
@@ -211,12 +230,7 @@ impl Thread {
     }
 
     fn is_spurious(&mut self, rip: u64, exception: Exception) -> bool {
-        let prot = match exception.error_code {
-            code if code & 16 != 0 => libc::PROT_EXEC,
-            code if code & 2 != 0 => libc::PROT_WRITE,
-            _ => libc::PROT_READ,
-        };
-        if !self.process.mm().allows(exception.address, prot) {
+        if !(self.process.mm()).allows(exception.address, exception.access()) {
             return false;
         }
         self.spurious = if self.spurious.0 == rip {

@@ -46,6 +46,20 @@ fn fresh_memory_is_zero_and_keeps_what_is_written() {
     assert_eq!(g.peek(at + 4000, 25), b"over a page's end, and on");
 }
 
+#[test]
+fn nothing_is_placed_where_the_first_stack_would_overflow_to() {
+    let mut g = Guest::plain();
+    let bottom = g.map_stack();
+    assert_eq!(bottom % CHUNK, 0);
+    // The next one ends exactly where room is kept free.
+    let below = g.memory(4096);
+    assert_eq!(below + 4096, bottom - (1 << 20));
+    g.keeps_off_the_stack(bottom);
+    let mm = g.process.mm();
+    let nearest = mm.vmas().range(..bottom).next_back();
+    assert!(nearest.is_some_and(|(start, _)| *start == bottom - 0x8000));
+}
+
 /// Pages of a range that the host has made (proc_pid_pagemap(5)).
 fn present(guest: &Guest, address: u64, length: u64) -> usize {
     use std::os::unix::fs::FileExt;

@@ -193,6 +193,20 @@ fn locks_are_held_by_whom_they_were() {
 }
 
 #[test]
+fn room_below_the_stack_is_kept_free_in_a_restored_process() {
+    let mut g = Guest::plain();
+    let bottom = g.map_stack();
+    let state = json(&g.process.save().unwrap());
+    let mut g = restore(config(&[]), &state).unwrap();
+    g.keeps_off_the_stack(bottom);
+    let impossible = ProcessState {
+        stack: u64::MAX,
+        ..state
+    };
+    assert!(restore(config(&[]), &impossible).is_err());
+}
+
+#[test]
 fn mappings_come_back_at_their_addresses() {
     let mut g = Guest::plain();
     let at = g.memory(3 * 4096);

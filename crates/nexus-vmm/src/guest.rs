@@ -259,6 +259,8 @@ impl Guest {
                 state.tid
             )));
         }
+        // Before anybody is told that the guest has ended.
+        thread.release_robust();
         Thread::leave();
         self.hold.end_of(state.tid);
         lock(&self.hosts).remove(&state.tid);

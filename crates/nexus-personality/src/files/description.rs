@@ -88,12 +88,23 @@ pub struct Listing {
 /// An open file description.
 #[derive(Debug)]
 pub struct Description {
+    /// Before the object, whose host's file these are too.
+    duplicates: Mutex<Vec<Duplicate>>,
     /// What it refers to.
     pub object: Object,
     state: Mutex<State>,
     listing: Mutex<Listing>,
     /// What the host may have to keep for it; of a pipe both ends have it in common.
     held: Option<Arc<Held>>,
+}
+
+/// A descriptor of the host's by which an epoll instance has the description a second time: under another of the guest's numbers.
+#[derive(Debug)]
+pub struct Duplicate {
+    pub poller: Weak<Description>,
+    /// The guest's number.
+    pub fd: u64,
+    pub host: OwnedFd,
 }
 
 /// What of a description changes.
@@ -110,6 +121,7 @@ impl Description {
     #[must_use]
     pub fn new(object: Object, flags: i32) -> Arc<Self> {
         Arc::new(Self {
+            duplicates: Mutex::default(),
             object,
             state: Mutex::new(State { flags, position: 0 }),
             listing: Mutex::default(),
@@ -121,6 +133,7 @@ impl Description {
     #[must_use]
     pub fn holding(object: Object, flags: i32, held: Arc<Held>) -> Arc<Self> {
         Arc::new(Self {
+            duplicates: Mutex::default(),
             object,
             state: Mutex::new(State { flags, position: 0 }),
             listing: Mutex::default(),
@@ -137,6 +150,11 @@ impl Description {
     /// The changing part.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By what epoll instances have it more than once.
+    pub fn duplicates(&self) -> MutexGuard<'_, Vec<Duplicate>> {
+        (self.duplicates.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Of a directory of ours.

@@ -5,7 +5,7 @@
 //! connection that waits; of a datagram socket it is where others put messages, each behind a header that names
 //! its sender. So waiting, time-outs and epoll are the host's, on one descriptor that never changes.
 
-use crate::errno::{EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENFILE, Errno};
+use crate::errno::{EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENFILE, ETOOMANYREFS, Errno};
 use crate::files::Description;
 use crate::files::outside::Outside;
 use nexus_abi::network::sockaddr;
@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Sockets of one guest at most, those that wait to be accepted included; each costs the hypervisor two descriptors.
 const MAX_SOCKETS: usize = 1024;
+/// Messages with descriptors that nobody has received yet.
+const MAX_IN_FLIGHT: usize = 256;
 /// Bytes before each datagram: length of the sender's address, then the address.
 pub const HEADER: usize = 128;
 /// Longest address: `struct sockaddr_un`.
@@ -253,6 +255,8 @@ pub struct Socket {
     pub kind: i32,
     state: Mutex<State>,
     count: Arc<AtomicUsize>,
+    /// Behind the descriptors, as it looks what went with them.
+    _landing: Landing,
 }
 
 impl Drop for Socket {
@@ -322,8 +326,114 @@ pub struct Net {
     /// Those of one name share it: SO_REUSEPORT, and SO_REUSEADDR of datagram sockets. The newest is last.
     names: Mutex<BTreeMap<Key, Vec<Weak<Socket>>>>,
     count: Arc<AtomicUsize>,
-    /// Descriptions on their way through a socket, by the inode of the token that travels for them.
-    pub in_flight: Mutex<BTreeMap<u64, Vec<Arc<Description>>>>,
+    /// Descriptions on their way through a socket.
+    pub in_flight: Arc<InFlight>,
+}
+
+/// Descriptions on their way through sockets.
+///
+/// What travels is a token, a pipe's writing end. The reading end hangs up once nobody can receive it any more: the sockets that it
+/// was on its way between are gone.
+#[derive(Debug, Default)]
+pub struct InFlight(Mutex<Flight>);
+
+#[derive(Debug, Default)]
+struct Flight {
+    /// By the token's inode: the pipe's reading end, and what travels.
+    messages: BTreeMap<u64, (OwnedFd, Vec<Arc<Description>>)>,
+    /// Somebody drops what nobody can receive, and is to look again.
+    sweeping: bool,
+    again: bool,
+}
+
+impl InFlight {
+    fn lock(&self) -> MutexGuard<'_, Flight> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keep descriptions for whoever receives the token with this inode.
+    ///
+    /// # Errors
+    /// ETOOMANYREFS.
+    pub fn put(
+        &self,
+        token: u64,
+        reading: OwnedFd,
+        descriptions: Vec<Arc<Description>>,
+    ) -> Result<(), Errno> {
+        let mut flight = self.lock();
+        if flight.messages.len() >= MAX_IN_FLIGHT {
+            return Err(ETOOMANYREFS);
+        }
+        flight.messages.insert(token, (reading, descriptions));
+        Ok(())
+    }
+
+    /// What the token with this inode stands for; kept for another receiver unless it is the `last`.
+    pub fn take(&self, token: u64, last: bool) -> Vec<Arc<Description>> {
+        let mut flight = self.lock();
+        if last {
+            flight.messages.remove(&token).map(|(_, d)| d)
+        } else {
+            flight.messages.get(&token).map(|(_, d)| d.clone())
+        }
+        .unwrap_or_default()
+    }
+
+    /// Drop what nobody can receive any more.
+    fn sweep(&self) {
+        {
+            let mut flight = self.lock();
+            if flight.messages.is_empty() {
+                return;
+            }
+            // What is dropped may be sockets with messages of their own: the outermost sweep sees to those, so that no chain of them
+            // takes the stack.
+            if std::mem::replace(&mut flight.sweeping, true) {
+                flight.again = true;
+                return;
+            }
+        }
+        loop {
+            let gone = self.lock().take_dead();
+            drop(gone);
+            let mut flight = self.lock();
+            if !std::mem::take(&mut flight.again) {
+                flight.sweeping = false;
+                return;
+            }
+        }
+    }
+}
+
+impl Flight {
+    fn take_dead(&mut self) -> Vec<(OwnedFd, Vec<Arc<Description>>)> {
+        let mut polled: Vec<libc::pollfd> = (self.messages.values())
+            .map(|(reading, _)| libc::pollfd {
+                fd: reading.as_raw_fd(),
+                events: 0,
+                revents: 0,
+            })
+            .collect();
+        // SAFETY: the list is live; the call does not wait.
+        unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, 0) };
+        let dead: Vec<u64> = (self.messages.keys().zip(&polled))
+            .filter(|(_, p)| p.revents & libc::POLLHUP != 0)
+            .map(|(token, _)| *token)
+            .collect();
+        let taken = dead.iter().filter_map(|t| self.messages.remove(t));
+        taken.collect()
+    }
+}
+
+/// Looks, when it is dropped, what nobody can receive any more.
+#[derive(Debug)]
+struct Landing(Arc<InFlight>);
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.0.sweep();
+    }
 }
 
 impl Net {
@@ -366,6 +476,7 @@ impl Net {
                 options: BTreeMap::new(),
             }),
             count: Arc::clone(&self.count),
+            _landing: Landing(Arc::clone(&self.in_flight)),
         }))
     }
 

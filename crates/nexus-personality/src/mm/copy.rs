@@ -66,6 +66,7 @@ impl AddressSpace {
             self.vmas.insert(start, copy);
         }
         self.heap = parent.heap;
+        self.stack = parent.stack;
         self.back_all()?;
         Ok(())
     }

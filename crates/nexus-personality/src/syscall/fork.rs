@@ -50,6 +50,7 @@ pub fn clone_copy(
         signal_mask: t.mask,
         alt_stack: t.alt_stack,
         robust_list: 0,
+        name: t.name(),
     };
     if flags & PARENT_SET_TID != 0 {
         t.process.memory.write(parent_tid, pid)?;

@@ -109,8 +109,8 @@ const WAITERS: u32 = 0x8000_0000;
 
 /// Mark the mutexes that the ending thread holds, and wake who waits for them. The list lies in the guest's memory:
 /// whatever of it cannot be read ends the walk.
-pub fn release_robust(t: &Thread) {
-    let head = t.robust_list;
+pub fn release_robust(t: &mut Thread) {
+    let head = std::mem::take(&mut t.robust_list);
     if head == 0 {
         return;
     }

@@ -2,6 +2,7 @@
 
 use crate::errno::{EINVAL, EPERM, ESRCH, Errno, SysResult, check};
 use crate::machine::Cpu;
+use crate::process::NAME;
 use crate::thread::Thread;
 
 /// The one user and group of a guest.
@@ -159,12 +160,22 @@ pub fn getrandom(t: &mut Thread, _: &mut dyn Cpu, [to, length, flags, ..]: [u64;
 /// prctl(2): names of threads, and what has no effect here.
 pub fn prctl(t: &mut Thread, _: &mut dyn Cpu, [option, a, ..]: [u64; 6]) -> SysResult {
     match option as i32 {
-        libc::PR_SET_NAME => t.process.memory.read::<u8>(a).map(|_| 0),
-        libc::PR_GET_NAME => t
-            .process
-            .memory
-            .write_bytes(a, b"guest\0\0\0\0\0\0\0\0\0\0\0")
-            .map(|()| 0),
+        libc::PR_SET_NAME => {
+            let mut name = Vec::new();
+            for n in 0..NAME as u64 {
+                match t.process.memory.read::<u8>(a.wrapping_add(n))? {
+                    0 => break,
+                    byte => name.push(byte),
+                }
+            }
+            *t.shared.name() = name;
+            Ok(0)
+        }
+        libc::PR_GET_NAME => {
+            let mut name = super::proc::comm(t, &t.shared);
+            name.resize(NAME + 1, 0);
+            t.process.memory.write_bytes(a, &name).map(|()| 0)
+        }
         libc::PR_SET_PDEATHSIG | libc::PR_SET_DUMPABLE | libc::PR_SET_NO_NEW_PRIVS => Ok(0),
         libc::PR_GET_DUMPABLE => Ok(0),
         libc::PR_GET_NO_NEW_PRIVS => Ok(1),

@@ -6,12 +6,11 @@ use crate::errno::{
 use crate::files::tmpfs::Inode;
 use crate::files::{Description, Object};
 use crate::machine::Cpu;
+use crate::memory::MAX_TRANSFER;
 use crate::thread::Thread;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// Longest transfer of one call, as Linux has it.
-const MAX_TRANSFER: u64 = 0x7fff_f000;
 /// Position that stands for "where the description stands".
 const CURRENT: u64 = u64::MAX;
 
@@ -79,8 +78,8 @@ fn read_into(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -
         }
         Object::Directory(_) => Err(EISDIR),
         Object::Null => Ok(0),
-        Object::Zero | Object::Full => fill(list, |_| Ok(()), true),
-        Object::Random => fill(list, random, false),
+        Object::Zero | Object::Full => fill(t, list, true),
+        Object::Random => fill(t, list, false),
         Object::Device => arena(t, libc::SYS_preadv, list, position),
         Object::Poll(..) => Err(EINVAL),
         Object::Terminal(side) if position == CURRENT => super::terminals::read(t, d, side, list),
@@ -116,49 +115,38 @@ fn arena(t: &Thread, number: libc::c_long, list: &[libc::iovec], position: u64) 
     host_vector(t, number, device.arena, list, position)
 }
 
-/// Fill buffers with zeros or by `with`; returns how much.
-fn fill(
-    list: &[libc::iovec],
-    with: impl Fn(&libc::iovec) -> Result<(), Errno>,
-    zero: bool,
-) -> SysResult {
+/// Fill buffers with zeros or at random; returns how much. A signal cuts it short, as on Linux.
+fn fill(t: &Thread, list: &[libc::iovec], zero: bool) -> SysResult {
     const ZEROS: [u8; 4096] = [0; 4096];
+    let mut filled = 0;
     for v in list {
-        if zero {
-            let mut done = 0;
-            while done < v.iov_len {
-                let step = (v.iov_len - done).min(ZEROS.len());
-                // SAFETY: the target lies in the window, the source is a constant of at least `step` bytes.
-                unsafe {
-                    crate::host::copy(
-                        v.iov_base.cast::<u8>().add(done),
-                        ZEROS.as_ptr(),
-                        step as u64,
-                    )?
-                };
-                done += step;
+        let mut done = 0;
+        while done < v.iov_len {
+            let ends = t.process.abandoned() || crate::signal::pending(t) & !t.mask != 0;
+            if filled > 0 && ends {
+                return Ok(filled);
             }
-        } else {
-            with(v)?;
+            let step = (v.iov_len - done).min(ZEROS.len());
+            // SAFETY: `done` is less than the buffer's length.
+            let to = unsafe { v.iov_base.cast::<u8>().add(done) };
+            let got = if zero {
+                // SAFETY: the target lies in the window, the source is a constant of at least `step` bytes.
+                unsafe { crate::host::copy(to, ZEROS.as_ptr(), step as u64) }.map(|()| step as u64)
+            } else {
+                // SAFETY: the target lies in the window; the host kernel survives a fault there.
+                check(unsafe { libc::getrandom(to.cast(), step, 0) } as i64)
+            };
+            match got {
+                Ok(got) => {
+                    done += got as usize;
+                    filled += got;
+                }
+                Err(_) if filled > 0 => return Ok(filled),
+                Err(error) => return Err(error),
+            }
         }
     }
-    Ok(total(list))
-}
-
-fn random(v: &libc::iovec) -> Result<(), Errno> {
-    let mut done = 0;
-    while done < v.iov_len {
-        // SAFETY: the target lies in the window; the host kernel survives a fault there.
-        let got = unsafe {
-            libc::getrandom(
-                v.iov_base.cast::<u8>().add(done).cast(),
-                v.iov_len - done,
-                0,
-            )
-        };
-        done += usize::try_from(check(got as i64)?).map_err(|_| EINVAL)?;
-    }
-    Ok(())
+    Ok(filled)
 }
 
 fn write_from(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) -> SysResult {
@@ -184,6 +172,36 @@ fn write_from(t: &Thread, d: &Description, list: &[libc::iovec], position: u64) 
     }
 }
 
+/// How long a file may become (RLIMIT_FSIZE).
+fn length_limit(t: &Thread) -> u64 {
+    let limits = *t.process.limits();
+    limits
+        .get(libc::RLIMIT_FSIZE as usize)
+        .map_or(u64::MAX, |[soft, _]| *soft)
+}
+
+/// Whether a file may be given this length.
+fn permit_length(t: &Thread, inode: &Inode, length: u64) -> Result<(), Errno> {
+    if length > inode.size() && length > length_limit(t) {
+        super::signals::too_large(t);
+        return Err(EFBIG);
+    }
+    Ok(())
+}
+
+/// The first `most` bytes of buffers.
+fn first_of(list: &[libc::iovec], mut most: u64) -> Vec<libc::iovec> {
+    let first = list.iter().map(|v| {
+        let length = most.min(v.iov_len as u64);
+        most -= length;
+        libc::iovec {
+            iov_base: v.iov_base,
+            iov_len: length as usize,
+        }
+    });
+    first.collect()
+}
+
 fn write_memory(
     t: &Thread,
     d: &Description,
@@ -195,8 +213,7 @@ fn write_memory(
     if bytes == 0 {
         return Ok(0);
     }
-    let [most, _] =
-        (t.process.limits().get(libc::RLIMIT_FSIZE as usize).copied()).unwrap_or([u64::MAX; 2]);
+    let most = length_limit(t);
     let call = |fd, at| host_vector(t, libc::SYS_pwritev, fd, list, at);
     let write = |flags: i32, at: u64| {
         let at = (flags & libc::O_APPEND == 0).then_some(at);
@@ -551,7 +568,8 @@ pub fn ftruncate(t: &mut Thread, _: &mut dyn Cpu, [fd, length, ..]: [u64; 6]) ->
     let d = description(t, fd)?;
     match &d.object {
         Object::Memory(inode) if d.writable() => {
-            inode.resize(checked(length)?)?;
+            permit_length(t, inode, checked(length)?)?;
+            inode.resize(length)?;
             inode.touch();
             Ok(0)
         }
@@ -564,7 +582,8 @@ pub fn truncate(t: &mut Thread, _: &mut dyn Cpu, [path, length, ..]: [u64; 6]) -
     match resolved.node {
         Some(crate::files::Node::Memory(inode)) => {
             inode.permit(2)?;
-            inode.resize(checked(length)?)?;
+            permit_length(t, &inode, checked(length)?)?;
+            inode.resize(length)?;
             inode.touch();
             Ok(0)
         }
@@ -587,6 +606,7 @@ pub fn fallocate(
     }
     match &d.object {
         Object::Memory(inode) if mode == 0 && d.writable() => {
+            permit_length(t, inode, end)?;
             inode.grow(end)?;
             inode.touch();
             Ok(0)

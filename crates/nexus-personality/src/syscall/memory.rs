@@ -100,7 +100,14 @@ pub fn mmap(
         Object::Standard(_) => return Err(ENODEV),
         _ => return Err(EBADF),
     }
-    t.process.mm().map(request)
+    let read_only =
+        shared && matches!(description.object, Object::Memory(_)) && !description.writable();
+    let mut mm = t.process.mm();
+    let address = mm.map(request)?;
+    if read_only {
+        mm.keep_read_only(address);
+    }
+    Ok(address)
 }
 
 fn shared_memory(t: &Thread, length: u64) -> Result<Backing, Errno> {
@@ -159,30 +166,28 @@ pub fn madvise(
     let length = crate::mm::pages(length)?;
     let end = address.checked_add(length).ok_or(EINVAL)?;
     let mm = t.process.mm();
-    if !mm.covered(address, end) {
-        return Err(ENOMEM);
-    }
+    let covered = mm.covered(address, end);
     match advice {
         libc::MADV_DONTNEED | libc::MADV_FREE => {
-            // FREE is DONTNEED here: the same contract, and memory goes back to the node at once.
-            let at = t.process.memory.host(address, length)?;
-            let shared = mm
-                .vmas()
-                .range(..end)
-                .any(|(_, v)| v.end > address && v.shared);
-            if shared {
-                return Ok(0);
+            // FREE is DONTNEED here: the same contract, and memory goes back to the node at once. What is shared keeps its
+            // contents.
+            let first = mm.find(address).map_or(address, |(start, _)| start);
+            for (start, vma) in mm.vmas().range(first..end).filter(|(_, v)| !v.shared) {
+                let (from, to) = ((*start).max(address), vma.end.min(end));
+                let at = t.process.memory.host(from, to - from)?;
+                // SAFETY: the range lies in the window and belongs to the guest.
+                let done = unsafe {
+                    libc::madvise(
+                        at as *mut libc::c_void,
+                        (to - from) as usize,
+                        libc::MADV_DONTNEED,
+                    )
+                };
+                crate::errno::check(i64::from(done))?;
             }
-            // SAFETY: the range lies in the window and belongs to the guest.
-            let done = unsafe {
-                libc::madvise(
-                    at as *mut libc::c_void,
-                    length as usize,
-                    libc::MADV_DONTNEED,
-                )
-            };
-            crate::errno::check(i64::from(done))
+            if covered { Ok(0) } else { Err(ENOMEM) }
         }
+        _ if !covered => Err(ENOMEM),
         libc::MADV_REMOVE | libc::MADV_POPULATE_WRITE => {
             // Gives an idle arena's payload memory back, and has it mapped before it is used; of others neither is taken.
             let arena = mm

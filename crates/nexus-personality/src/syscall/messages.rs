@@ -6,7 +6,7 @@ use super::sockets::{
 };
 use crate::errno::{
     EAGAIN, EBADF, ECONNREFUSED, EDESTADDRREQ, EINVAL, EISCONN, EMSGSIZE, ENETUNREACH, ENOTCONN,
-    EPIPE, ETOOMANYREFS, Errno, SysResult,
+    EPIPE, Errno, SysResult,
 };
 use crate::files::Description;
 use crate::files::resolve::host_stat;
@@ -14,7 +14,7 @@ use crate::files::socket::{Address, HEADER, MAX_ADDRESS, Role, Socket, State};
 use crate::machine::Cpu;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Flags that go to the host; `MSG_NOSIGNAL` always does.
 const FLAGS: i32 =
@@ -23,8 +23,6 @@ const FLAGS: i32 =
 const MAX_DATAGRAM: usize = 65_507;
 /// Descriptors in one message at most, as on Linux.
 const MAX_PASSED: usize = 253;
-/// Messages with descriptors that nobody has received yet.
-const MAX_IN_FLIGHT: usize = 256;
 /// `struct cmsghdr`.
 const CONTROL: u64 = 16;
 
@@ -298,47 +296,22 @@ pub(super) fn receive(
     Ok(received)
 }
 
-/// Keep descriptions for whoever receives the token: a file of the host's that stands for them on the way.
+/// Keep descriptions for whoever receives the token, which stands for them on the way.
 fn put_in_flight(t: &Thread, passed: Vec<Arc<Description>>) -> Result<Option<OwnedFd>, Errno> {
     if passed.is_empty() {
         return Ok(None);
     }
-    // SAFETY: a static name; the result is checked.
-    let fd = unsafe { libc::memfd_create(c"token".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error().into());
-    }
-    // SAFETY: a fresh descriptor that nobody else owns.
-    let token = unsafe { OwnedFd::from_raw_fd(fd) };
+    let (reading, token) = super::polling::new_pipe(0)?;
     let number = host_stat(token.as_raw_fd())?.st_ino;
-    let mut flight = t
-        .process
-        .net
-        .in_flight
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    if flight.len() >= MAX_IN_FLIGHT {
-        return Err(ETOOMANYREFS);
-    }
-    flight.insert(number, passed);
+    t.process.net.in_flight.put(number, reading, passed)?;
     Ok(Some(token))
 }
 
 fn take_in_flight(t: &Thread, token: &OwnedFd, last: bool) -> Vec<Arc<Description>> {
-    let Ok(stat) = host_stat(token.as_raw_fd()) else {
-        return Vec::new();
-    };
-    let mut flight = t
-        .process
-        .net
-        .in_flight
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    if last {
-        flight.remove(&stat.st_ino).unwrap_or_default()
-    } else {
-        flight.get(&stat.st_ino).cloned().unwrap_or_default()
-    }
+    host_stat(token.as_raw_fd()).map_or_else(
+        |_| Vec::new(),
+        |stat| t.process.net.in_flight.take(stat.st_ino, last),
+    )
 }
 
 pub fn sendto(

@@ -4,11 +4,12 @@ use crate::errno::{
     EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EROFS, Errno, SysResult,
 };
 use crate::files::names::Node;
-use crate::files::resolve::{Last, Resolved, open_host};
+use crate::files::resolve::{Last, Resolved, host_stat, open_beneath, open_host};
 use crate::files::tmpfs::{Content, Inode};
-use crate::files::{Description, Object};
+use crate::files::{Description, HostFile, Identity, Object};
 use crate::machine::Cpu;
 use crate::thread::Thread;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, MutexGuard};
 
 /// `AT_FDCWD` in the low half of a register.
@@ -132,7 +133,11 @@ pub fn openat(
     _: &mut dyn Cpu,
     [directory, path, flags, mode, ..]: [u64; 6],
 ) -> SysResult {
-    let flags = flags as i32;
+    let mut flags = flags as i32;
+    if flags & libc::O_PATH != 0 {
+        // The others mean nothing then.
+        flags &= libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    }
     if flags & libc::O_TMPFILE == libc::O_TMPFILE {
         return open_unnamed(t, directory, path, flags, mode as u32);
     }
@@ -263,7 +268,12 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
             directory,
             relative,
         } => {
-            let (file, stat) = open_host(*directory, relative, &resolved.path)?;
+            let (file, stat) = match open_host(*directory, relative, &resolved.path) {
+                Err(ELOOP) if flags & libc::O_PATH != 0 => {
+                    open_link(*directory, relative, &resolved.path)?
+                }
+                other => other?,
+            };
             let is_directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
             if wants_directory && !is_directory {
                 return Err(ENOTDIR);
@@ -284,11 +294,8 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
         }
         _ if wants_directory => Err(ENOTDIR),
         Node::Memory(inode) => {
-            let named = matches!(inode.content, Content::Fifo(_)) && flags & libc::O_PATH != 0;
-            if inode.host().is_none() && !named {
-                // Sockets are connected to, not opened.
-                let link = matches!(inode.content, Content::Link(_));
-                return Err(if link { ELOOP } else { ENXIO });
+            if flags & libc::O_PATH == 0 {
+                openable(inode)?;
             }
             if flags & libc::O_TRUNC != 0 {
                 inode.resize(0)?;
@@ -313,6 +320,32 @@ fn open_node(t: &Thread, resolved: &Resolved, node: &Node, flags: i32) -> Result
     }
 }
 
+/// Sockets are connected to, not opened, and links are followed; but all can be referred to by O_PATH.
+fn openable(inode: &Inode) -> Result<(), Errno> {
+    match inode.content {
+        _ if inode.host().is_some() => Ok(()),
+        Content::Link(_) => Err(ELOOP),
+        _ => Err(ENXIO),
+    }
+}
+
+/// A link of the host's itself, to look at.
+fn open_link(
+    directory: RawFd,
+    relative: &[u8],
+    path: &[u8],
+) -> Result<(HostFile, libc::stat), Errno> {
+    let fd = open_beneath(directory, relative, libc::O_PATH)?;
+    let stat = host_stat(fd.as_raw_fd())?;
+    let file = HostFile {
+        fd,
+        path: path.to_vec(),
+        identity: Identity::of(&stat),
+        writable: false,
+    };
+    Ok((file, stat))
+}
+
 fn made_up(t: &Thread, content: &[u8]) -> Result<Object, Errno> {
     let usage = t.process.names.tmp.usage();
     Ok(Object::Memory(Inode::made_up(usage, 0o444, content)?))
@@ -324,6 +357,7 @@ fn open_again(t: &Thread, fd: u64, flags: i32) -> Result<Object, Errno> {
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
     Ok(match &d.object {
         Object::Memory(inode) => {
+            openable(inode)?;
             if flags & libc::O_TRUNC != 0 {
                 inode.resize(0)?;
                 inode.touch();

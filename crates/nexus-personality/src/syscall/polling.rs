@@ -2,8 +2,8 @@
 
 use super::io::description;
 use super::time::{duration, read_timespec, timespec};
-use crate::errno::{EBADF, EINVAL, ENOSPC, EPERM, Errno, SysResult, check};
-use crate::files::description::{Registered, Registration, TimerSetting};
+use crate::errno::{EBADF, EEXIST, EINVAL, ENOENT, ENOSPC, EPERM, Errno, SysResult, check};
+use crate::files::description::{Duplicate, Registered, Registration, TimerSetting};
 use crate::files::fifo::Side;
 use crate::files::socket::Socket;
 use crate::files::{Description, Object};
@@ -45,20 +45,43 @@ fn pollable(d: &Description, events: i16) -> Option<i32> {
     }
 }
 
-/// Wait with a relative limit; `mask` replaces the signal mask meanwhile.
+/// Put a mask in place of the signal mask for as long as the call lasts; whether a signal waits that it lets through.
+fn replace_mask(t: &mut Thread, mask: Option<u64>) -> bool {
+    let Some(mask) = mask else {
+        return false;
+    };
+    t.saved_mask = Some(t.mask);
+    t.set_mask(mask);
+    crate::signal::pending(t) & !t.mask != 0
+}
+
+/// Wait with a relative limit; `mask` replaces the signal mask meanwhile. `at_once`: something is ready beside what is polled.
 fn wait(
     t: &mut Thread,
     list: &mut [libc::pollfd],
     limit: Option<libc::timespec>,
     mask: Option<u64>,
+    at_once: bool,
 ) -> SysResult {
-    if let Some(mask) = mask {
-        t.saved_mask = Some(t.mask);
-        t.set_mask(mask);
-        if crate::signal::pending(t) & !mask != 0 {
-            return Err(crate::errno::EINTR);
-        }
+    let signalled = replace_mask(t, mask);
+    let limit = if at_once || signalled {
+        Some(zero())
+    } else {
+        limit
+    };
+    let ready = poll_host(t, list, limit)?;
+    // What is ready comes first, and leaves the signal where it is.
+    if signalled && ready == 0 && !at_once {
+        return Err(crate::errno::EINTR);
     }
+    Ok(ready)
+}
+
+fn poll_host(
+    t: &mut Thread,
+    list: &mut [libc::pollfd],
+    limit: Option<libc::timespec>,
+) -> SysResult {
     let limit = t.limit(limit.as_ref().map(duration)).map(timespec);
     let pointer = limit.as_ref().map_or(0, |l| std::ptr::from_ref(l) as u64);
     let arguments = [
@@ -117,12 +140,7 @@ fn do_poll(
         ready.push(now);
     }
     let at_once = ready.iter().any(|r| *r != 0);
-    wait(
-        t,
-        &mut list,
-        if at_once { Some(zero()) } else { limit },
-        mask,
-    )?;
+    wait(t, &mut list, limit, mask, at_once)?;
     let mut total = 0;
     for (n, (polled, now)) in list.iter().zip(&ready).enumerate() {
         let events = polled.revents | now;
@@ -245,12 +263,7 @@ fn do_select(
         });
         numbers.push(fd);
     }
-    wait(
-        t,
-        &mut list,
-        if always { Some(zero()) } else { limit },
-        mask,
-    )?;
+    wait(t, &mut list, limit, mask, always)?;
     let mut total = 0;
     let mut results = given.clone();
     results.iter_mut().flatten().for_each(|w| *w = 0);
@@ -356,6 +369,8 @@ pub(super) fn register_again(t: &Thread, socket: &Arc<Socket>) {
         } in list
         {
             if let Some(target) = target.upgrade().filter(|target| is_it(target)) {
+                // Of the old one.
+                target.duplicates().clear();
                 // Registered twice through a duplicate of the poller's descriptor: it is there.
                 let _ = register(&entry.description, &target, registration);
             }
@@ -372,11 +387,12 @@ fn control(
     let Object::Poll(host, registered) = &poller.object else {
         return Err(EINVAL);
     };
-    let mut event = libc::epoll_event {
+    let event = libc::epoll_event {
         events: registration.events,
         u64: registration.data,
     };
-    let mut change = |polled| {
+    let change = |polled| {
+        let mut event = event;
         // SAFETY: the event is live; both descriptors are ours.
         check(i64::from(unsafe {
             libc::epoll_ctl(host.as_raw_fd(), op, polled, &raw mut event)
@@ -394,7 +410,12 @@ fn control(
     }
     match &target.object {
         Object::Fifo(end) => end.watch(poller, (op, registration), change)?,
-        _ => change(pollable(target, libc::POLLIN).ok_or(EPERM)?)?,
+        _ => {
+            let known = (list.iter()).any(|r| {
+                r.registration.fd == registration.fd && r.target.as_ptr() == Arc::as_ptr(target)
+            });
+            change_one(poller, target, op, registration.fd, known, change)?
+        }
     };
     list.retain(|r| {
         r.registration.fd != registration.fd || r.target.as_ptr() != Arc::as_ptr(target)
@@ -408,6 +429,56 @@ fn control(
     // No more than was charged.
     let _ = watches(list.len());
     Ok(0)
+}
+
+/// Descriptors of the host's for one description, beside its own.
+const MAX_DUPLICATES: usize = 64;
+
+/// Change what an epoll instance has of a description under one of the guest's numbers, of which the host's instance knows nothing:
+/// where it has the description already, under another number, that takes a second descriptor of the host's. `known`: something is
+/// registered under this number.
+fn change_one(
+    poller: &Arc<Description>,
+    target: &Description,
+    op: i32,
+    fd: u64,
+    known: bool,
+    change: impl Fn(i32) -> SysResult,
+) -> SysResult {
+    let own = pollable(target, libc::POLLIN).ok_or(EPERM)?;
+    let mut duplicates = target.duplicates();
+    duplicates.retain(|d| d.poller.strong_count() > 0);
+    let place = duplicates
+        .iter()
+        .position(|d| d.fd == fd && std::ptr::eq(d.poller.as_ptr(), Arc::as_ptr(poller)));
+    match place {
+        Some(_) if op == libc::EPOLL_CTL_ADD => Err(EEXIST),
+        Some(at) if op == libc::EPOLL_CTL_DEL => {
+            change(duplicates.swap_remove(at).host.as_raw_fd())
+        }
+        Some(at) => duplicates
+            .get(at)
+            .map_or(Err(ENOENT), |d| change(d.host.as_raw_fd())),
+        None => match change(own) {
+            Err(EEXIST) if op == libc::EPOLL_CTL_ADD && !known => {
+                if duplicates.len() >= MAX_DUPLICATES {
+                    return Err(ENOSPC);
+                }
+                // SAFETY: a plain call on a descriptor of ours.
+                let host = owned(i64::from(unsafe {
+                    libc::fcntl(own, libc::F_DUPFD_CLOEXEC, 3)
+                }))?;
+                change(host.as_raw_fd())?;
+                duplicates.push(Duplicate {
+                    poller: Arc::downgrade(poller),
+                    fd,
+                    host,
+                });
+                Ok(0)
+            }
+            other => other,
+        },
+    }
 }
 
 #[allow(clippy::cast_possible_truncation)]
@@ -432,21 +503,30 @@ pub fn epoll_pwait(
     if count == 0 || count > MAX_POLLED {
         return Err(EINVAL);
     }
-    if let Some(mask) = read_mask(t, mask, size)? {
-        t.saved_mask = Some(t.mask);
-        t.set_mask(mask);
-    }
     let to = t.process.memory.host(events, count * 12)?;
+    let mask = read_mask(t, mask, size)?;
+    let signalled = replace_mask(t, mask);
     let asked = u64::try_from(timeout as i32)
         .ok()
         .map(Duration::from_millis);
+    let waits = asked != Some(Duration::ZERO);
+    let asked = if signalled {
+        Some(Duration::ZERO)
+    } else {
+        asked
+    };
     // Rounded up: it must not end early.
     let limit = t.limit(asked).map_or(-1, |left| {
         i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
     });
     let arguments = [host.as_raw_fd() as u64, to, count, limit as u64, 0, 8];
     // SAFETY: the buffer lies in the window, where the host kernel survives a fault.
-    unsafe { t.shared.kick.block(libc::SYS_epoll_pwait, arguments) }
+    let ready = unsafe { t.shared.kick.block(libc::SYS_epoll_pwait, arguments) }?;
+    // As in `wait`; who would not have waited is told of nothing.
+    if signalled && ready == 0 && waits {
+        return Err(crate::errno::EINTR);
+    }
+    Ok(ready)
 }
 
 #[allow(clippy::cast_possible_truncation)]

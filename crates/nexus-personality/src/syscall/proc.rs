@@ -3,6 +3,7 @@
 use crate::errno::{ENOENT, Errno};
 use crate::files::{Description, Object};
 use crate::mm::Backing;
+use crate::process::{NAME, ThreadShared};
 use crate::thread::Thread;
 use std::fmt::Write;
 use std::os::fd::AsRawFd;
@@ -16,7 +17,7 @@ pub fn content(t: &Thread, name: &str) -> Result<Vec<u8>, Errno> {
     Ok(match name {
         "cmdline" => program.arguments().iter().fold(Vec::new(), joined),
         "environ" => program.environment().iter().fold(Vec::new(), joined),
-        "comm" => format!("{}\n", comm(t)).into_bytes(),
+        "comm" => format!("{}\n", process_name(t)).into_bytes(),
         "limits" => limits(t).into_bytes(),
         "maps" => maps(t, false).into_bytes(),
         "smaps" => maps(t, true).into_bytes(),
@@ -42,15 +43,22 @@ fn joined(mut out: Vec<u8>, text: impl AsRef<[u8]>) -> Vec<u8> {
     out
 }
 
-/// The program's name as the kernel cuts it.
-fn comm(t: &Thread) -> String {
+/// A thread's name: its own, or the program's as the kernel cuts it.
+pub(super) fn comm(t: &Thread, of: &ThreadShared) -> Vec<u8> {
+    let name = of.name().clone();
+    if !name.is_empty() {
+        return name;
+    }
     let path = &t.process.config.program.path;
-    path.rsplit('/')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .take(15)
-        .collect()
+    let last = path.rsplit('/').next().unwrap_or_default();
+    last.bytes().take(NAME).collect()
+}
+
+/// The process's name, which is its first thread's.
+fn process_name(t: &Thread) -> String {
+    let first = t.process.threads().get(&t.process.pid()).cloned();
+    let name = comm(t, first.as_ref().unwrap_or(&t.shared));
+    String::from_utf8_lossy(&name).into_owned()
 }
 
 /// Bytes mapped, bytes of private memory in use.
@@ -110,7 +118,7 @@ fn stat(t: &Thread) -> String {
     };
     // Numbers as in proc(5).
     put(1, pid.to_string());
-    put(2, format!("({})", comm(t)));
+    put(2, format!("({})", process_name(t)));
     put(3, "R".to_owned());
     let parent = t.process.parent().map_or(1, |p| p.pid());
     put(4, parent.to_string());
@@ -134,7 +142,7 @@ fn status(t: &Thread) -> String {
     let (size, resident) = sizes(t);
     let cpus = t.process.config.cpus.clamp(1, 63);
     let lines = [
-        format!("Name:\t{}", comm(t)),
+        format!("Name:\t{}", process_name(t)),
         format!("Umask:\t{:04o}", t.process.umask()),
         "State:\tR (running)".to_owned(),
         format!("Tgid:\t{pid}"),

@@ -5,6 +5,7 @@
 //! program then runs in a microVM of its own; the thread gets the parent's registers back. One child at a time is
 //! in the making. fork(2) is in `fork`.
 
+use super::futex::release_robust;
 use super::open;
 use crate::children::{self, Found, Place, Wanted};
 use crate::config::{Exact, Program};
@@ -14,17 +15,21 @@ use crate::errno::{
 use crate::files::Object;
 use crate::files::names::Node;
 use crate::heritage::{Heritage, with_others};
+use crate::itimer::{self, Timers};
 use crate::machine::{Cpu, Outcome, Start, Tid, UserRegs};
 use crate::process::{Process, Stop};
 use crate::signal;
 use crate::thread::Thread;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Bytes and number of a program's arguments and environment together.
-const MOST_BYTES: usize = 1 << 20;
-const MOST_STRINGS: usize = 16 << 10;
-/// Of one string.
+/// Bytes of a program's arguments and environment together, with a pointer for each.
+const MOST_BYTES: usize = crate::loader::MOST_ARGUMENTS as usize;
+const POINTER: usize = size_of::<u64>();
+/// What a string takes here beside its bytes: a vector, and the least that is allocated.
+const KEPT: usize = 48;
+/// Of one string, with its end.
 const MOST_STRING: usize = 128 << 10;
 /// Scripts that name scripts.
 const MOST_NESTED: usize = 4;
@@ -195,7 +200,19 @@ fn execute(t: &mut Thread, cpu: &mut dyn Cpu, path: Vec<u8>, argv: u64, envp: u6
     let mut budget = MOST_BYTES;
     let argv = strings(t, argv, &mut budget)?;
     let envp = strings(t, envp, &mut budget)?;
-    let program = program(t, path, argv, envp)?;
+    let kept = MOST_BYTES - budget + (argv.len() + envp.len()) * KEPT;
+    let charge = t.process.ledger.lend(kept as u64)?;
+    let (path, argv) = program(t, path, argv)?;
+    let program = Program {
+        // The names of programs are text; what they are told need not be.
+        path: String::from_utf8(path).map_err(|_| EINVAL)?,
+        exact: Some(Arc::new(Exact {
+            argv,
+            env: envp,
+            charge,
+        })),
+        ..Program::default()
+    };
     let mask = t.mask;
     match t.making.as_ref().map(|made| made.pid) {
         Some(pid) => {
@@ -267,6 +284,10 @@ fn replace(t: &mut Thread, program: Program, mask: u64) -> SysResult {
         old.set_succeeded(status);
         old.machine.kick(caller);
     })?;
+    release_robust(t);
+    if let Some(new) = t.process.successor() {
+        hand_over(t, &new);
+    }
     // Nothing of the old program goes on but this thread, which waits for the new one.
     close_on_exec(t);
     t.process.close_files();
@@ -293,6 +314,22 @@ fn replace(t: &mut Thread, program: Program, mask: u64) -> SysResult {
     Ok(0)
 }
 
+/// What goes on with the program that was executed: interval timers, and signals that wait.
+fn hand_over(t: &Thread, new: &Arc<Process>) {
+    for kind in 0..itimer::KINDS {
+        let old = Timers::set(&t.process, kind, Duration::ZERO, Duration::ZERO);
+        if let Some((left, interval)) = old.filter(|(left, _)| !left.is_zero()) {
+            // Where there can be no thread for it, it is lost.
+            let _ = Timers::set(new, kind, left, interval);
+        }
+    }
+    for pending in [&t.shared.pending, &t.process.pending] {
+        while let Some(sent) = pending.take(u64::MAX) {
+            let _ = signal::send(new, None, sent);
+        }
+    }
+}
+
 /// A NULL-terminated array of strings.
 fn strings(t: &Thread, mut address: u64, budget: &mut usize) -> Result<Vec<Vec<u8>>, Errno> {
     let mut list = Vec::new();
@@ -303,9 +340,6 @@ fn strings(t: &Thread, mut address: u64, budget: &mut usize) -> Result<Vec<Vec<u
         let at: u64 = t.process.memory.read(address)?;
         if at == 0 {
             return Ok(list);
-        }
-        if list.len() >= MOST_STRINGS {
-            return Err(E2BIG);
         }
         list.push(string(t, at, budget)?);
         address = address.wrapping_add(8);
@@ -322,38 +356,32 @@ fn string(t: &Thread, address: u64, budget: &mut usize) -> Result<Vec<u8>, Errno
         let end = part.iter().position(|b| *b == 0);
         part.truncate(end.unwrap_or(part.len()));
         bytes.extend_from_slice(&part);
-        if bytes.len() > MOST_STRING || bytes.len() > *budget {
+        if bytes.len() >= MOST_STRING || bytes.len() > *budget {
             return Err(E2BIG);
         }
         if end.is_some() {
-            *budget = budget.saturating_sub(bytes.len() + 1);
+            let takes = bytes.len() + 1 + POINTER;
+            *budget = budget.checked_sub(takes).ok_or(E2BIG)?;
             return Ok(bytes);
         }
         at = at.wrapping_add(part.len() as u64);
     }
 }
 
-/// What is to be executed: a program as it is, or a script's interpreter with the script.
+/// What is to be executed, with its arguments: a program as it is, or a script's interpreter with the script.
 fn program(
     t: &Thread,
-    path: Vec<u8>,
+    mut path: Vec<u8>,
     mut argv: Vec<Vec<u8>>,
-    envp: Vec<Vec<u8>>,
-) -> Result<Program, Errno> {
+) -> Result<(Vec<u8>, Vec<Vec<u8>>), Errno> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| EINVAL);
-    let mut path = path;
     for _ in 0..MOST_NESTED {
         let head = head(t, &path)?;
         let Some(rest) = head.strip_prefix(b"#!") else {
             if !head.starts_with(b"\x7fELF") {
                 return Err(ENOEXEC);
             }
-            return Ok(Program {
-                // The names of programs are text; what they are told need not be.
-                path: text(&path)?,
-                exact: Some(Exact { argv, env: envp }),
-                ..Program::default()
-            });
+            return Ok((path, argv));
         };
         let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
         let line = text(line)?;

@@ -2,11 +2,14 @@
 
 use super::info::UID;
 use crate::errno::{EFAULT, EINTR, EINVAL, ENOMEM, EPERM, ESRCH, Errno, SysResult};
+use crate::heritage::with_others;
 use crate::itimer::{self, Timers};
 use crate::machine::Cpu;
 use crate::pending::{Cause, Sent, bit};
+use crate::process::Process;
 use crate::signal::{self, Action, LAST};
 use crate::thread::Thread;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -90,14 +93,11 @@ pub fn rt_sigpending(t: &mut Thread, _: &mut dyn Cpu, [set, size, ..]: [u64; 6])
 
 #[allow(clippy::cast_possible_truncation)]
 pub fn sigaltstack(t: &mut Thread, cpu: &mut dyn Cpu, [new, old, ..]: [u64; 6]) -> SysResult {
-    let (base, size, flags) = t.alt_stack;
+    let (base, size, _) = t.alt_stack;
     let rsp = cpu.regs().rsp;
     let inside = size != 0 && rsp > base && rsp <= base.wrapping_add(size);
-    if old != 0 {
-        let shown = if size == 0 { 2 } else { u64::from(inside) };
-        t.process.memory.write(old, [base, shown, size])?;
-    }
-    let _ = flags;
+    let shown = if size == 0 { 2 } else { u64::from(inside) };
+    // Read before the old one is written, which may be to the same place.
     if new != 0 {
         let [base, flags, size]: [u64; 3] = t.process.memory.read(new)?;
         let flags = flags as u32;
@@ -112,7 +112,30 @@ pub fn sigaltstack(t: &mut Thread, cpu: &mut dyn Cpu, [new, old, ..]: [u64; 6]) 
             _ => return Err(EINVAL),
         };
     }
+    if old != 0 {
+        t.process.memory.write(old, [base, shown, size])?;
+    }
     Ok(0)
+}
+
+/// The process of this number; `None` for one that has ended and was not waited for, which takes a signal without effect.
+fn process_of(t: &Thread, pid: i32) -> Result<Option<Arc<Process>>, Errno> {
+    if pid == t.process.pid() {
+        return Ok(Some(Arc::clone(&t.process)));
+    }
+    let groups = &t.process.groups;
+    match groups.select(|number, _| number == pid).pop() {
+        Some((_, process)) => Ok(Some(process)),
+        None if groups.get(pid).is_err() && t.process.children.has(pid) => Ok(None),
+        None => Err(ESRCH),
+    }
+}
+
+/// To one thread of a process.
+fn to_thread(t: &Thread, pid: i32, tid: i32, sent: Sent) -> SysResult {
+    process_of(t, pid)?.map_or(Ok(0), |process| {
+        with_others(|| signal::send(&process, Some(tid), sent))
+    })
 }
 
 fn sent(t: &Thread, signal: u64, cause: Cause) -> Sent {
@@ -157,10 +180,8 @@ pub fn tgkill(t: &mut Thread, _: &mut dyn Cpu, [pid, tid, signal, ..]: [u64; 6])
     if pid as i32 <= 0 || tid as i32 <= 0 {
         return Err(EINVAL);
     }
-    if pid as i32 != t.process.pid() {
-        return Err(ESRCH);
-    }
-    signal::send(&t.process, Some(tid as i32), sent(t, signal, Cause::Thread))
+    let sent = sent(t, signal, Cause::Thread);
+    to_thread(t, pid as i32, tid as i32, sent)
 }
 
 pub fn tkill(t: &mut Thread, _: &mut dyn Cpu, [tid, signal, ..]: [u64; 6]) -> SysResult {
@@ -170,9 +191,14 @@ pub fn tkill(t: &mut Thread, _: &mut dyn Cpu, [tid, signal, ..]: [u64; 6]) -> Sy
     signal::send(&t.process, Some(tid as i32), sent(t, signal, Cause::Thread))
 }
 
-/// A signal with the sender's own words: to itself, so whatever they say is believed.
-fn with_info(t: &Thread, signal: u64, info: u64) -> Result<Sent, Errno> {
+/// A signal with the sender's own words: to itself whatever they say; to another nothing that a kernel or kill(2) would say.
+fn with_info(t: &Thread, pid: u64, signal: u64, info: u64) -> Result<Sent, Errno> {
+    const SI_TKILL: i32 = -6;
     let mut words: [u64; 4] = t.process.memory.read(info)?;
+    let code = words.get(1).map_or(0, |word| *word as i32);
+    if pid as i32 != t.process.pid() && (code >= 0 || code == SI_TKILL) {
+        return Err(EPERM);
+    }
     let signal = u64::from(signal as u32);
     if let Some(first) = words.first_mut() {
         *first = *first & !0xffff_ffff | signal;
@@ -185,11 +211,13 @@ pub fn rt_sigqueueinfo(
     _: &mut dyn Cpu,
     [pid, signal, info, ..]: [u64; 6],
 ) -> SysResult {
-    let sent = with_info(t, signal, info)?;
-    if pid as i32 != t.process.pid() {
-        return Err(ESRCH);
+    let sent = with_info(t, pid, signal, info)?;
+    if pid as i32 == t.process.pid() {
+        return to_process(t, sent);
     }
-    to_process(t, sent)
+    process_of(t, pid as i32)?.map_or(Ok(0), |process| {
+        with_others(|| signal::send(&process, None, sent))
+    })
 }
 
 pub fn rt_tgsigqueueinfo(
@@ -197,11 +225,11 @@ pub fn rt_tgsigqueueinfo(
     _: &mut dyn Cpu,
     [pid, tid, signal, info, ..]: [u64; 6],
 ) -> SysResult {
-    let sent = with_info(t, signal, info)?;
-    if pid as i32 != t.process.pid() {
-        return Err(ESRCH);
+    if pid as i32 <= 0 || tid as i32 <= 0 {
+        return Err(EINVAL);
     }
-    signal::send(&t.process, Some(tid as i32), sent)
+    let sent = with_info(t, pid, signal, info)?;
+    to_thread(t, pid as i32, tid as i32, sent)
 }
 
 /// What a write beyond the limit of a file's length brings with its EFBIG.

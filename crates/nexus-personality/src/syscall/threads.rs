@@ -65,6 +65,7 @@ pub fn clone(
         signal_mask: t.mask,
         alt_stack: (0, 0, 2),
         robust_list: 0,
+        name: t.name(),
     };
     match t.process.machine.spawn(state) {
         Ok(()) => Ok(u64::from(tid.unsigned_abs())),

@@ -3,6 +3,7 @@
 
 use nexus_personality::config::{Config, DeviceDescriptors, Program, Root};
 use nexus_personality::machine::{Cpu, Machine, Outcome, ThreadState, UserRegs};
+use nexus_personality::mm::{Backing, Neighbours, Request};
 use nexus_personality::window::Window;
 use nexus_personality::{Process, Thread, table};
 use std::io;
@@ -196,6 +197,41 @@ impl Guest {
         let at = self.call("mmap", &[0, length, 3, 0x22, u64::MAX, 0]);
         assert!(at > 0, "mmap: {at}");
         at.cast_unsigned()
+    }
+
+    /// A first thread's stack as the loader maps it; its bottom.
+    pub fn map_stack(&mut self) -> u64 {
+        let request = Request {
+            address: 0,
+            length: 8 << 20,
+            prot: libc::PROT_READ | libc::PROT_WRITE,
+            shared: false,
+            fixed: false,
+            exclusive: false,
+            backing: Backing::Anonymous,
+            source: None,
+            neighbours: Neighbours::Alike,
+            used: 0,
+        };
+        self.process.mm().map_stack(request).unwrap()
+    }
+
+    /// Map much, and see that none of it is where a stack with this bottom would overflow to.
+    pub fn keeps_off_the_stack(&mut self, bottom: u64) {
+        let guard = bottom - (1 << 20)..bottom;
+        let hint = bottom - 0x8000;
+        for n in 0..200 {
+            let length = [1, 16, 75, 200, 600, 2000][n % 6] * 4096;
+            let (address, prot) = [(0, 3), (0, 5), (hint, 3), (0, 0)][n % 4];
+            let at = self.call("mmap", &[address, length, prot, 0x4022, u64::MAX, 0]);
+            let at = at.cast_unsigned();
+            assert!(
+                at + length <= guard.start || at >= guard.end,
+                "{at:#x}, {length:#x} meets {guard:#x?}"
+            );
+        }
+        let exact = [hint, 4096, 3, 0x32, u64::MAX, 0];
+        assert_eq!(self.call("mmap", &exact), hint.cast_signed());
     }
 
     pub fn poke(&self, address: u64, bytes: &[u8]) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// "NEXUSSNP"
 const MAGIC: [u8; 8] = *b"NEXUSSNP";
 /// Changes whenever the encoded state does.
-pub const FORMAT: u32 = 8;
+pub const FORMAT: u32 = 9;
 /// Magic, format, payload checksum, payload length, pages length, pages checksum, header checksum.
 pub const HEADER: usize = 8 + 4 + 4 + 8 + 8 + 4 + 4;
 const MAX_PAYLOAD: u64 = 256 << 20;

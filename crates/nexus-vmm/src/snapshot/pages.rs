@@ -516,6 +516,7 @@ mod tests {
                 prot: *prot,
                 shared: false,
                 written,
+                read_only: false,
                 backing,
             };
             map.insert(start, vma);

@@ -233,6 +233,7 @@ mod tests {
                     prot: *prot,
                     shared: false,
                     written: false,
+                    read_only: false,
                     backing: Backing::Anonymous,
                 };
                 (*start, vma)
