@@ -100,6 +100,7 @@ fn operations() {
     line("STREAM_BODY", operation::STREAM_BODY);
     line("MORE_BODY", operation::MORE_BODY);
     line("MORE", operation::MORE);
+    line("OWN", operation::OWN);
     line(
         "PLACEHOLDER_KEY_ID",
         format_args!("{:?}", operation::PLACEHOLDER_KEY_ID),

@@ -63,6 +63,7 @@ NEXT_ERROR = 2
 STREAM_BODY = 4
 MORE_BODY = 8
 MORE = 1
+OWN = 2
 PLACEHOLDER_KEY_ID = "NEXUSPLACEHOLDERKEY0"
 PLACEHOLDER_SECRET = "placeholder-the-real-secret-stays-on-the-host"
 UNSUITABLE_BASE = "Nexus.UnsuitableBase"
