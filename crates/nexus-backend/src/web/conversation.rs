@@ -21,6 +21,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 /// How long what was handed over before the end may take to be sent.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long a reset may take that follows a connection's end.
+const RESET_FOLLOWS: Duration = Duration::from_millis(50);
 /// Bytes that pass through a buffer at a time.
 const PIECE: usize = 64 << 10;
 
@@ -334,6 +336,22 @@ impl Conversation {
         }
     }
 
+    /// Whether a connection that has ended was reset behind that: what was sent came to a socket that nobody reads.
+    async fn was_reset(&self) -> bool {
+        if !self.state().watch.goes_on() {
+            return false;
+        }
+        tokio::time::sleep(RESET_FOLLOWS).await;
+        let Ok(mut writer) = self.writer.try_lock() else {
+            return false;
+        };
+        match writer.as_mut() {
+            // Of TLS, only the last message is sent at once.
+            Some(half) => half.write(&[]).await.is_err() || half.shutdown().await.is_err(),
+            None => false,
+        }
+    }
+
     /// The request to send again, where a connection's end is not that of its exchange.
     fn request_again(&self, reset: bool) -> Option<Vec<u8>> {
         let mut state = self.state();
@@ -393,7 +411,8 @@ impl Conversation {
                         () = self.until_closed() => Ok(0),
                     };
                     if !matches!(result, Ok(count) if count > 0) {
-                        if let Some(request) = self.request_again(result.is_err()) {
+                        let reset = result.is_err() || self.was_reset().await;
+                        if let Some(request) = self.request_again(reset) {
                             *reader = None;
                             drop(reader);
                             // In a task of its own: a READ may be given up.
