@@ -11,7 +11,7 @@ import tracemalloc
 import pytest
 from fake_backend import FakeBackend, Stream, _Bytes
 from nexus.guest import abi
-from nexus.guest.device import ArenaBody, BackendError, Channel, EventfdTransport, call
+from nexus.guest.device import ArenaBody, BackendError, Channel, EventfdTransport, Reply, call
 from nexus.guest.device.channel import COPIED
 from nexus.guest.device.rehearsal import RehearsalTransport
 
@@ -438,6 +438,39 @@ def test_a_signal_handler_may_call_while_its_thread_waits(channel):
     assert seen.count(pattern(3)) >= 3
     assert not channel._tickets
     assert ask(channel, 9).read() == pattern(9)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_what_a_signal_handler_ends_the_wait_for_is_waited_for_again(channel, leads):
+    """Whether that waits in the kernel, or follows a thread that does."""
+
+    class Alarm(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Alarm
+
+    other = threading.Thread(target=lambda: ask(channel, 3, delay=1).read(), daemon=True)
+    if not leads:
+        other.start()
+        time.sleep(0.1)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        head = json.dumps({"size": 5, "delay": 0.5}).encode()
+        _, ticket = channel.submit(ECHO, head, room_min=1 << 12, room_max=1 << 16)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(Alarm):
+            channel.settle(ticket)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ask(channel, 9).read() == pattern(9)
+    channel.settle(ticket)
+    assert bytes(Reply(channel, ticket).body) == pattern(5)
+    if not leads:
+        other.join(10)
+    assert not channel._tickets
+    assert not channel.seat.leader
 
 
 def test_fifty_threads_share_the_wait(channel):

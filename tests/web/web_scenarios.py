@@ -6,8 +6,10 @@ An event names a scenario and the servers; the result is the described outcome o
 import http.client
 import io
 import json
+import multiprocessing
 import os
 import re
+import signal
 import socket
 import ssl
 import tempfile
@@ -65,6 +67,10 @@ class Steps:
         self.files = tempfile.TemporaryDirectory()
         self.bundle = f"{self.files.name}/authority.pem"
         with open(self.bundle, "w") as file:
+            file.write(self.authority)
+        self.folder = f"{self.files.name}/authorities"
+        os.mkdir(self.folder)
+        with open(f"{self.folder}/{event['hash']}.0", "w") as file:
             file.write(self.authority)
         self.itself = f"{self.files.name}/alone.pem"
         with open(self.itself, "w") as file:
@@ -489,6 +495,231 @@ def options(step):
     step("late", late)
 
 
+def trust(step):
+    """Authorities that lie in a folder."""
+    import httpx
+    import requests
+    import urllib3
+
+    url = step.secure + "/hello"
+
+    def get(context):
+        with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+            return answer.read()
+
+    def named():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(capath=step.folder.encode())
+        return get(context)
+
+    step("folder", lambda: get(ssl.create_default_context(capath=step.folder)))
+    step("folder by name", named)
+    step("no such folder", lambda: get(ssl.create_default_context(capath=step.files.name)))
+    step("requests", lambda: requests.get(url, verify=step.folder, timeout=10).text)
+    step("urllib3", lambda: urllib3.PoolManager(ca_cert_dir=step.folder, retries=False).request("GET", url).data)
+    os.environ["SSL_CERT_DIR"] = step.folder
+    step("environment", lambda: get(None))
+    step("environment, httpx", lambda: httpx.get(url, timeout=10).text)
+    del os.environ["SSL_CERT_DIR"]
+    step("for a server", lambda: get(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)))
+
+
+def flags(step):
+    """What is verified beyond chains and names."""
+
+    def get(flags):
+        context = ssl.create_default_context(cafile=step.bundle)
+        context.verify_flags |= flags
+        with urllib.request.urlopen(step.secure + "/hello", context=context, timeout=10) as answer:
+            return answer.read()
+
+    step("usual", get, ssl.VERIFY_X509_TRUSTED_FIRST)
+    step("revoked", get, ssl.VERIFY_CRL_CHECK_LEAF)
+    step("strict", get, ssl.VERIFY_X509_STRICT)
+
+
+def endings(step):
+    """Connections that end: in the middle of an answer, or while they are kept."""
+    import httpx
+    import requests
+
+    def with_requests():
+        answer = requests.get(step.base + "/cut", stream=True, timeout=10)
+        time.sleep(0.3)
+        return len(answer.content)
+
+    def with_http_client():
+        own = http.client.HTTPConnection("127.0.0.1", step.ports["http"], timeout=10)
+        own.request("GET", "/cut")
+        answer = own.getresponse()
+        time.sleep(0.3)
+        return len(answer.read())
+
+    def with_httpx():
+        with httpx.stream("GET", step.base + "/cut", timeout=10, trust_env=False) as answer:
+            time.sleep(0.3)
+            return len(answer.read())
+
+    for call in (with_requests, with_http_client, with_httpx):
+        step(call.__name__, call)
+
+    def twice(client, base, **options):
+        texts = []
+        for _ in range(2):
+            texts.append(client.get(base + "/brief?0.2", **options).text)
+            time.sleep(0.6)
+        return texts
+
+    proxies = {"https": step.proxy}
+    step("idle", twice, requests.Session(), step.base)
+    step("idle, secure", twice, requests.Session(), step.secure, verify=step.bundle)
+    step("idle, in a tunnel", twice, requests.Session(), step.secure, verify=step.bundle, proxies=proxies)
+    trusting = ssl.create_default_context(cafile=step.bundle)
+    step("idle, httpx", twice, httpx.Client(proxy=step.proxy, verify=trusting, trust_env=False), step.secure)
+
+    def fresh():
+        statuses = set()
+        for _ in range(5):
+            requests.get(step.base + "/leaving?0.1", timeout=10)
+            statuses.add(requests.post(step.base + "/post", data=b"x" * 1000, timeout=10).status_code)
+        return sorted(statuses)
+
+    step("behind one that ends", fresh)
+
+
+def bound(step):
+    """A connection that was authenticated is nobody else's."""
+    import requests
+
+    url = step.base + "/bound"
+
+    def ask(session, credentials=None):
+        headers = {"Authorization": credentials} if credentials else {}
+        answer = session.get(url, headers=headers, timeout=10)
+        return [answer.status_code, answer.text]
+
+    for _ in range(2):
+        with requests.Session() as own, requests.Session() as other:
+            step("asks", ask, own, "NTLM 1")
+            step("other, meanwhile", lambda: other.get(step.base + "/hello", timeout=10).text)
+            step("answers", ask, own, "NTLM 3 alice")
+            step("goes on", ask, own)
+            step("other", ask, other)
+        step("none", ask, requests.Session())
+
+
+def interrupted(step):
+    """A signal's handler that raises ends a wait, and loses nothing."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_):
+        raise Alarm
+
+    def get(then, timeout=10.0):
+        own = http.client.HTTPConnection("127.0.0.1", step.ports["http"], timeout=10)
+        own.request("GET", "/slow?1")
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            own.sock.recv(10)
+        except Alarm:
+            pass
+        time.sleep(then)
+        own.sock.settimeout(timeout)
+        try:
+            first = own.sock.recv(8, socket.MSG_PEEK)
+        except TimeoutError as error:
+            own.sock.settimeout(10)
+            first = str(error)
+        return first, own.getresponse().read()
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        step("before it comes", get, 0)
+        step("once it has come", get, 1)
+        step("too early", get, 0, 0.2)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def sockets(step):
+    """What else a client may do with its socket."""
+    port = step.ports["http"]
+    ask = b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n"
+
+    def connected(host="127.0.0.1", port=port, timeout=10, context=None):
+        make = http.client.HTTPConnection
+        own = make(host, port, timeout=timeout) if context is None else http.client.HTTPSConnection(host, port, context=context)
+        own.connect()
+        return own.sock
+
+    def answered(how, *args):
+        sock = connected()
+        sock.sendall(ask)
+        time.sleep(0.2)
+        return how(sock, *args)
+
+    for name, given in {"text": str(port), "beyond": port + (1 << 16), "negative": -1, "no": "no-such-service"}.items():
+        step(f"port, {name}", lambda given=given: connected(port=given).getpeername()[1] == port)
+    for host in ("", "a" * 64, "a..b"):
+        step(f"host {host[:4]!r}", connected, host)
+    for timeout in (-1, "3", b"3"):
+        step(f"timeout {timeout!r}", connected, timeout=timeout)
+    step("peek", answered, lambda sock: [sock.recv(4, socket.MSG_PEEK), sock.recv(8)])
+    step("from", answered, lambda sock: sock.recvfrom(8))
+    step("from, into", answered, lambda sock: [sock.recvfrom_into(bytearray(8)), sock.recv(4)])
+    step("into nothing", lambda: answered(lambda sock: sock.recv_into(bytearray(0))))
+    step("into too little", answered, lambda sock: sock.recv_into(bytearray(4), 8))
+    step("nothing", answered, lambda sock: sock.recv(0))
+    step("less than nothing", answered, lambda sock: sock.recv(-1))
+    step("not waiting", lambda: connected(timeout=None).recv(8, socket.MSG_DONTWAIT))
+    step("not waiting, with a time-out", lambda: connected(timeout=0.3).recv(8, socket.MSG_DONTWAIT))
+
+    def sent(how, *args):
+        sock = connected()
+        return [how(sock, *args), sock.recv(15)]
+
+    step("message", sent, lambda sock: sock.sendmsg([ask[:5], memoryview(ask)[5:]]))
+    step("file", sent, lambda sock: sock.sendfile(io.BytesIO(b"xx" + ask), 2))
+    context = ssl.create_default_context(cafile=step.bundle)
+    for name, call in {
+        "flags": lambda sock: sock.recv(4, socket.MSG_PEEK),
+        "from": lambda sock: sock.recvfrom(4),
+        "message": lambda sock: sock.sendmsg([b"x"]),
+    }.items():
+        step(f"secure, {name}", lambda call=call: call(connected("localhost", step.ports["server"], context=context)))
+
+
+def forked(step):
+    """A process made by fork has sockets of its own."""
+    import requests
+
+    session = requests.Session()
+
+    def all_of_them():
+        return [
+            requests.get(step.base + "/hello", timeout=10).text,
+            session.get(step.base + "/hello", timeout=10).text,
+            requests.get(step.secure + "/hello", timeout=10, verify=step.bundle).text,
+            urllib.request.urlopen(step.base + "/hello", timeout=10).read().decode(),
+        ]
+
+    def child(pipe):
+        step("child", all_of_them)
+        pipe.send(step.log[-1])
+
+    step("before", all_of_them)
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
+    process.start()
+    step("in a child", lambda: ours.recv() if ours.poll(20) else None)
+    process.join(10)
+    step("after", all_of_them)
+
+
+# Those that need sockets of the instance's own.
+WITH_SOCKETS = {"flags", "forked"}
 SCENARIOS = {
     "http.client": http_client,
     "tls": tls,
@@ -497,6 +728,13 @@ SCENARIOS = {
     "urllib3": urllib3_,
     "httpx": httpx_,
     "options": options,
+    "trust": trust,
+    "flags": flags,
+    "endings": endings,
+    "bound": bound,
+    "interrupted": interrupted,
+    "sockets": sockets,
+    "forked": forked,
 }
 
 

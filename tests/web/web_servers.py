@@ -199,6 +199,41 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.close()
         self.close_connection = True
 
+    def get_cut(self, _):
+        """A body that only the connection's end would end, and a reset instead."""
+        self.answer(200, b"row\n" * 1000, [("Connection", "close")], length=False)
+        self.wfile.flush()
+        time.sleep(0.1)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def get_brief(self, query):
+        """The connection is kept for so many seconds."""
+        self.connection.settimeout(float(query))
+        self.answer(200, b"brief")
+
+    def get_leaving(self, query):
+        """The connection seems to be kept, but whatever comes on it is not read any more."""
+        self.close_connection = True
+        self.answer(200, b"goodbye")
+        self.wfile.flush()
+        time.sleep(float(query))
+
+    def get_bound(self, _):
+        """Authenticates the connection, as NTLM does: by a challenge, and for whatever comes on it after that."""
+        given = self.headers.get("Authorization", "")
+        state = self.__dict__
+        if given == "NTLM 1":
+            state["challenged"] = True
+        elif given.startswith("NTLM 3 ") and state.get("challenged"):
+            state["who"] = given[7:]
+        who = state.get("who")
+        if who is None:
+            self.answer(401, b"challenge" if given == "NTLM 1" else b"who are you", [("WWW-Authenticate", "NTLM")])
+        else:
+            self.answer(200, b"hello " + who.encode())
+
     def get_nothing(self, _):
         self.close_connection = True
 
@@ -311,7 +346,15 @@ def serve(folder: Path):
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
         try:
             texts = {name: path.read_text() for name, path in files.items()}
-            yield {"ports": ports, "authority": texts["authority"], "alone": texts["alone"]}
+            hashed = subprocess.run(
+                ["openssl", "x509", "-hash", "-noout", "-in", files["authority"]], check=True, capture_output=True, text=True
+            )
+            yield {
+                "ports": ports,
+                "authority": texts["authority"],
+                "alone": texts["alone"],
+                "hash": hashed.stdout.strip(),
+            }
         finally:
             for server in servers.values():
                 server.shutdown()

@@ -102,6 +102,7 @@ fn operations() {
     line("STREAM_BODY", operation::STREAM_BODY);
     line("MORE_BODY", operation::MORE_BODY);
     line("MORE", operation::MORE);
+    line("OWN", operation::OWN);
     line(
         "S3_ENDPOINT_ENV",
         format_args!("{:?}", operation::S3_ENDPOINT_ENV),

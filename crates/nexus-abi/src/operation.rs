@@ -40,6 +40,9 @@ pub const MORE_BODY: u16 = 8;
 
 /// Flag of a completion: the body goes on; READ `stream` for the rest, or CLOSE it.
 pub const MORE: u32 = 1;
+/// Flag of a completion of READ: the conversation has its connection for itself, so whether that has ended only a READ
+/// tells.
+pub const OWN: u32 = 2;
 
 /// Environment variable of the guest: the URL that S3 calls without one go to; empty: AWS's.
 pub const S3_ENDPOINT_ENV: &str = "NEXUS_S3_ENDPOINT";

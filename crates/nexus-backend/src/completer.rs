@@ -5,7 +5,7 @@ use crate::arena::Arena;
 use crate::raw::RawRoom;
 use crate::ring::{Completion, Completions, Submission};
 use nexus_abi::arena::BODY_ALIGNMENT;
-use nexus_abi::operation::{MORE, status};
+use nexus_abi::operation::{MORE, OWN, status};
 use serde_json::json;
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -41,6 +41,8 @@ pub struct Answer<'a> {
     pub body_length: usize,
     /// The stream with the rest of the body.
     pub more: Option<u64>,
+    /// See [`OWN`].
+    pub own: bool,
     pub total_length: u64,
 }
 
@@ -99,7 +101,7 @@ impl Completer {
         let completion = Completion {
             id: submission.id,
             status: answer.status,
-            flags: if answer.more.is_some() { MORE } else { 0 },
+            flags: if answer.more.is_some() { MORE } else { 0 } | if answer.own { OWN } else { 0 },
             head: part(0, head.len()),
             body: part(body_offset, answer.body_length),
             stream: answer.more.unwrap_or(0),

@@ -344,6 +344,7 @@ impl Streams {
                     head: &filled.head,
                     body_length: filled.count,
                     more: filled.more.then_some(id),
+                    own: stream.conversation.as_ref().is_some_and(|c| c.is_own()),
                     total_length: stream.total,
                     ..Answer::default()
                 };

@@ -26,6 +26,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 /// How long what was handed over before the end may take to be sent.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long a reset may take that follows a connection's end.
+const RESET_FOLLOWS: Duration = Duration::from_millis(50);
 /// Bytes that pass through a buffer at a time.
 const PIECE: usize = 64 << 10;
 
@@ -51,6 +53,8 @@ pub struct Conversation {
 #[derive(Debug)]
 struct State {
     watch: Watch,
+    /// How the connection broke: its socket says that once, and that it has ended from then on.
+    broken: Option<io::Error>,
     peer: Arc<Peer>,
     /// Nothing has been sent on it.
     virgin: bool,
@@ -100,6 +104,7 @@ impl Conversation {
             writer: tokio::sync::Mutex::new(writer),
             state: Mutex::new(State {
                 watch: Watch::default(),
+                broken: None,
                 peer,
                 virgin: true,
                 ended: false,
@@ -122,6 +127,11 @@ impl Conversation {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Whether nobody else looks after its connection: between two exchanges the pool would.
+    pub fn is_own(&self) -> bool {
+        !self.state().watch.is_shared()
     }
 
     pub fn peer(&self) -> Arc<Peer> {
@@ -209,6 +219,7 @@ impl Conversation {
             key.tls = Some(settings.clone());
             secured = self.engine.idle.take(&key);
         }
+        let pooled = secured.is_some();
         let connection = match (secured, writer.take(), reader.take()) {
             (Some(connection), _, _) => connection,
             (None, Some(writer), Some(reader)) => {
@@ -232,6 +243,10 @@ impl Conversation {
         };
         let mut state = self.state();
         state.peer = Arc::clone(&connection.peer);
+        // What is judged is sent once, as it was judged.
+        if pooled && self.judge.is_none() {
+            state.watch.keep_request();
+        }
         if !virgin {
             // A tunnel, or TLS inside TLS: it leads where its key does not say.
             state.watch.give_up();
@@ -269,9 +284,16 @@ impl Conversation {
             let Some(part) = part else {
                 return;
             };
-            if self.send(&part).await.is_err() {
-                // The answer may have come before: it is still read.
-                break;
+            if let Err(error) = self.send(&part).await {
+                let mut state = self.state();
+                // Who reads finds the connection's end, and sends it again.
+                if !state.watch.goes_on() {
+                    // The answer may have come before: it is still read.
+                    if error.kind() == io::ErrorKind::ConnectionReset {
+                        state.broken = Some(error);
+                    }
+                    break;
+                }
             }
             let last = part.last;
             part.used();
@@ -396,7 +418,14 @@ impl Conversation {
     async fn lease(&self, writer: &mut Option<WriteHalf<Boxed>>) -> io::Result<()> {
         let key = self.key();
         let made = match self.engine.idle.take(&key) {
-            Some(connection) => Ok(connection),
+            Some(connection) => {
+                let mut state = self.state();
+                // With a socket of its own, the first request would have had a new connection.
+                if state.virgin && self.judge.is_none() {
+                    state.watch.keep_request();
+                }
+                Ok(connection)
+            }
             None => within(self.connect_timeout, self.connect(&key)).await,
         };
         match made {
@@ -416,6 +445,56 @@ impl Conversation {
         }
     }
 
+    /// Whether a connection that has ended was reset behind that: what was sent came to a socket that nobody reads.
+    async fn was_reset(&self) -> bool {
+        if !self.state().watch.goes_on() {
+            return false;
+        }
+        tokio::time::sleep(RESET_FOLLOWS).await;
+        let Ok(mut writer) = self.writer.try_lock() else {
+            return false;
+        };
+        match writer.as_mut() {
+            // Of TLS, only the last message is sent at once.
+            Some(half) => half.write(&[]).await.is_err() || half.shutdown().await.is_err(),
+            None => false,
+        }
+    }
+
+    /// The request to send again, where a connection's end is not that of its exchange.
+    fn request_again(&self, reset: bool) -> Option<Vec<u8>> {
+        let mut state = self.state();
+        if state.ended {
+            return None;
+        }
+        let request = state.watch.request_again(reset)?;
+        state.broken = None;
+        Some(request)
+    }
+
+    /// Send a request again, on a new connection.
+    async fn ask_again(&self, request: &[u8]) {
+        let asked = async {
+            let mut writer = self.writer.lock().await;
+            *writer = None;
+            let key = self.key();
+            let made = within(self.connect_timeout, self.connect(&key)).await;
+            let connection = made.map_err(|_| io::ErrorKind::BrokenPipe)?;
+            let mut halves = tokio::io::split(connection.io);
+            halves.1.write_all(request).await?;
+            halves.1.flush().await?;
+            *writer = Some(halves.1);
+            *self.reader.lock().await = Some(halves.0);
+            io::Result::Ok(())
+        };
+        let asked = tokio::select! {
+            asked = asked => asked.is_ok(),
+            () = self.until_closed() => false,
+        };
+        self.state().ended |= !asked;
+        self.opened.notify_waiters();
+    }
+
     async fn connect(&self, key: &Key) -> Result<Connection, Failure> {
         let plain = self.engine.reach(&self.identity, key).await?;
         match &key.tls {
@@ -428,7 +507,7 @@ impl Conversation {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn receive(&self, room: &RawRoom) -> Result<usize, Failure> {
+    pub async fn receive(self: &Arc<Self>, room: &RawRoom) -> Result<usize, Failure> {
         loop {
             let opened = self.opened.notified();
             tokio::pin!(opened);
@@ -447,6 +526,18 @@ impl Conversation {
                         () = self.until_refused(), if !refused => continue,
                     };
                     if !matches!(result, Ok(count) if count > 0) {
+                        let reset = result.is_err() || self.was_reset().await;
+                        if let Some(request) = self.request_again(reset) {
+                            *reader = None;
+                            drop(reader);
+                            // In a task of its own: a READ may be given up.
+                            let own = Arc::clone(self);
+                            tokio::spawn(async move { own.ask_again(&request).await });
+                            tokio::select! {
+                                () = opened => continue,
+                                () = self.until_closed() => return Ok(0),
+                            }
+                        }
                         let mut state = self.state();
                         // Where it is the guest that closes after a whole exchange, the connection is still good.
                         if !(state.ended && state.watch.at_rest()) {
@@ -476,18 +567,27 @@ impl Conversation {
         let mut filled = match half.read(&mut buffer).await {
             Ok(count) => self.received(buffer.get(..count).unwrap_or_default(), room),
             // A peer that ends without close_notify: the framing decides whether that is an error.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
             Err(error) => return Err(error),
         };
+        if filled == 0
+            && let Some(error) = self.state().broken.take()
+        {
+            return Err(error);
+        }
         let mut context = Context::from_waker(Waker::noop());
         while filled > 0 && filled < room.len() && !self.state().watch.at_rest() {
             let rest = room.skip(filled);
             let space = buffer.len().min(rest.len());
             let mut space = ReadBuf::new(buffer.get_mut(..space).unwrap_or_default());
-            // An end or an error shows again at the next receive.
+            // An end shows again at the next receive, an error does not.
             match Pin::new(&mut *half).poll_read(&mut context, &mut space) {
                 Poll::Ready(Ok(())) if !space.filled().is_empty() => {
                     filled += self.received(space.filled(), &rest);
+                }
+                Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                    self.state().broken = Some(error);
+                    break;
                 }
                 _ => break,
             }

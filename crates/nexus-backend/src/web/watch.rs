@@ -4,9 +4,16 @@
 //! read strictly) makes the conversation opaque: it goes on, and its connection serves nobody else.
 
 use crate::http::head::{self, Framing, values};
+use std::time::{Duration, Instant};
 
 /// Headers that a request may have and still be followed.
 const MAX_HEADERS: usize = 128;
+/// Bytes of a request that are kept to be sent again, and how long after it a connection's end may come to be taken for
+/// one that was on its way before: an idle connection's end crosses the request on the network.
+const MAX_KEPT: usize = 64 << 10;
+const CROSSES_WITHIN: Duration = Duration::from_secs(1);
+/// Schemes that authenticate a connection, and whoever uses it (RFC 4559).
+const BINDING: [&str; 3] = ["negotiate", "ntlm", "kerberos"];
 
 /// One direction of an exchange.
 #[derive(Debug)]
@@ -27,6 +34,16 @@ pub struct Watch {
     method: String,
     keep_alive: bool,
     opaque: bool,
+    /// What was sent, where it may be sent again; and whether it was.
+    kept: Option<Kept>,
+    again: bool,
+}
+
+/// A request so far.
+#[derive(Debug)]
+struct Kept {
+    bytes: Vec<u8>,
+    last: Instant,
 }
 
 impl Default for Watch {
@@ -37,6 +54,8 @@ impl Default for Watch {
             method: String::new(),
             keep_alive: true,
             opaque: false,
+            kept: None,
+            again: false,
         }
     }
 }
@@ -80,6 +99,48 @@ impl Watch {
         !self.opaque && matches!(self.request, Side::Done)
     }
 
+    /// Whether its connection may serve others later.
+    pub fn is_shared(&self) -> bool {
+        !self.opaque && self.keep_alive
+    }
+
+    /// Keep the request that will be sent: its connection has served others, and may be about to end.
+    pub fn keep_request(&mut self) {
+        self.kept = Some(Kept {
+            bytes: Vec::new(),
+            last: Instant::now(),
+        });
+    }
+
+    /// Whether the end of the connection is not the end of the exchange: the whole request can be sent again, or was.
+    pub fn goes_on(&self) -> bool {
+        (self.kept.is_some() || self.again) && matches!(self.request, Side::Done)
+    }
+
+    /// The connection has ended. The request, if it is to be sent on another: nothing of an answer has come, and either
+    /// it may be made twice (RFC 9110, 9.2.2), or the connection was reset, as by a server that has not read it.
+    pub fn request_again(&mut self, reset: bool) -> Option<Vec<u8>> {
+        const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
+        if !self.goes_on() {
+            return None;
+        }
+        let kept = self.kept.take()?;
+        let twice = reset || IDEMPOTENT.contains(&self.method.as_str());
+        self.again = twice && kept.last.elapsed() < CROSSES_WITHIN;
+        self.again.then_some(kept.bytes)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            if kept.bytes.len() + bytes.len() > MAX_KEPT {
+                self.kept = None;
+            } else {
+                kept.bytes.extend_from_slice(bytes);
+                kept.last = Instant::now();
+            }
+        }
+    }
+
     /// Whether an exchange has ended and the connection may serve another.
     pub fn at_rest(&self) -> bool {
         !self.opaque
@@ -89,6 +150,7 @@ impl Watch {
 
     /// The guest sent these bytes.
     pub fn sent(&mut self, mut bytes: &[u8]) {
+        self.keep(bytes);
         while !bytes.is_empty() && !self.opaque {
             if self.at_rest() {
                 *self = Self::default();
@@ -103,6 +165,7 @@ impl Watch {
                     match request_head(seen).filter(|_| whole) {
                         None => self.give_up(),
                         Some(None) => return,
+                        Some(Some(found)) if found.binds => self.give_up(),
                         Some(Some(found)) => {
                             bytes = bytes
                                 .get(found.length.saturating_sub(before)..)
@@ -124,6 +187,9 @@ impl Watch {
 
     /// The server sent these bytes.
     pub fn received(&mut self, mut bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.kept = None;
+        }
         while !bytes.is_empty() && !self.opaque {
             if matches!(self.request, Side::Head(_)) {
                 self.give_up(); // unasked
@@ -145,6 +211,7 @@ impl Watch {
                     match found.status {
                         101 => self.give_up(),
                         100..=199 => seen.clear(),
+                        _ if binds(&found.headers, CHALLENGES) => return self.give_up(),
                         _ => {
                             self.keep_alive &= found.keep_alive;
                             self.response = match found.framing {
@@ -209,6 +276,23 @@ pub(super) struct RequestHead {
     pub length: usize,
     pub body: Side,
     keep_alive: bool,
+    /// It authenticates the connection.
+    binds: bool,
+}
+
+/// Headers with credentials, and with what asks for them.
+const CREDENTIALS: [&str; 2] = ["authorization", "proxy-authorization"];
+const CHALLENGES: [&str; 2] = ["www-authenticate", "proxy-authenticate"];
+
+/// Whether headers speak of a scheme that authenticates a connection.
+fn binds(headers: &[(String, String)], names: [&str; 2]) -> bool {
+    // A challenge may follow another behind a comma.
+    names
+        .into_iter()
+        .flat_map(|name| values(headers, name))
+        .flat_map(|value| value.split(','))
+        .filter_map(|one| one.split_ascii_whitespace().next())
+        .any(|scheme| BINDING.iter().any(|b| scheme.eq_ignore_ascii_case(b)))
 }
 
 /// `None`: it cannot be followed. `Some(None)`: more is to come.
@@ -267,6 +351,7 @@ pub(super) fn request_head(bytes: &[u8]) -> Option<Option<RequestHead>> {
         length,
         body,
         keep_alive: !close,
+        binds: binds(&headers, CREDENTIALS),
     }))
 }
 
@@ -444,6 +529,57 @@ mod tests {
         }
         // A second request in the same breath: its answer could reach whoever comes next.
         assert!(!rests(&format!("{GET}{GET}"), OK));
+    }
+
+    #[test]
+    fn what_authenticates_a_connection_leaves_none() {
+        for scheme in ["NTLM", "negotiate", "Kerberos"] {
+            for name in ["Authorization", "Proxy-Authorization"] {
+                let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{name}: {scheme} abc=\r\n\r\n");
+                assert!(!rests(&request, OK), "{request:?}");
+            }
+            for name in ["WWW-Authenticate", "proxy-authenticate"] {
+                for value in [scheme.to_owned(), format!("Basic realm=\"x\", {scheme}")] {
+                    let response =
+                        format!("HTTP/1.1 401 x\r\n{name}: {value}\r\nContent-Length: 2\r\n\r\nab");
+                    assert!(!rests(GET, &response), "{response:?}");
+                }
+            }
+        }
+        let basic = "GET / HTTP/1.1\r\nHost: h\r\nAuthorization: Basic NTLM\r\n\r\n";
+        let asked = "HTTP/1.1 401 x\r\nWWW-Authenticate: Digest realm=\"NTLM\"\r\nContent-Length: 0\r\n\r\n";
+        assert!(rests(basic, OK) && rests(GET, asked));
+    }
+
+    /// What is sent again of a request behind which a connection ends.
+    fn again(request: &[&str], response: &str, reset: bool) -> Option<String> {
+        let mut watch = Watch::default();
+        watch.keep_request();
+        for part in request {
+            watch.sent(part.as_bytes());
+        }
+        watch.received(response.as_bytes());
+        let found = watch.request_again(reset);
+        assert!(watch.request_again(reset).is_none());
+        found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    #[test]
+    fn requests_that_may_be_sent_again() {
+        let head = "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n";
+        assert_eq!(again(&[GET], "", false).as_deref(), Some(GET));
+        assert_eq!(again(&[GET], "", true).as_deref(), Some(GET));
+        assert_eq!(again(&[head, "abc"], "", true), Some(format!("{head}abc")));
+        // Its server may have read it.
+        assert_eq!(again(&[head, "abc"], "", false), None);
+        assert_eq!(again(&[head, "ab"], "", true), None);
+        assert_eq!(again(&[GET], "H", true), None);
+        assert_eq!(again(&[GET, GET], "", true), None);
+        let large = format!("PUT / HTTP/1.1\r\nContent-Length: {MAX_KEPT}\r\n\r\n");
+        assert_eq!(again(&[&large, &"a".repeat(MAX_KEPT)], "", true), None);
+        let mut fresh = Watch::default();
+        fresh.sent(GET.as_bytes());
+        assert!(fresh.request_again(true).is_none());
     }
 
     #[test]

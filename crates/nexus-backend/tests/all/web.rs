@@ -311,3 +311,111 @@ async fn a_connection_serves_exchanges_with_its_own_options_alone() {
     })
     .await;
 }
+
+/// A node whose function may reach a server that is no endpoint of its configuration.
+fn outside(server: &Server) -> Node {
+    let policy = PolicyDocument {
+        egress: Some(vec![server.url.strip_prefix("http://").unwrap().to_owned()]),
+        ..PolicyDocument::default()
+    };
+    node_under("http://127.0.0.1:1", &policy)
+}
+
+/// What one conversation hears of one exchange.
+fn exchange(guest: &mut Guest, url: &str, request: &[u8]) -> Completion {
+    let (id, stream) = connect(guest, url);
+    say(guest, id, request);
+    let heard = hear(guest, stream);
+    close(guest, stream);
+    heard
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_behind_the_last_bytes_is_told() {
+    let cut = |_: usize, _: &Seen| {
+        let rows = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nrows".to_vec();
+        vec![Step::Send(rows), Step::Reset]
+    };
+    let server = Server::start(cut).await;
+    let mut node = outside(&server);
+    let url = server.url.clone();
+    node.play(move |guest| {
+        let (id, stream) = connect(guest, &url);
+        say(guest, id, GET);
+        // Both are there: bytes, and the reset.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(hear(guest, stream).body.ends_with(b"rows"));
+        let end = hear(guest, stream);
+        assert_eq!((end.status, end.error()), (status::TRANSPORT, "OSError"));
+        assert_eq!(end.head["errno"], libc::ECONNRESET);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_authenticates_serves_nobody_else() {
+    let server = Server::start(|_, seen: &Seen| ok(seen.connection.to_string().as_bytes())).await;
+    let mut node = outside(&server);
+    let url = server.url.clone();
+    node.play(move |guest| {
+        let (id, stream) = connect(guest, &url);
+        let negotiate = b"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: NTLM abc=\r\n\r\n";
+        say(guest, id, negotiate);
+        assert!(hear(guest, stream).body.ends_with(b"\r\n0"));
+        // Another, while its client has it and after that: a connection of its own.
+        assert!(exchange(guest, &url, GET).body.ends_with(b"\r\n1"));
+        say(guest, id, negotiate);
+        let heard = hear(guest, stream);
+        assert!(heard.body.ends_with(b"\r\n0") && heard.own);
+        close(guest, stream);
+        let heard = exchange(guest, &url, GET);
+        assert!(heard.body.ends_with(b"\r\n1") && !heard.own);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_ends_is_no_new_clients_affair() {
+    // Connections of even numbers end, or all of them too late, where a request asks for it.
+    let script = |_: usize, seen: &Seen| match (seen.target.as_str(), seen.connection % 2) {
+        ("/reset", 0) => vec![Step::Reset],
+        ("/close", 0) => vec![Step::Close],
+        ("/late", _) => vec![Step::Sleep(1200), Step::Reset],
+        _ => ok(seen.connection.to_string().as_bytes()),
+    };
+    let server = Server::start(script).await;
+    let mut node = outside(&server);
+    let url = server.url.clone();
+    node.play(move |guest| {
+        let asked = |method: &str, target: &str| {
+            format!("{method} {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx")
+        };
+        let hears = |guest: &mut Guest, method: &str, target: &str| {
+            exchange(guest, &url, asked(method, target).as_bytes())
+        };
+        assert!(hears(guest, "PUT", "/").body.ends_with(b"\r\n0"));
+        let (id, stream) = connect(guest, &url);
+        let text = asked("POST", "/reset");
+        let (head, body) = text.split_at(text.len() - 1);
+        say(guest, id, head.as_bytes());
+        say(guest, id, body.as_bytes());
+        assert!(hear(guest, stream).body.ends_with(b"\r\n1"));
+        say(guest, id, text.as_bytes());
+        assert!(hear(guest, stream).body.ends_with(b"\r\n1"));
+        close(guest, stream);
+        // What comes after a while is no end that crossed the request.
+        assert_eq!(hears(guest, "PUT", "/late").status, status::TRANSPORT);
+        assert!(hears(guest, "PUT", "/").body.ends_with(b"\r\n2"));
+        assert!(hears(guest, "PUT", "/close").body.ends_with(b"\r\n3"));
+        assert_eq!(hears(guest, "PUT", "/late").status, status::TRANSPORT);
+        assert!(hears(guest, "PUT", "/").body.ends_with(b"\r\n4"));
+        // It may have been read, and is not made twice.
+        let end = hears(guest, "POST", "/close");
+        assert!(end.status == 0 && end.body.is_empty() && !end.more);
+        assert!(hears(guest, "PUT", "/").body.ends_with(b"\r\n5"));
+    })
+    .await;
+    let seen = server.seen();
+    let count = |target: &str| seen.iter().filter(|one| one.target == target).count();
+    assert_eq!((count("/reset"), count("/close")), (3, 3));
+}

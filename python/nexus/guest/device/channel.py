@@ -294,6 +294,20 @@ class Channel:
             raise DeviceUnavailableError("a wait for the backend ended without a completion")
         return completion
 
+    def settle(self, ticket: Ticket) -> None:
+        """Block until `ticket` completes, and leave it to be waited for again where a signal's handler raises."""
+        with guard:
+            self._settle(ticket)
+
+    def _settle(self, ticket: Ticket) -> None:
+        try:
+            self._block(ticket)
+        except BaseException:
+            with self._lock:  # nobody waits for it now, who could be given the lead
+                self._followers.pop(ticket, None)
+                self.pass_lead()
+            raise
+
     def alone(
         self, operation: int, head: Head, body: Buffer, room_min: int, room_max: int
     ) -> Taken | Ticket | dict[str, Any] | None:

@@ -1,6 +1,7 @@
 //! A guest in Rust: rings and heap by hand, so that it can also do what no honest guest does.
 
 use nexus_abi::arena::{COMPLETE_RING, ENTRY_SIZE, HEAP, RING_ENTRIES, SUBMIT_RING, control};
+use nexus_abi::operation::{MORE, OWN};
 use nexus_backend::GuestDescriptors;
 use serde_json::Value;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -59,6 +60,7 @@ pub struct Completion {
     pub id: u64,
     pub status: i32,
     pub more: bool,
+    pub own: bool,
     pub head: Value,
     pub body: Vec<u8>,
     pub stream: u64,
@@ -207,7 +209,8 @@ impl Guest {
         Some(Completion {
             id: long(0),
             status: word(8).cast_signed(),
-            more: word(12) == 1,
+            more: word(12) & MORE != 0,
+            own: word(12) & OWN != 0,
             head: serde_json::from_slice(&part(16)).unwrap_or(Value::Null),
             body: part(24),
             stream: long(32),

@@ -1,6 +1,7 @@
 """Where each package makes and secures its sockets."""
 
 import functools
+import os
 import types
 from typing import Any
 
@@ -96,22 +97,29 @@ def secure(module: Any, connector: Connector) -> None:
             from . import tls
 
             result = real(self, *args, **kwargs)
-            note(tls.notes(self), *args)
+            note(tls.notes(self), *args, **kwargs)
             return result
 
         setattr(context, name, method)
 
-    def alpn(notes: Any, protocols: Any) -> None:
-        notes.alpn = [p.decode("ascii") if isinstance(p, bytes) else str(p) for p in protocols]
+    def alpn(notes: Any, alpn_protocols: Any) -> None:
+        notes.alpn = [p.decode("ascii") if isinstance(p, bytes) else str(p) for p in alpn_protocols]
 
-    def identity(notes: Any, *_: Any) -> None:
+    def identity(notes: Any, *_: Any, **__: Any) -> None:
         notes.identity = True
 
-    def default_paths(notes: Any, *_: Any) -> None:
+    def locations(notes: Any, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
+        if capath is not None:
+            notes.folders.append(os.fsdecode(capath))
+
+    def default_paths(notes: Any, *_: Any, **__: Any) -> None:
         notes.default_paths = True
+        named = os.environ.get("SSL_CERT_DIR", "").split(":")
+        notes.folders += [folder for folder in named if folder and folder not in notes.folders]
 
     noting("set_alpn_protocols", alpn)
     noting("load_cert_chain", identity)
+    noting("load_verify_locations", locations)
     noting("set_default_verify_paths", default_paths)
     noting("load_default_certs", default_paths)
     wrap_socket = context.wrap_socket
@@ -122,8 +130,10 @@ def secure(module: Any, connector: Connector) -> None:
             return wrap_socket(self, sock, *args, **kwargs)
         from . import tls
 
-        if tls.notes(self).identity:
-            # The key of its certificate is not the host's to have.
+        if self.protocol == module.PROTOCOL_TLS_SERVER:
+            raise module.SSLError(0, "Cannot create a client socket with a PROTOCOL_TLS_SERVER context (_ssl.c:801)")
+        if tls.notes(self).identity or tls.asks_for_more(self):
+            # The key of its certificate is not the host's to have, or it verifies as the host does not.
             with sock:
                 plain = connector.plain(sock)
             return wrap_socket(self, plain, *args, **kwargs)

@@ -2,15 +2,18 @@
 
 import errno
 import json
+import operator
 import os
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from typing import Any, NoReturn, Self
 
 from ... import abi
-from ...device import Channel, Reply
+from ...device import Channel, Reply, guard, waiting
+from ...device.mutex import Barred
 from ...device.pages import Buffer
 from ...device.ticket import Ticket
 
@@ -40,7 +43,17 @@ _DEFAULTS = {
 _ROOM_MIN = 1 << 14
 _ROOM_MAX = 1 << 20
 
+# How long a kept connection is asked whether it has news, where only a READ tells; and how often one that was left in
+# flight is looked at (seconds).
+_GLANCE = 0.001
+_LOOK_EVERY = 0.005
+
 _decode = json.JSONDecoder().decode
+
+
+def _is_parents(channel: Channel) -> bool:
+    """Whether a fork made this process: the channel, and what it has of such sockets, is its parent's."""
+    return isinstance(channel.lock, Barred)
 
 
 def milliseconds(timeout: float | None) -> int:
@@ -89,20 +102,46 @@ class Connector:
         **options: Any,
     ) -> Any:
         """As `socket.create_connection`; and as a socket with just these options, if any are given."""
-        host, port = address
+        host, port = address[0], _port(address[1])
+        if isinstance(timeout, (str, bytes)):
+            raise TypeError(f"'{type(timeout).__name__}' object cannot be interpreted as an integer")
         if timeout is not None and not isinstance(timeout, (int, float)):
             timeout = socket.getdefaulttimeout()
+        if timeout is not None and timeout < 0:
+            raise ValueError("Timeout value out of range")
         if source_address is not None:
             return socket.create_connection(address, timeout, source_address, **options)
-        if (inside := _inside(host, port, timeout)) is not None:
-            for option in socket_options or ():
-                inside.setsockopt(*option)
-            return inside
-        return WebSocket(self.channel, host, port, timeout, socket_options)
+        made = _inside(host, port, timeout)
+        if made is None and not _is_parents(self.channel):
+            return WebSocket(self.channel, host, port, timeout, socket_options)
+        if made is None:
+            # In a process that fork made there is no arena, but there are sockets.
+            made = socket.create_connection((host, port), timeout)
+        for option in socket_options or ():
+            made.setsockopt(*option)
+        return made
 
     def plain(self, made: "WebSocket") -> socket.socket:
-        """A socket of the guest's own to where `made` leads."""
+        """A socket of the guest's own to where `made` leads. Raises OSError where a proxy leads on from there."""
+        if made._used:
+            made.close()
+            raise OSError(
+                errno.EOPNOTSUPP,
+                "a client's certificate, or verification flags of one's own, cannot be used in a tunnel through a proxy",
+            )
         return socket.create_connection(made._target, made.gettimeout())
+
+
+def _port(given: Any) -> int:
+    """A port's number, which may be given as getaddrinfo(3) takes it."""
+    if isinstance(given, (str, bytes)):
+        digits = given[1:] if given[:1] in {"-", b"-"} else given
+        named = not digits.isdigit()
+        given = socket.getaddrinfo(None, given, type=socket.SOCK_STREAM)[0][4][1] if named else int(given)
+    number = operator.index(given or 0)
+    if number < 0:
+        raise socket.gaierror(socket.EAI_SERVICE, "Servname not supported for ai_socktype")
+    return number & 0xFFFF
 
 
 def listens_inside(host: str, port: int) -> bool:
@@ -138,6 +177,9 @@ class WebSocket:
     makefile: Any = socket.socket.makefile
     close: Any = socket.socket.close
     _decref_socketios: Any = socket.socket._decref_socketios  # type: ignore[attr-defined]
+    # And these on whatever has `send`.
+    sendfile: Any = socket.socket._sendfile_use_send  # type: ignore[attr-defined]
+    _check_sendfile_params: Any = socket.socket._check_sendfile_params  # type: ignore[attr-defined]
 
     _read_timeout_text = "timed out"
     _write_timeout_text = "timed out"
@@ -165,13 +207,17 @@ class WebSocket:
         self._ended = False
         self._shut = False
         self._room = _ROOM_MIN
+        # A READ whose wait a signal's handler ended: what comes next is its.
+        self._reading: Ticket | None = None
+        # The host looks after its connection no more: see `has_news`.
+        self._own = False
+        self._used = False
 
     def _open(self) -> None:
         host, port = self._target
-        try:
-            name = host.strip("[]").encode("idna").decode("ascii")
-        except UnicodeError:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
+        name = host.strip("[]").encode("idna").decode("ascii")
+        if not name:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         target: dict[str, Any] = {"host": name, "port": port}
         if options := self._passed_on():
             target["options"] = options
@@ -201,6 +247,7 @@ class WebSocket:
                 return
             if self._generation != self._channel.restores:
                 self._reopen()
+            self._used = True
             with self._sending:
                 for start in range(0, len(view), _PIECE):
                     self._settle(_WAITING)
@@ -219,6 +266,12 @@ class WebSocket:
         """As `sendall`."""
         self.sendall(data)
         return memoryview(data).nbytes
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
+        """As `sendall`, of several."""
+        data = b"".join(buffers)
+        self.sendall(data, flags)
+        return len(data)
 
     def _settle(self, most: int) -> None:
         """Look at what became of earlier pieces; wait until at most `most` are on their way."""
@@ -246,42 +299,74 @@ class WebSocket:
         """Receive into `buffer`; 0 at the end."""
         self._check()
         with memoryview(buffer) as given, given.cast("B") as target:
-            wanted = nbytes or len(target)
-            if not self._ready and not self._fill(wanted):
-                return 0
-            count = min(wanted, len(self._ready))
-            target[:count] = self._ready[:count]
-            self._ready = self._ready[count:]
-            return count
+            if nbytes < 0:
+                raise ValueError("negative buffersize in recv_into")
+            if nbytes > len(target):
+                raise ValueError("buffer too small for requested bytes")
+            data = self._take(nbytes or len(target), flags)
+            target[: len(data)] = data
+            return len(data)
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Up to `bufsize` bytes; none at the end."""
         self._check()
-        if not bufsize or (not self._ready and not self._fill(bufsize)):
-            return b""
-        data = bytes(self._ready[:bufsize])
-        self._ready = self._ready[len(data) :]
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recv")
+        return bytes(self._take(bufsize, flags))
+
+    def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, None]:
+        """As `recv`: who sent it is not told of a stream."""
+        return self.recv(bufsize, flags), None
+
+    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, None]:
+        """As `recv_into`."""
+        return self.recv_into(buffer, nbytes, flags), None
+
+    def _take(self, wanted: int, flags: int) -> memoryview:
+        """Up to `wanted` of what has come, as recv(2) does it."""
+        # A socket with a time-out waits with poll(2), whatever the flag says.
+        timeout = 0.0 if flags & socket.MSG_DONTWAIT and self._timeout is None else self._timeout
+        if not wanted or (not self._ready and not self._fill(wanted, timeout)):
+            return memoryview(b"")
+        data = self._ready[:wanted]
+        if not flags & socket.MSG_PEEK:
+            self._ready = self._ready[len(data) :]
         return data
 
-    def _fill(self, wanted: int) -> bool:
+    def _fill(self, wanted: int, timeout: float | None) -> bool:
+        """Have something in `_ready`; False at the end."""
+        with guard:
+            return self._fill_guarded(wanted, timeout)
+
+    def _fill_guarded(self, wanted: int, timeout: float | None) -> bool:
         if self._ended:
             return False
         if self._generation != self._channel.restores:
             raise ConnectionResetError(104, "Connection reset by peer")
-        room = min(max(self._room, min(wanted, _ROOM_MAX)), self._channel.room_limit)
-        _, ticket = self._channel.submit(
-            abi.READ, room_min=1 << 12, room_max=room, stream=self._stream, timeout_ms=milliseconds(self._timeout)
-        )
+        ticket, self._reading = self._reading, None
+        earlier = ticket is not None
+        try:
+            if ticket is None:
+                ticket = self._ask(wanted, timeout)
+                self._channel.settle(ticket)
+            else:
+                self._look(ticket, timeout)
+        except BaseException:  # a signal's handler, or a time-out: what comes is for whoever receives next
+            self._reading = ticket
+            raise
+        completion, room = ticket.completion, ticket.room
         reply = Reply(self._channel, ticket)
         if reply.status == abi.STATUS_TIMEOUT:
-            if self._timeout == 0:
-                raise BlockingIOError(11, "Resource temporarily unavailable")
-            raise TimeoutError(self._read_timeout_text)
+            reply.release()
+            if earlier:
+                return self._fill_guarded(wanted, timeout)
+            self._late(timeout)
         if reply.status < 0:
             self._ended = True
             if reply.status == abi.STATUS_NO_STREAM:
                 return False
             raise_failure(reply)
+        self._own = completion is not None and completion.flags & abi.OWN != 0
         self._ready = memoryview(bytes(reply.body))
         reply.release()
         self._room = _ROOM_MIN if len(self._ready) < room // 2 else min(room * 2, _ROOM_MAX)
@@ -289,10 +374,46 @@ class WebSocket:
             self._ended = True
         return len(self._ready) > 0
 
+    def _ask(self, wanted: int, timeout: float | None) -> Ticket:
+        room = min(max(self._room, min(wanted, _ROOM_MAX)), self._channel.room_limit)
+        _, ticket = self._channel.submit(
+            abi.READ, room_min=1 << 12, room_max=room, stream=self._stream, timeout_ms=milliseconds(timeout)
+        )
+        return ticket
+
+    def _look(self, ticket: Ticket, timeout: float | None) -> None:
+        """Wait for a READ that was left in flight, whose own time-out was another."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._channel.lock:
+                self._channel.drain()
+            if ticket.completion is not None:
+                return
+            if until is not None and time.monotonic() >= until:
+                self._late(timeout)
+            with waiting:
+                time.sleep(_LOOK_EVERY)
+
+    def _late(self, timeout: float | None) -> NoReturn:
+        if timeout == 0:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        raise TimeoutError(self._read_timeout_text)
+
     @property
     def has_news(self) -> bool:
         """Whether there are bytes that nobody has read yet, or the end."""
-        return bool(self._ready) or self._ended
+        if self._ready or self._ended or _is_parents(self._channel):
+            return True
+        # What the pool keeps it also looks after; the rest ends with the instance that it was made in.
+        if not self._own or self._generation != self._channel.restores:
+            return self._own
+        try:
+            self._fill(_ROOM_MIN, _GLANCE)
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+        return True
 
     # -- the rest of a socket ----------------------------------------------------------------------------------
 
@@ -370,11 +491,14 @@ class WebSocket:
         stream, self._stream = self._stream, 0
         self._ended = True
         self._ready = memoryview(b"")
-        if not stream or self._generation != self._channel.restores:
+        if not stream or self._generation != self._channel.restores or _is_parents(self._channel):
             return
         # What was sent is on its way still.
         while self._pending:
             self._channel.abandon(self._pending.popleft())
+        if self._reading is not None:
+            self._channel.abandon(self._reading)
+            self._reading = None
         self._channel.post(abi.CLOSE, stream=stream)
 
     def __enter__(self) -> Self:
@@ -387,7 +511,13 @@ class WebSocket:
     def __del__(self) -> None:
         # Also called by the collector, inside any allocation: no locks here.
         if getattr(self, "_stream", 0) and self._generation == self._channel.restores:
-            self._channel.discard(0, 0, self._stream)
+            place = 0, 0
+            if (reading := self._reading) is not None:
+                if reading.completion is None:
+                    reading.abandoned = True
+                else:
+                    place = reading.offset, reading.held
+            self._channel.discard(*place, self._stream)
 
     def __repr__(self) -> str:
         return f"<nexus {type(self).__name__} to {self._target[0]}:{self._target[1]}>"

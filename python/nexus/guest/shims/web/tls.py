@@ -4,7 +4,9 @@ import base64
 import hashlib
 import json
 import os
+import re
 import ssl
+import sys
 import tempfile
 from typing import Any
 
@@ -16,6 +18,15 @@ _ROOM = 1 << 16
 # The protocol's numbers (RFC 8446, 4.1.2): contexts name lowest and highest by these.
 _TLS12, _TLS13 = 0x0303, 0x0304
 _LINE = "_ssl.c:1006"
+# What the host verifies anyway: an authority that is trusted ends a chain, whoever issued it. VERIFY_X509_STRICT is in every
+# default context since 3.13 (it refuses certificates that RFC 5280 would have written otherwise): there it asks for nothing.
+_VERIFIED = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
+if sys.version_info >= (3, 13):
+    _VERIFIED |= ssl.VERIFY_X509_STRICT
+# Bytes of authorities that the host takes.
+_MOST = 1 << 20
+_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _TEXTS = {
     "WRONG_VERSION_NUMBER": "wrong version number",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "sslv3 alert handshake failure",
@@ -47,11 +58,13 @@ def failure(error: str, number: int, message: str) -> ssl.SSLError:
 class Notes:
     """What a context was told and does not tell again."""
 
-    __slots__ = ("alpn", "authorities", "counted", "default_paths", "identity")
+    __slots__ = ("alpn", "authorities", "counted", "default_paths", "folders", "identity")
 
     def __init__(self) -> None:
         self.alpn: list[str] = []
         self.default_paths = False
+        # With certificates by the hashes of their subjects (SSL_CTX_load_verify_locations(3)).
+        self.folders: list[str] = []
         # It shows a certificate of its own: its key stays here, so such connections are sockets.
         self.identity = False
         self.counted: object = None
@@ -68,12 +81,46 @@ def notes(context: Any) -> Notes:
 
 def _authorities(context: Any, kept: Notes) -> tuple[str, bytes] | None:
     """Digest and bytes of what `context` trusts by itself."""
-    counted = context.cert_store_stats()
+    counted = context.cert_store_stats(), [(folder, _changed(folder)) for folder in kept.folders]
     if kept.counted != counted:
-        data = b"".join(context.get_ca_certs(binary_form=True))
+        data = b"".join([*context.get_ca_certs(binary_form=True), *_filed(kept.folders)])
         kept.authorities = (hashlib.sha256(data).hexdigest(), data) if data else None
         kept.counted = counted
     return kept.authorities
+
+
+def _changed(folder: str) -> int:
+    """When; 0 where there is no such folder."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _filed(folders: list[str]) -> list[bytes]:
+    """The certificates in folders, which the context itself looks up once it needs them: in DER, each once."""
+    found: dict[bytes, None] = {}
+    for folder in folders:
+        try:
+            names = sorted(name for name in os.listdir(folder) if _HASHED.fullmatch(name))
+        except OSError:
+            continue
+        for name in names:
+            try:
+                with open(os.path.join(folder, name), encoding="latin-1") as file:
+                    texts = _CERTIFICATE.findall(file.read(_MOST + 1))
+                found.update((ssl.PEM_cert_to_DER_cert(text), None) for text in texts)
+            except (OSError, ValueError):  # the context does without it, too
+                continue
+    return list(found)
+
+
+def asks_for_more(context: Any) -> bool:
+    """Whether `context` is to verify what the host does not, or by more than it takes: such connections are sockets."""
+    if context.verify_mode == ssl.CERT_NONE:
+        return False
+    authorities = _authorities(context, notes(context))
+    return bool(context.verify_flags & ~_VERIFIED) or (authorities is not None and len(authorities[1]) > _MOST)
 
 
 def _settings(context: Any, name: str | None) -> tuple[dict[str, Any], bytes]:
@@ -158,6 +205,23 @@ class SecureSocket(WebSocket):
             raise_failure(reply)
         self.peer = json.loads(reply.head)
         reply.release()
+
+    def _take(self, wanted: int, flags: int) -> memoryview:
+        if flags:
+            raise ValueError(f"non-zero flags not allowed in calls to recv() on {ssl.SSLSocket}")
+        return super()._take(wanted, flags)
+
+    def recvfrom(self, bufsize: int, flags: int = 0) -> Any:
+        """As `SSLSocket.recvfrom`: it raises."""
+        raise ValueError(f"recvfrom not allowed on instances of {ssl.SSLSocket}")
+
+    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> Any:
+        """As `SSLSocket.recvfrom_into`: it raises."""
+        raise ValueError(f"recvfrom_into not allowed on instances of {ssl.SSLSocket}")
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
+        """As `SSLSocket.sendmsg`: it raises."""
+        raise NotImplementedError(f"sendmsg not allowed on instances of {ssl.SSLSocket}")
 
     # -- what ssl.SSLSocket has beyond a socket ----------------------------------------------------------------
 
