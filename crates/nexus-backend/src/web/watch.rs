@@ -347,11 +347,11 @@ pub(super) fn request_head(bytes: &[u8]) -> Option<Option<RequestHead>> {
     Some(Some(RequestHead {
         method,
         target,
+        binds: binds(&headers, CREDENTIALS),
         headers,
         length,
         body,
         keep_alive: !close,
-        binds: binds(&headers, CREDENTIALS),
     }))
 }
 

@@ -473,30 +473,29 @@ impl Inode {
         self.set_length(&mut length, longer, self.usage.limit)
     }
 
-    /// Write up to `bytes` bytes at `at`, or (`None`) behind the end, by `call`, which is given the memfd and the place; not
-    /// beyond `most`. Where it wrote, and how much. The file grows by what was written, however much that was to be.
+    /// Write up to `bytes` bytes at `at`, or (`None`) behind the end, by `call`, which is given the memfd, the place, and how
+    /// many they are: none lies beyond `most`. Where it wrote, and how much. The file grows by what was written, however much that was to be.
     ///
     /// # Errors
-    /// EFBIG beyond `most`, ENOSPC, EISDIR for what is no file, `call`'s.
+    /// EFBIG from `most` on, ENOSPC, EISDIR for what is no file, `call`'s.
     pub fn write(
         &self,
         at: Option<u64>,
         bytes: u64,
         most: u64,
-        call: impl FnOnce(RawFd, u64) -> Result<u64, Errno>,
+        call: impl FnOnce(RawFd, u64, u64) -> Result<u64, Errno>,
     ) -> Result<(u64, u64), Errno> {
         let fd = self.host().ok_or(EISDIR)?;
         let mut length = self.length();
         let at = at.unwrap_or(*length);
+        let room = most.checked_sub(at).filter(|room| *room > 0).ok_or(EFBIG)?;
+        let bytes = bytes.min(room);
         let end = at.checked_add(bytes).ok_or(EFBIG)?;
         let Some(more) = end.checked_sub(*length).filter(|more| *more > 0) else {
-            return Ok((at, call(fd, at)?));
+            return Ok((at, call(fd, at, bytes)?));
         };
-        if end > most {
-            return Err(EFBIG);
-        }
         self.usage.count(more, self.usage.limit)?;
-        let done = call(fd, at);
+        let done = call(fd, at, bytes);
         // The host has let the file grow by what it took, also where it then failed.
         let new = host_size(fd).clamp(*length, end);
         self.usage.give_back(end - new);

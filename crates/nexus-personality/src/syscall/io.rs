@@ -214,7 +214,11 @@ fn write_memory(
         return Ok(0);
     }
     let most = length_limit(t);
-    let call = |fd, at| host_vector(t, libc::SYS_pwritev, fd, list, at);
+    let call = |fd, at, allowed| {
+        let shorter = (allowed < total(list)).then(|| first_of(list, allowed));
+        let list = shorter.as_deref().unwrap_or(list);
+        host_vector(t, libc::SYS_pwritev, fd, list, at)
+    };
     let write = |flags: i32, at: u64| {
         let at = (flags & libc::O_APPEND == 0).then_some(at);
         if at.is_some_and(|at| i64::try_from(at.saturating_add(bytes)).is_err()) {
