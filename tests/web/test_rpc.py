@@ -42,7 +42,9 @@ def test_the_core_starts_no_threads(server, inside):
 
 def test_calls_that_wait_leave_room_for_others(server, inside):
     web, late, seconds, all_came = inside({"scenario": "crowd", **server})
-    assert (web, late, all_came) == ("ConnectionRefusedError", "DEADLINE_EXCEEDED", True)
+    assert (web, all_came) == ("ConnectionRefusedError", True)
+    # On a slow machine some of the others have ended by then.
+    assert late in {"DEADLINE_EXCEEDED", "echo:x"}
     assert seconds < 4
 
 
