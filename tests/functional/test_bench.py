@@ -12,7 +12,7 @@ from framework.cli import run
 # They measure each isolation in its own way.
 EACH = [
     (("fabric", "--rounds", "1", "--pairs", "10"), {"cpu per GET+PUT 64 KiB", "cpu per GET+PUT 16 MiB"}),
-    (("cold", "--starts", "2"), {"first line p50", "first line p99", "response p50", "without shells: first line p50"}),
+    (("cold", "--starts", "5"), {"first line p50", "first line p99", "response p50", "without shells: first line p50"}),
     (("compute", "--rounds", "2", "--work", "1"), {"cpu per call p50"}),
     (("memory", "--instances", "3"), {"MemAvailable per instance", "PSS per instance"}),
 ]
