@@ -49,6 +49,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(200, IDENTITY, "text/xml")
 
+    def do_PUT(self):
+        """A bucket, of which nothing is kept."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.answer(200, "", "application/xml")
+
     def event_stream(self, target):
         """The parts of an answer that is an event stream, where the call is one that has such."""
         if self.path.startswith("/2021-11-15/functions/"):

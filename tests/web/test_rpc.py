@@ -41,10 +41,10 @@ def test_the_core_starts_no_threads(server, inside):
 
 
 def test_calls_that_wait_leave_room_for_others(server, inside):
-    web, late, seconds, all_came = inside({"scenario": "crowd", **server})
+    web, late, seconds, since_first, all_came = inside({"scenario": "crowd", **server})
     assert (web, all_came) == ("ConnectionRefusedError", True)
-    # On a slow machine some of the others have ended by then.
-    assert late in {"DEADLINE_EXCEEDED", "echo:x"}
+    # Where it has taken 6 s to make the others, the first of them have ended, and left room to this one.
+    assert late == "DEADLINE_EXCEEDED" or (late == "echo:x" and since_first > 6)
     assert seconds < 4
 
 

@@ -348,7 +348,7 @@ impl Channel {
         let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
         let around = self.circumstances();
         self.tasks.spawn(async move {
-            if let Err(refusal) = around.barrier().await {
+            if let Err(refusal) = around.clear(&engine).await {
                 completer.refuse_with(&s, refusal.status, &refusal.head);
                 return;
             }
@@ -381,7 +381,7 @@ impl Channel {
         let (head, around) = (head.to_vec(), self.circumstances());
         let (completer, streams, s) = (Arc::clone(&self.completer), Arc::clone(&self.streams), *s);
         self.tasks.spawn(async move {
-            if let Err(refusal) = around.barrier().await {
+            if let Err(refusal) = around.clear(&engine).await {
                 completer.refuse_with(&s, refusal.status, &refusal.head);
                 return;
             }

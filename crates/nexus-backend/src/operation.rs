@@ -13,6 +13,7 @@ pub mod web;
 
 pub use checksum::{Algorithm, Checksum};
 pub use reader::BodyReader;
+pub use send::unsent;
 
 use crate::credentials::Store;
 use crate::http::Client;

@@ -1,6 +1,6 @@
 //! A call from its request to its outcome while nothing else is in flight.
 
-use crate::guard::Guard;
+use crate::guard::{Guard, this_thread};
 use crate::latch::Latch;
 use crate::line::{Copied, Line};
 use crate::request::Head;
@@ -79,7 +79,7 @@ struct Begun<'py> {
 }
 
 impl Alone {
-    /// One operation, start to end, with up to `room_max` bytes for its reply.
+    /// One operation, start to end, with up to `room_max` bytes for its reply. In a section of the guard: what it brings may hold heap.
     pub fn call<'py>(
         &self,
         py: Python<'py>,
@@ -168,9 +168,7 @@ impl Alone {
         }
         seat.last_id.store(identity, Relaxed);
         seat.leave();
-        // SAFETY: it asks for nothing.
-        let thread = unsafe { libc::pthread_self() };
-        seat.leader.store(thread.cast_signed(), Relaxed);
+        seat.leader.store(this_thread(), Relaxed);
         Ok(Some(Begun {
             identity,
             ticket,

@@ -59,13 +59,15 @@ impl Latch {
         true
     }
 
-    /// Give it back, and wake one who waits. An error is that of a handler which waited for this.
+    /// Give it back, and wake one who waits; nothing, where it is not held. An error is that of a handler which waited for this.
     pub fn release(&self, py: Python<'_>) -> PyResult<()> {
+        if self.owner.swap(0, Relaxed) == 0 {
+            return Ok(());
+        }
         let quiet = self.quiet.get();
         if quiet.is_some() {
             unhush();
         }
-        self.owner.store(0, Relaxed);
         let waiting = self.waiting.bind(py);
         if !waiting.is_empty() {
             waiting.call_method0("pop")?.call_method0("release")?;

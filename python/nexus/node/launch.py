@@ -44,7 +44,8 @@ class Settings:
         more what KVM keeps for its memory; 0: never.
     :param cgroups: put all instances into a control group, where the node may make one (it says in its log where not).
     :param deadline: seconds that each process may take until it serves.
-    :param endpoints: name for ``boto3.client`` and URL of AWS services that this node has endpoints of its own for, besides S3.
+    :param endpoints: name for ``boto3.client`` and URL of AWS services that this node has endpoints of its own for;
+        S3's, if it is among them, stands for the node's store.
     """
 
     port: int = DEFAULT_PORT
@@ -201,7 +202,8 @@ def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
     # JSON's strings are TOML's basic strings.
     text = json.dumps
     own = {name: url for service, url in settings.endpoints for name in endpoints.names(service)}
-    others = "".join(f"{name} = {text(url)}\n" for name, url in own.items() if name != "s3")
+    every = {"s3": store_url, **own}
+    lines = "".join(f"{name} = {text(url)}\n" for name, url in every.items())
     return (
         f'listen = "127.0.0.1:{settings.port}"\n'
         f"state = {text(str(home))}\n"
@@ -213,7 +215,7 @@ def _toml(home: Path, secret: Path, store_url: str, settings: Settings) -> str:
         f"shells = {settings.shells}\n"
         f"tidy_ms = {settings.tidy_ms}\n"
         f"cgroups = {text(settings.cgroups)}\n"
-        f"\n[endpoints]\ns3 = {text(store_url)}\n{others}"
+        f"\n[endpoints]\n{lines}"
         f"\n[credentials]\nfile = {text(str(secret))}\n"
     )
 

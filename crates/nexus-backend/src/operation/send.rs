@@ -131,7 +131,11 @@ pub fn reply(
 
 /// The reply for a call to AWS that the function's policy does not allow.
 pub fn refused(call: &Call<'_>, denied: &Denied) -> Reply {
-    let answer = Refused::new(call, denied);
+    unsent(Refused::new(call, denied))
+}
+
+/// The reply for what was not sent.
+pub fn unsent(answer: Refused) -> Reply {
     Reply {
         head: reply_head(answer.status, &answer.headers, 0),
         body: Content::Memory(answer.body.into()),

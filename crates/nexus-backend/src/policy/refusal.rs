@@ -74,14 +74,24 @@ impl Refused {
 
     /// As S3 answers what is no request that it takes.
     pub fn unclear(why: &str) -> Self {
-        let body = xml("InvalidRequest", why).into_bytes();
+        Self::of_s3(400, "InvalidRequest", why)
+    }
+
+    /// As S3 answers what it cannot do at the moment: a key stays pending because the journal's disk fails. Clients try again.
+    pub fn unavailable() -> Self {
+        let why = "A deferred write waits for the node's journal, which cannot be written. Its log says why; nothing was done.";
+        Self::of_s3(503, "ServiceUnavailable", why)
+    }
+
+    fn of_s3(status: u16, code: &str, message: &str) -> Self {
+        let body = xml(code, message).into_bytes();
         let headers = [
             ("Content-Type", "application/xml"),
             ("x-amz-request-id", "nexus"),
             ("Content-Length", &body.len().to_string()),
         ];
         Self {
-            status: 400,
+            status,
             headers: headers
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),

@@ -56,7 +56,8 @@ pub fn serve(
         while let Ok(request) = channel.receive().await {
             // Its bytes pass nobody: no deferred write may be behind, and nothing that was read before may stand for a read.
             inputs.note_at(u64::MAX);
-            if current.connect().await.is_err() {
+            let cleared = engine.writes.patiently(current.connect()).await;
+            if !matches!(cleared, Some(Ok(()))) {
                 if request.head.operation != SEND
                     && channel.reply(&request, libc::EACCES, None).await.is_err()
                 {

@@ -130,7 +130,10 @@ pub async fn admit(
         return Err(Refused::new(&Call { service, ..call }, &denied));
     }
     let target = Target::of_request(&url, &head.headers);
-    target.settle(&engine.writes.ledger).await;
+    let settled = engine
+        .writes
+        .patiently(target.settle(&engine.writes.ledger));
+    settled.await.ok_or_else(Refused::unavailable)?;
     let effect = Effect {
         engine: Arc::clone(engine),
         target,
@@ -165,6 +168,7 @@ fn url(key: &Key, head: &RequestHead) -> Result<Url, &'static str> {
 pub fn encode(refused: &Refused) -> Vec<u8> {
     let reason = match refused.status {
         403 => "Forbidden",
+        503 => "Service Unavailable",
         _ => "Bad Request",
     };
     let mut text = format!("HTTP/1.1 {} {reason}\r\n", refused.status);

@@ -7,6 +7,7 @@ use super::target::Target;
 use super::{PATIENCE, WriteMode};
 use crate::FunctionIdentity;
 use crate::operation::{self, Engine, Refusal, Reply, Task};
+use crate::policy::Refused;
 use crate::prefetch::{Copies, Inputs};
 use crate::raw::{RawRoom, RawSlice, RequestBody};
 use nexus_abi::operation as abi;
@@ -43,6 +44,15 @@ impl Circumstances {
                 .await
                 .map_err(|error| Refusal::write_failed(&error)),
         }
+    }
+
+    /// As [`Self::barrier`], but not for ever where the journal cannot be written.
+    ///
+    /// # Errors
+    /// As there; a read that timed out.
+    pub async fn clear(&self, engine: &Engine) -> Result<(), Refusal> {
+        let cleared = engine.writes.patiently(self.barrier()).await;
+        cleared.unwrap_or_else(|| Err(Refusal::late(PATIENCE)))
     }
 }
 
@@ -83,7 +93,7 @@ pub async fn execute(
                 if let Some(reply) = Box::pin(deferred).await {
                     // A socket was opened meanwhile, for which this write was not waited for.
                     if around.current.is_connected() {
-                        around.barrier().await?;
+                        around.clear(engine).await?;
                     }
                     return reply;
                 }
@@ -114,7 +124,9 @@ pub async fn execute(
     };
     match cleared {
         Some(cleared) => cleared?,
-        None if is_s3 && engine.writes.is_behind() => return Ok(unavailable()),
+        None if is_s3 && engine.writes.is_behind() => {
+            return Ok(operation::unsent(Refused::unavailable()));
+        }
         None => return Err(Refusal::late(began.elapsed())),
     }
     if let (true, [object], Some(copies)) =
@@ -157,24 +169,4 @@ pub async fn execute(
         }
     }
     reply
-}
-
-/// What a key is answered for that stays pending because the journal's disk fails: clients try again.
-fn unavailable() -> Reply {
-    let head = ReplyHead {
-        status: 503,
-        headers: vec![
-            ("Content-Type".to_owned(), "application/xml".to_owned()),
-            ("x-amz-request-id".to_owned(), "nexus".to_owned()),
-        ],
-        retries: 0,
-    };
-    let body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>ServiceUnavailable</Code><Message>A deferred write waits \
-                for the node's journal, which cannot be written. Its log says why; nothing was done.</Message>\
-                <RequestId>nexus</RequestId></Error>";
-    Reply {
-        // Strings and numbers: it cannot fail.
-        head: serde_json::to_vec(&head).unwrap_or_default(),
-        body: operation::Content::Memory(bytes::Bytes::from_static(body.as_bytes())),
-    }
 }

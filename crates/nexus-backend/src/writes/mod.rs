@@ -156,6 +156,15 @@ impl Writes {
         }
     }
 
+    /// What `waits` brings, unless that waits for [`PATIENCE`] behind a journal that cannot be written.
+    pub async fn patiently<T>(&self, waits: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            brought = waits => Some(brought),
+            () = self.behind_for(PATIENCE) => None,
+        }
+    }
+
     pub fn status(&self) -> WritesStatus {
         let (pending, pending_bytes) = self.ledger.pending();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -192,12 +192,10 @@ pub async fn defer(
                 error = reason,
                 "the journal of deferred writes cannot be written"
             );
-            let outcome = tokio::select! {
-                outcome = carry_out(engine, identity, function, &order) => outcome,
-                () = journal.behind_for(PATIENCE) => {
-                    Outcome::Failed(Arc::new(WriteError::late(PATIENCE.as_secs_f32())))
-                }
-            };
+            let done = carry_out(engine, identity, function, &order);
+            let outcome = engine.writes.patiently(done).await.unwrap_or_else(|| {
+                Outcome::Failed(Arc::new(WriteError::late(PATIENCE.as_secs_f32())))
+            });
             let answer = match &outcome {
                 Outcome::Stored { .. } => as_reply(&reply),
                 Outcome::Failed(error) => Err(Refusal::write_failed(error)),

@@ -237,43 +237,45 @@ class Channel:
         body_length = body.nbytes if isinstance(body, memoryview) else len(body)
         lent = self._loans.offset(body) if self._loans else 0
         fixed = body_start + (0 if lent else (body_length + _ROUND) & -ALIGNMENT)
-        with self._lock:
-            if self.seat.held:
-                self._end_lease()
-            if self._loans:
-                self._loans.take_back(self._heap)
-            place = None
-            if len(self._tickets) < abi.RING_ENTRIES:
-                place = self._heap.allocate(fixed, room_min, room_max)
-            if place is None:
-                place = self._allocate_slowly(fixed, room_min, room_max, timeout_ms)
-            offset, room = place
-            end = offset + fixed + room
-            self._tell(end)
-            arena = self.arena
-            body_offset = lent or offset + body_start
-            pages = self.pages
-            pages.touched = max(pages.touched, offset + fixed)
-            arena[offset : offset + head_length] = head
-            if body_length and not lent:
-                pages.put(body_offset, body, body_length)
-            self.seat.last_id = identity = self.seat.last_id + 1
-            ticket = self._tickets[identity] = Ticket(offset, fixed + room, room, silent, body if lent else b"", silent)
-            self._rings.submit(
-                identity,
-                operation,
-                flags,
-                offset if head_length else 0,
-                head_length,
-                body_offset if body_length else 0,
-                body_length,
-                offset + fixed if room else 0,
-                room,
-                timeout_ms,
-                stream,
-            )
-        if not silent:
-            self._transport.ring()
+        # One section: the lock is given up, and taken again, where there is no place.
+        with guard:
+            with self._lock:
+                if self.seat.held:
+                    self._end_lease()
+                if self._loans:
+                    self._loans.take_back(self._heap)
+                place = None
+                if len(self._tickets) < abi.RING_ENTRIES:
+                    place = self._heap.allocate(fixed, room_min, room_max)
+                if place is None:
+                    place = self._allocate_slowly(fixed, room_min, room_max, timeout_ms)
+                offset, room = place
+                end = offset + fixed + room
+                self._tell(end)
+                arena = self.arena
+                body_offset = lent or offset + body_start
+                pages = self.pages
+                pages.touched = max(pages.touched, offset + fixed)
+                arena[offset : offset + head_length] = head
+                if body_length and not lent:
+                    pages.put(body_offset, body, body_length)
+                self.seat.last_id = identity = self.seat.last_id + 1
+                ticket = self._tickets[identity] = Ticket(offset, fixed + room, room, silent, body if lent else b"", silent)
+                self._rings.submit(
+                    identity,
+                    operation,
+                    flags,
+                    offset if head_length else 0,
+                    head_length,
+                    body_offset if body_length else 0,
+                    body_length,
+                    offset + fixed if room else 0,
+                    room,
+                    timeout_ms,
+                    stream,
+                )
+            if not silent:
+                self._transport.ring()
         return identity, ticket
 
     def wait(self, ticket: Ticket) -> Completion:
@@ -466,7 +468,7 @@ class Channel:
         No view of the arena may be held. What other threads have in flight is waited for, and they wait meanwhile. Raises
         DeviceUnavailableError where that takes too long.
         """
-        with self._lock:
+        with guard, self._lock:
             if self._transport.clones:
                 self._finish_all()
             if not self._transport.snapshot():
@@ -496,7 +498,8 @@ class Channel:
                 )
             self._lock.release()
             try:
-                time.sleep(0.005)
+                with waiting:
+                    time.sleep(0.005)
             finally:
                 self._lock.acquire()
 
