@@ -271,6 +271,7 @@ class Call:
                 self._take(reply)
             reply.release()
             self._advance()
+            self._traffic.passed(ticket)
 
     def _take(self, reply: Reply) -> None:
         if reply.status < 0:

@@ -18,6 +18,9 @@ _PIECES = abi.RING_ENTRIES // 2
 _OTHERS = abi.RING_ENTRIES // 4
 # How often who waits for a place looks (seconds).
 _PACE = 0.005
+# How long a call whose stream goes on counts as one that waits before it has asked for more: the thread that does so may itself wait
+# for whoever begins a call.
+_ASKS_WITHIN = 0.2
 
 
 class Timed(Protocol):
@@ -36,7 +39,8 @@ class Traffic:
         self._channel = channel
         self._condition = threading.Condition()
         self._sent: list[Ticket] = []
-        self._waiting: list[Ticket] = []
+        # And since when those are known to have come whose calls go on; 0: they have not.
+        self._waiting: dict[Ticket, float] = {}
         self._timed: weakref.WeakSet[Timed] = weakref.WeakSet()
         self._clock: threading.Thread | None = None
         self._most = max(1, min(_PIECES, channel.room_limit // PIECE))
@@ -62,13 +66,11 @@ class Traffic:
         limit = time.time() + STARVATION_LIMIT
         if deadline is not None:
             limit = min(limit, deadline)
-        while len(self._waiting) >= abi.RING_ENTRIES - _OTHERS:
+        while self._count() >= abi.RING_ENTRIES - _OTHERS:
             # By itself, since the thread that takes completions may wait for whoever is here.
             with self._channel.lock:
                 self._channel.drain()
-            with self._condition:
-                self._waiting = [ticket for ticket in self._waiting if ticket.completion is None]
-            if len(self._waiting) >= abi.RING_ENTRIES - _OTHERS:
+            if self._count() >= abi.RING_ENTRIES - _OTHERS:
                 if time.time() >= limit:
                     return False
                 time.sleep(_PACE)
@@ -77,9 +79,25 @@ class Traffic:
     def waits(self, ticket: Ticket) -> None:
         """A call waits for its server by this."""
         with self._condition:
-            if len(self._waiting) >= abi.RING_ENTRIES:
-                self._waiting = [ticket for ticket in self._waiting if ticket.completion is None]
-            self._waiting.append(ticket)
+            self._waiting[ticket] = 0.0
+
+    def passed(self, ticket: Ticket) -> None:
+        """What came of it is known to its call, which waits by another now, or not at all."""
+        with self._condition:
+            self._waiting.pop(ticket, None)
+
+    def _count(self) -> int:
+        """Calls that wait, or are about to."""
+        now = time.monotonic()
+        with self._condition:
+            for ticket, since in list(self._waiting.items()):
+                if ticket.completion is None:
+                    continue
+                if not ticket.completion.flags & abi.MORE or (since and now - since > _ASKS_WITHIN):
+                    del self._waiting[ticket]
+                elif not since:
+                    self._waiting[ticket] = now
+            return len(self._waiting)
 
     # -- the clock ----------------------------------------------------------------------------------------------
 
